@@ -1,0 +1,55 @@
+# Every target sets up what it needs: `make quickstart` and `make test` are enough on a
+# machine with Python 3.11 or later.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	--constraint .ci/constraints.txt
+WORKDIR ?= runs/quickstart
+PYTEST := $(BIN)/python -m pytest -q
+
+.PHONY: quickstart test test-all lint format bench clean
+
+# The report that the README shows: three objectives on an embedded corpus.
+quickstart: .venv
+	$(BIN)/python -m research.compare --config=experiments/quickstart.py --workdir=$(WORKDIR)
+
+# What a person runs before a commit: at most 10 minutes on 2 cores.
+test: .venv/dev
+	$(PYTEST) -m "not slow"
+
+# Everything: every mesh, tree mode, kills, parity with torch. At most 45 minutes.
+test-all: .venv/dev .venv/peers
+	$(PYTEST)
+	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(PYTEST) -m "not slow" \
+		tests/models tests/objectives
+
+lint: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/dev .venv/peers
+	$(BIN)/python -m research.benchmark --suite=cpu
+
+.venv: .venv/base
+
+.venv/base: pyproject.toml .ci/constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP_INSTALL) --editable .
+	touch $@
+
+.venv/dev: .venv/base
+	$(PIP_INSTALL) --editable ".[dev]"
+	touch $@
+
+.venv/peers: .venv/base
+	$(PIP_INSTALL) --editable ".[peers]"
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

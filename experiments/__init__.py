@@ -1,0 +1,1 @@
+"""Which run: experiment configs, plain data."""

@@ -1,0 +1,31 @@
+"""What every backbone reads."""
+
+from __future__ import annotations
+
+from jaxtyping import Array, Bool, Int
+
+from models.pytree import pytree
+
+
+@pytree
+class ModelInputs:
+    """One batch of model inputs; an encoder-decoder's encoder side is nested.
+
+    Attributes:
+      tokens: token ids, after corruption.
+      segment_ids: which packed document a token belongs to, 1.., 0 = padding.
+        Attention never crosses two different segment ids.
+      positions: position of a token inside its document (or row).
+      token_type_ids: sentence A/B (0/1) for models with token types.
+      bidirectional: positions that every position of their segment may see, on
+        top of the decoder's causal mask (a prefix). Encoders ignore it.
+      encoder: inputs of the encoder, for an encoder-decoder only. Cross-attention
+        joins equal segment ids.
+    """
+
+    tokens: Int[Array, "B L"]
+    segment_ids: Int[Array, "B L"]
+    positions: Int[Array, "B L"]
+    token_type_ids: Int[Array, "B L"] | None = None
+    bidirectional: Bool[Array, "B L"] | None = None
+    encoder: ModelInputs | None = None

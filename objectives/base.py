@@ -1,0 +1,124 @@
+"""The interface of an objective, and the loss that almost all of them share."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from models.config import TransformerConfig
+from models.dropout import DropoutRngs
+from objectives.cross_entropy import weighted_cross_entropy
+from objectives.types import Example, Lengths, Target
+from objectives.vocabulary import Vocabulary
+
+WeightedSum = tuple[Array, Array]  # (sum, weight), both float32 scalars.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective:
+    """Turns clean tokens into inputs and targets, and hidden states into losses.
+
+    An objective is a frozen record of its hyperparameters: it holds no state, and
+    `corrupt` is a pure function of a key and the rows. Subclasses are short files to
+    be read next to their paper.
+
+    Attributes:
+      architecture: 'encoder', 'decoder' or 'encoder_decoder': what it is arranged for.
+      vocabulary: special ids and tables of the tokenizer.
+      row_length: R, clean tokens a row.
+    """
+
+    name: ClassVar[str]
+    architectures: ClassVar[tuple[str, ...]]
+
+    architecture: str
+    vocabulary: Vocabulary
+    row_length: int
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Names and weights of the loss terms, e.g. {'mlm': 1.0, 'nsp': 1.0}."""
+        raise NotImplementedError
+
+    @property
+    def lengths(self) -> Lengths:
+        """Static lengths that follow from `row_length`."""
+        raise NotImplementedError
+
+    def corrupt(self, rng: Array, example: Example) -> Example:
+        """Clean rows (or an earlier stage's example) to inputs and targets.
+
+        Pure, jittable, static shapes. Sees the whole global batch; every random
+        choice of a row comes from a key that folds in the row's id.
+        """
+        raise NotImplementedError
+
+    def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+        """The modules on top of the backbone, with parameters of their own."""
+        raise NotImplementedError
+
+    def readout(
+        self,
+        term: str,
+        heads: Any,
+        hidden_states: Float[Array, "B L D"],
+        target: Target,
+        embedding: Float[Array, "V E"],
+    ) -> tuple[Float[Array, "B K E"], Float[Array, "C E"], Float[Array, " C"] | None]:
+        """What the shared loss multiplies: features, class table and class bias.
+
+        `embedding` is the backbone's token embedding, the class table of tied heads.
+        Only the K gathered target positions are ever computed.
+        """
+        raise NotImplementedError
+
+    def losses(
+        self,
+        model: Any,
+        heads: Any,
+        example: Example,
+        *,
+        rngs: DropoutRngs | None = None,
+        deterministic: bool = True,
+    ) -> tuple[dict[str, WeightedSum], dict[str, WeightedSum]]:
+        """Loss terms and metrics, each a (sum, weight) pair, unreduced over shards.
+
+        The default runs the backbone once and takes the weighted cross-entropy of
+        each term's readout. With `deterministic` the metrics hold each term's
+        accuracy; while training they are not computed.
+        """
+        hidden_states = model(example.inputs, deterministic=deterministic, rngs=rngs)
+        terms, metrics = {}, {}
+        for term, target in example.targets.items():
+            features, table, bias = self.readout(
+                term, heads, hidden_states, target, model.embedding
+            )
+            result = weighted_cross_entropy(
+                features,
+                table,
+                bias,
+                target.values,
+                target.loss_weights,
+                with_accuracy=deterministic,
+            )
+            terms[term] = (result.loss_sum, target.denominators().sum())
+            if deterministic:
+                metrics[f"{term}_accuracy"] = (
+                    result.correct_sum,
+                    target.loss_weights.sum(),
+                )
+        return terms, metrics
+
+    def at(self, step: int) -> Objective:
+        """The objective of a step; a mixture of static shapes returns others."""
+        del step
+        return self
+
+
+def row_keys(rng: Array, row_ids: Array) -> Array:
+    """One key per row: `rng` with the row's id folded in. Shape [B]."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, row_ids)

@@ -1,0 +1,1 @@
+"""How it runs: entry points, data, training, evaluation, comparison."""

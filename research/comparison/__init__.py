@@ -1,0 +1,1 @@
+"""Budgets, FLOPs, statistics, report."""

@@ -1,0 +1,1 @@
+"""Held-out loss, GLUE, SQuAD, BLiMP."""

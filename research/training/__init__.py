@@ -1,0 +1,1 @@
+"""One straight loop and its parts."""
