@@ -1,0 +1,247 @@
+"""Simulations with a known truth: coverage, false positives, power."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from research.comparison import statistics
+
+SIMULATIONS = 2500
+TRUE_DIFFERENCE = 1.3
+
+
+def simulated_scores(rng, *, seeds, examples, shift, fixed_effects=None):
+    """Two-level results: seed effects shared by paired arms, and of each arm's own.
+
+    Returns the arms and the difference that holds for exactly these examples.
+    """
+    shared = rng.normal(0, 2.0, (seeds, 1))
+    example = rng.normal(0, 3.0, (1, examples))
+    arms = []
+    own_examples = []
+    for offset in (0.0, shift):
+        own_seed = rng.normal(0, 0.7, (seeds, 1))
+        own_example = rng.normal(0, 2.0, (1, examples))
+        noise = rng.normal(0, 1.5, (seeds, examples))
+        table = offset + shared + example + own_seed + own_example + noise
+        own_examples.append(own_example.mean())
+        arms.append(
+            statistics.Scores(
+                seeds=tuple(range(seeds)), means=table.mean(1), examples=table
+            )
+        )
+    return arms[0], arms[1], shift + own_examples[1] - own_examples[0]
+
+
+def compare(reference, treatment, examples="fixed"):
+    return statistics.difference(
+        treatment, reference, alpha=0.05, power=0.8, examples=examples
+    )
+
+
+@pytest.mark.parametrize(
+    "seeds,examples", [(3, "fixed"), (5, "fixed"), (10, "fixed"), (25, "fixed")]
+)
+def test_intervals_cover_the_difference_on_these_examples(seeds, examples):
+    rng = np.random.default_rng(seeds)
+    covered = 0
+    for _ in range(SIMULATIONS):
+        a, b, truth = simulated_scores(
+            rng, seeds=seeds, examples=40, shift=TRUE_DIFFERENCE
+        )
+        result = compare(a, b, examples)
+        assert result.examples == "fixed"
+        covered += result.low <= truth <= result.high
+    assert abs(covered / SIMULATIONS - 0.95) <= 0.015
+
+
+@pytest.mark.parametrize(
+    "num_examples", [30, pytest.param(300, marks=pytest.mark.slow)]
+)
+def test_multi_bootstrap_covers_the_difference_on_new_examples(num_examples):
+    rng = np.random.default_rng(num_examples)
+    covered = 0
+    for _ in range(SIMULATIONS):
+        a, b, _ = simulated_scores(
+            rng, seeds=25, examples=num_examples, shift=TRUE_DIFFERENCE
+        )
+        result = compare(a, b, "sampled")
+        assert result.method == "multi-bootstrap" and result.examples == "sampled"
+        covered += result.low <= TRUE_DIFFERENCE <= result.high
+    assert abs(covered / SIMULATIONS - 0.95) <= 0.015
+
+
+@pytest.mark.slow
+def test_multi_bootstrap_covers_accuracies_of_skewed_seeds():
+    """Zero-one examples and exponential seed effects, as accuracies have."""
+    rng = np.random.default_rng(5)
+    covered = 0
+    truth_rng = np.random.default_rng(6)
+    logits = [truth_rng.exponential(0.6, 400_000) + shift for shift in (0.5, 0.9)]
+    population = truth_rng.normal(0, 1, 400_000)
+    rates = [np.mean(1 / (1 + np.exp(-(x + population)))) for x in logits]
+    truth = rates[1] - rates[0]
+    for _ in range(SIMULATIONS):
+        item = rng.normal(0, 1, (1, 150))
+        arms = []
+        for shift in (0.5, 0.9):
+            logit = rng.exponential(0.6, (25, 1)) + shift + item
+            right = rng.random((25, 150)) < 1 / (1 + np.exp(-logit))
+            table = right.astype(np.float64)
+            arms.append(
+                statistics.Scores(
+                    seeds=tuple(range(25)), means=table.mean(1), examples=table
+                )
+            )
+        result = compare(*arms, "sampled")
+        covered += result.low <= truth <= result.high
+    assert abs(covered / SIMULATIONS - 0.95) <= 0.02
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10, 25])
+def test_verdicts_find_nothing_where_nothing_is(seeds):
+    """Family of four arms against a reference: any false verdict in at most alpha."""
+    rng = np.random.default_rng(100 + seeds)
+    false_verdicts = 0
+    for _ in range(SIMULATIONS):
+        shared = rng.normal(0, 1, seeds)
+        arms = [
+            statistics.Scores(
+                seeds=tuple(range(seeds)),
+                means=shared + rng.normal(0, 0.5, seeds),
+                examples=None,
+            )
+            for _ in range(5)
+        ]
+        results = {str(i): compare(arms[0], arms[i]) for i in range(1, 5)}
+        adjusted = statistics.holm({k: r.p_value for k, r in results.items()})
+        outcomes = {
+            statistics.outcome(results[k], alpha=0.05, adjusted_p=adjusted[k])
+            for k in results
+        }
+        false_verdicts += bool(outcomes - {"tie"})
+    noise = 3 * (0.05 * 0.95 / SIMULATIONS) ** 0.5
+    assert false_verdicts / SIMULATIONS <= 0.05 + noise
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10, 25])
+def test_power_at_the_detectable_difference(seeds):
+    rng = np.random.default_rng(200 + seeds)
+    spread = 0.5 * 2**0.5
+    truth = statistics.detectable_difference(
+        spread / seeds**0.5, seeds - 1, alpha=0.05, power=0.8
+    )
+    found = 0
+    for _ in range(SIMULATIONS):
+        a = statistics.Scores(
+            seeds=tuple(range(seeds)), means=rng.normal(0, 0.5, seeds), examples=None
+        )
+        b = statistics.Scores(
+            seeds=a.seeds, means=rng.normal(truth, 0.5, seeds), examples=None
+        )
+        result = compare(a, b)
+        found += statistics.outcome(result, alpha=0.05, adjusted_p=None) == "win"
+    assert abs(found / SIMULATIONS - 0.8) <= 0.03
+
+
+def test_detectable_difference_matches_textbook_values():
+    """n = 34 pairs find half a standard deviation with 80% power (Cohen 1988)."""
+    found = statistics.detectable_difference(34**-0.5, 33, alpha=0.05, power=0.8)
+    np.testing.assert_allclose(found, 0.495, atol=0.002)
+
+
+def test_paired_t_equals_scipy():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=7), rng.normal(0.4, size=7)
+    scores = [
+        statistics.Scores(seeds=tuple(range(7)), means=x, examples=None) for x in (a, b)
+    ]
+    result = compare(*scores)
+    expected = scipy.stats.ttest_rel(b, a)
+    interval = expected.confidence_interval(0.95)
+    np.testing.assert_allclose(result.p_value, expected.pvalue, rtol=1e-9)
+    np.testing.assert_allclose([result.low, result.high], interval, rtol=1e-9)
+
+
+def test_interval_and_test_agree_in_the_bootstrap():
+    rng = np.random.default_rng(3)
+    for shift in np.linspace(0, 1.2, 40):
+        a, b, _ = simulated_scores(rng, seeds=22, examples=60, shift=shift)
+        result = compare(a, b, "sampled")
+        excluded = result.low > 0 or result.high < 0
+        if abs(result.p_value - 0.05) > 0.005:
+            assert excluded == (result.p_value < 0.05)
+
+
+def test_fine_tuning_seeds_are_averaged_inside():
+    scores = statistics.Scores.average(
+        {4: [0.2, 0.4], 1: [0.5]},
+        {4: [np.array([0, 1.0]), np.array([1, 1.0])], 1: [np.array([1, 0.0])]},
+    )
+    assert scores.seeds == (1, 4)
+    np.testing.assert_allclose(scores.means, [0.5, 0.3])
+    np.testing.assert_allclose(scores.examples, [[1, 0], [0.5, 1]])
+
+
+def test_only_common_seeds_are_compared():
+    a = statistics.Scores(
+        seeds=(0, 1, 2), means=np.array([0.0, 1.0, 2.0]), examples=None
+    )
+    b = statistics.Scores(
+        seeds=(1, 2, 3), means=np.array([2.0, 5.0, 99.0]), examples=None
+    )
+    result = compare(a, b)
+    assert result.num_seeds == 2 and result.mean == 2.0
+
+
+@pytest.mark.parametrize("seeds", [(), (3,)])
+def test_no_test_below_two_seeds(seeds):
+    a = statistics.Scores(seeds=seeds, means=np.zeros(len(seeds)), examples=None)
+    b = statistics.Scores(seeds=seeds, means=np.ones(len(seeds)), examples=None)
+    result = compare(a, b)
+    assert result.p_value is None and result.low is None and "seed" in result.method
+    assert statistics.outcome(result, alpha=0.05, adjusted_p=None) == "untested"
+
+
+def test_equal_differences_are_no_certainty():
+    a = statistics.Scores(seeds=(0, 1), means=np.array([0.5, 0.6]), examples=None)
+    b = statistics.Scores(seeds=(0, 1), means=np.array([0.6, 0.7]), examples=None)
+    assert compare(a, b).p_value is None
+
+
+def test_holm_equals_its_definition():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        p = rng.random(4) ** 3
+        names = list("abcd")
+        adjusted = statistics.holm({**dict(zip(names, p)), "untested": None})
+        assert adjusted["untested"] is None
+        for alpha in (0.01, 0.05, 0.2):
+            rejected = set()
+            for rank, (value, name) in enumerate(sorted(zip(p, names))):
+                if value > alpha / (4 - rank):
+                    break
+                rejected.add(name)
+            assert rejected == {n for n in names if adjusted[n] <= alpha}
+
+
+def test_holm_is_monotone():
+    p_values = {"a": 0.01, "b": 0.02, "c": 0.02, "d": 0.9}
+    adjusted = statistics.holm(p_values)
+    for x, y in itertools.pairwise(sorted(p_values, key=p_values.get)):
+        assert adjusted[x] <= adjusted[y]
+
+
+def test_examples_must_be_known_and_equal():
+    a = statistics.Scores(
+        seeds=tuple(range(20)), means=np.arange(20.0), examples=np.ones((20, 5))
+    )
+    b = statistics.Scores(
+        seeds=tuple(range(20)), means=np.arange(20.0) ** 2, examples=np.ones((20, 6))
+    )
+    with pytest.raises(ValueError, match="6 and 5 examples"):
+        compare(a, b, "sampled")
+    with pytest.raises(ValueError, match="'fixed', 'sampled'"):
+        compare(a, b, "sample")
