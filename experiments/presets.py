@@ -57,6 +57,7 @@ def base_model() -> ml_collections.ConfigDict:
             "tie_embeddings": True,
             "num_token_types": 0,
             "dropout_rate": 0.1,
+            "mlp_dropout_rate": 0.0,  # inside the feed-forward layer (T5)
             "attention_dropout_rate": 0.0,
             "init": "normal",  # 'normal', 'gpt2' (scaled residual outputs), 't5'
             "init_stddev": 0.02,

@@ -1,0 +1,164 @@
+"""The one Transformer block, for every architecture."""
+
+from __future__ import annotations
+
+import math
+
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from models.attention import Attention, RopeTables
+from models.cache import LayerCache
+from models.config import TransformerConfig
+from models.dropout import DropoutRngs, dropout, fold
+from models.layers import ACTIVATIONS, kernel_stddev, make_linear, make_norm
+from models.pytree import pytree
+
+# Dropout sites of a block.
+_WEIGHTS, _ATTENTION, _CROSS_WEIGHTS, _CROSS_ATTENTION, _HIDDEN, _MLP = range(6)
+
+
+@pytree
+class Context:
+    """What every block of a stack reads beside the residual stream.
+
+    Attributes:
+      mask: who attends to whom in self-attention.
+      bias: added to self-attention's scores.
+      rope: rotary tables of the queries and keys.
+      encoded: the encoder's output; None without one, or when a cache holds its keys.
+      cross_mask: who attends to whom in cross-attention.
+      index: the first free slot of the cache; None without one.
+    """
+
+    mask: Bool[Array, "#B 1 #T S"]
+    bias: Float[Array, "#B N T S"] | None = None
+    rope: RopeTables | None = None
+    encoded: Float[Array, "B E D"] | None = None
+    cross_mask: Bool[Array, "#B 1 #T E"] | None = None
+    index: Int[Array, ""] | None = None
+
+
+class MLP(nnx.Module):
+    """down(activation(up(x))), or down(activation(gate(x)) * up(x))."""
+
+    def __init__(
+        self, config: TransformerConfig, *, output_stddev: float, rngs: nnx.Rngs
+    ):
+        dim, width = config.emb_dim, config.mlp_dim
+        self.gate = make_linear(config, dim, width, rngs) if config.gated_mlp else None
+        self.up = make_linear(config, dim, width, rngs)
+        self.down = make_linear(config, width, dim, rngs, stddev=output_stddev)
+        self.config = config
+
+    def __call__(
+        self, x: Float[Array, "B L D"], *, rngs: DropoutRngs | None
+    ) -> Float[Array, "B L D"]:
+        activation = ACTIVATIONS[self.config.activation]
+        if self.gate is None:
+            hidden = activation(self.up(x))
+        else:
+            hidden = activation(self.gate(x)) * self.up(x)
+        return self.down(dropout(hidden, self.config.mlp_dropout_rate, rngs))
+
+
+class Block(nnx.Module):
+    """Self-attention, cross-attention if there is an encoder, and an MLP."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *,
+        cross_attention: bool,
+        num_layers: int,
+        rngs: nnx.Rngs,
+    ):
+        dim = config.emb_dim
+        attention_stddev = _output_stddev(
+            config, config.num_heads * config.dim_per_head, num_layers
+        )
+        mlp_stddev = _output_stddev(config, config.mlp_dim, num_layers)
+        self.attention_norm = make_norm(config, dim, rngs)
+        self.attention = Attention(config, output_stddev=attention_stddev, rngs=rngs)
+        if cross_attention:
+            self.cross_attention_norm = make_norm(config, dim, rngs)
+            self.cross_attention = Attention(
+                config, output_stddev=attention_stddev, rngs=rngs
+            )
+        else:
+            self.cross_attention_norm = None
+            self.cross_attention = None
+        self.mlp_norm = make_norm(config, dim, rngs)
+        self.mlp = MLP(config, output_stddev=mlp_stddev, rngs=rngs)
+        self.config = config
+
+    def __call__(
+        self,
+        hidden: Float[Array, "B T D"],
+        context: Context,
+        *,
+        rngs: DropoutRngs | None = None,
+        cache: LayerCache | None = None,
+    ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
+        """The block's output, and its cache with the new keys and values."""
+
+        def self_attention(x):
+            nonlocal cache
+            query = self.attention.queries(x, context.rope)
+            key, value = self.attention.keys_values(x, context.rope)
+            if cache is not None:
+                cache = cache.append(key, value, context.index)
+                key, value = cache.keys, cache.values
+            return self.attention(
+                query,
+                key,
+                value,
+                mask=context.mask,
+                bias=context.bias,
+                rngs=fold(rngs, _WEIGHTS),
+            )
+
+        def cross_attention(x):
+            query = self.cross_attention.queries(x, None)
+            if cache is not None:
+                key, value = cache.cross_keys, cache.cross_values
+            else:
+                key, value = self.cross_attention.keys_values(context.encoded, None)
+            return self.cross_attention(
+                query,
+                key,
+                value,
+                mask=context.cross_mask,
+                bias=None,
+                rngs=fold(rngs, _CROSS_WEIGHTS),
+            )
+
+        hidden = self._residual(
+            hidden, self.attention_norm, self_attention, fold(rngs, _ATTENTION)
+        )
+        if self.cross_attention is not None:
+            hidden = self._residual(
+                hidden,
+                self.cross_attention_norm,
+                cross_attention,
+                fold(rngs, _CROSS_ATTENTION),
+            )
+        hidden = self._residual(
+            hidden,
+            self.mlp_norm,
+            lambda x: self.mlp(x, rngs=fold(rngs, _HIDDEN)),
+            fold(rngs, _MLP),
+        )
+        return hidden, cache
+
+    def _residual(self, hidden, norm, sublayer, rngs):
+        rate = self.config.dropout_rate
+        if self.config.norm_position == "pre":
+            return hidden + dropout(sublayer(norm(hidden)), rate, rngs)
+        return norm(hidden + dropout(sublayer(hidden), rate, rngs))
+
+
+def _output_stddev(config: TransformerConfig, fan_in: int, num_layers: int) -> float:
+    """Of the kernels that write to the residual stream (GPT-2, section 2.3)."""
+    stddev = kernel_stddev(config, fan_in)
+    return stddev / math.sqrt(2 * num_layers) if config.init == "gpt2" else stddev

@@ -1,0 +1,174 @@
+"""Linear layers, norms and activations, the parts that blocks and heads are made of."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from models.config import TransformerConfig
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "silu": jax.nn.silu,
+}
+
+
+@jax.custom_vjp
+def matmul(x: Float[Array, "*batch I"], kernel: Float[Array, "I O"]):
+    """x @ kernel, with both gradients as matrix products over flattened rows.
+
+    The transposes that autodiff derives for a batched product keep the batch axes
+    apart, which CPUs execute as many small products.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    return (rows @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _matmul_fwd(x, kernel):
+    return matmul(x, kernel), (x, kernel)
+
+
+def _matmul_bwd(residuals, grad):
+    x, kernel = residuals
+    rows = x.reshape(-1, x.shape[-1])
+    grad_rows = grad.reshape(-1, grad.shape[-1])
+    grad_x = jax.lax.dot_general(grad_rows, kernel, (((1,), (1,)), ((), ())))
+    grad_kernel = jax.lax.dot_general(rows, grad_rows, (((0,), (0,)), ((), ())))
+    return grad_x.reshape(x.shape), grad_kernel
+
+
+matmul.defvjp(_matmul_fwd, _matmul_bwd)
+
+
+class Linear(nnx.Module):
+    """y = x @ kernel + bias; kernel [I, O], bias [O] or None.
+
+    Args:
+      in_dim: I.
+      out_dim: O.
+      use_bias: whether there is a bias, initially zero.
+      stddev: standard deviation of the initial kernel.
+      dtype: of the computation.
+      param_dtype: of the parameters.
+      rngs: source of the kernel's key.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        *,
+        use_bias: bool,
+        stddev: float,
+        dtype: str,
+        param_dtype: str,
+        rngs: nnx.Rngs,
+    ):
+        kernel = jax.random.normal(rngs.params(), (in_dim, out_dim), param_dtype)
+        self.kernel = nnx.Param(kernel * jnp.asarray(stddev, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(out_dim, param_dtype)) if use_bias else None
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
+        y = matmul(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        if self.bias is None:
+            return y
+        bias = self.bias[...].astype(self.dtype)
+        return y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+
+
+def make_linear(
+    config: TransformerConfig,
+    in_dim: int,
+    out_dim: int,
+    rngs: nnx.Rngs,
+    *,
+    stddev: float | None = None,
+    use_bias: bool | None = None,
+) -> Linear:
+    """A Linear with the config's dtypes; `stddev` and `use_bias` as configured if None."""
+    return Linear(
+        in_dim,
+        out_dim,
+        use_bias=config.use_bias if use_bias is None else use_bias,
+        stddev=kernel_stddev(config, in_dim) if stddev is None else stddev,
+        dtype=config.dtype,
+        param_dtype=config.param_dtype,
+        rngs=rngs,
+    )
+
+
+def kernel_stddev(config: TransformerConfig, fan_in: int) -> float:
+    """Standard deviation of an initial kernel: fan_in^-0.5 times a factor for T5."""
+    if config.init == "t5":
+        return config.init_stddev * fan_in**-0.5
+    return config.init_stddev
+
+
+class LayerNorm(nnx.Module):
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis."""
+
+    def __init__(
+        self, dim: int, epsilon: float, dtype: str, param_dtype: str, *, use_bias: bool
+    ):
+        self.scale = nnx.Param(jnp.ones(dim, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(dim, param_dtype)) if use_bias else None
+        self.epsilon = epsilon
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        x = x.astype(jnp.float32)
+        mean = x.mean(-1, keepdims=True)
+        centred = x - mean
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + self.epsilon)
+        y = y * _broadcast(self.scale, x.ndim)
+        if self.bias is not None:
+            y = y + _broadcast(self.bias, x.ndim)
+        return y.astype(self.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean(x^2) + epsilon) * scale over the last axis (Zhang, Sennrich 2019)."""
+
+    def __init__(self, dim: int, epsilon: float, dtype: str, param_dtype: str):
+        self.scale = nnx.Param(jnp.ones(dim, param_dtype))
+        self.epsilon = epsilon
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        x = x.astype(jnp.float32)
+        mean_square = jnp.square(x).mean(-1, keepdims=True)
+        y = x * jax.lax.rsqrt(mean_square + self.epsilon)
+        return (y * _broadcast(self.scale, x.ndim)).astype(self.dtype)
+
+
+def _broadcast(param: nnx.Param, ndim: int) -> Float[Array, " ..."]:
+    value = param[...].astype(jnp.float32)
+    return value.reshape((1,) * (ndim - 1) + value.shape)
+
+
+def make_norm(
+    config: TransformerConfig, dim: int, rngs: nnx.Rngs
+) -> LayerNorm | RMSNorm:
+    """The configured norm over `dim` features."""
+    del rngs  # Norms begin at one and zero.
+    epsilon, dtypes = config.norm_epsilon, (config.dtype, config.param_dtype)
+    if config.norm == "rmsnorm":
+        return RMSNorm(dim, epsilon, *dtypes)
+    return LayerNorm(dim, epsilon, *dtypes, use_bias=config.use_bias)
+
+
+def normal_param(
+    config: TransformerConfig, shape: tuple[int, ...], stddev: float, rngs: nnx.Rngs
+) -> nnx.Param:
+    """A table drawn from N(0, stddev)."""
+    value = jax.random.normal(rngs.params(), shape, config.param_dtype)
+    return nnx.Param(value * jnp.asarray(stddev, config.param_dtype))

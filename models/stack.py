@@ -1,0 +1,239 @@
+"""A stack of blocks: loop or scan, whole sequences or a cache."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from models.block import Block, Context
+from models.cache import Cache, LayerCache
+from models.config import TransformerConfig
+from models.dropout import DropoutRngs, fold
+from models.inputs import ModelInputs
+from models.layers import kernel_stddev, make_norm, normal_param
+from models.masks import decoder_mask, segment_mask
+from models.positions import alibi_bias, check_length, relative_bias, rope_tables
+
+
+class Stack(nnx.Module):
+    """Blocks, the biases they share, and the norm after them."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        num_layers: int,
+        *,
+        causal: bool,
+        cross_attention: bool,
+        rngs: nnx.Rngs,
+    ):
+        blocks = [
+            Block(
+                config,
+                cross_attention=cross_attention,
+                num_layers=num_layers,
+                rngs=rngs,
+            )
+            for _ in range(num_layers)
+        ]
+        self.layers = _stacked(blocks) if config.scan_layers else nnx.List(blocks)
+        shape = (config.relative_num_buckets, config.num_heads)
+        self.relative_bias = (
+            normal_param(config, shape, kernel_stddev(config, config.emb_dim), rngs)
+            if config.position == "relative_bias"
+            else None
+        )
+        self.final_norm = (
+            make_norm(config, config.emb_dim, rngs) if config.final_norm else None
+        )
+        self.config = config
+        self.num_layers = num_layers
+        self.causal = causal
+
+    def __call__(
+        self,
+        hidden: Float[Array, "B T D"],
+        inputs: ModelInputs,
+        *,
+        encoded: Float[Array, "B E D"] | None = None,
+        encoder_segment_ids: Int[Array, "B E"] | None = None,
+        rngs: DropoutRngs | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Runs all blocks over whole sequences."""
+        context = self._context(inputs, encoded, encoder_segment_ids)
+        if self.config.scan_layers:
+            hidden = self._scan(hidden, context, rngs)
+        else:
+            for index, layer in enumerate(self.layers):
+                graph, params = nnx.split(layer)
+                run = self._rematerialised(graph)
+                hidden = run(params, hidden, context, fold(rngs, index))
+        return hidden if self.final_norm is None else self.final_norm(hidden)
+
+    def _scan(self, hidden, context, rngs):
+        graph, params = nnx.split(self.layers)
+        run = self._rematerialised(graph)
+
+        def body(hidden, layer):
+            layer_params, index = layer
+            return run(layer_params, hidden, context, fold(rngs, index)), None
+
+        indices = jnp.arange(self.num_layers, dtype=jnp.int32)
+        return jax.lax.scan(body, hidden, (params, indices))[0]
+
+    def _rematerialised(self, graph):
+        """One block as a function of its parameters, under the remat policy."""
+
+        def run(params, hidden, context, rngs):
+            return nnx.merge(graph, params)(hidden, context, rngs=rngs)[0]
+
+        if self.config.remat == "full":
+            return jax.checkpoint(run)
+        if self.config.remat == "dots":
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            return jax.checkpoint(run, policy=policy)
+        return run
+
+    def decode_step(
+        self, hidden: Float[Array, "B T D"], inputs: ModelInputs, cache: Cache
+    ) -> tuple[Float[Array, "B T D"], Cache]:
+        """Runs all blocks over the next T tokens, given all before them."""
+        start = (0, cache.index)
+        bidirectional = inputs.bidirectional
+        if bidirectional is None:
+            bidirectional = jnp.zeros(inputs.tokens.shape, bool)
+        write = jax.lax.dynamic_update_slice
+        segment_ids = write(cache.segment_ids, inputs.segment_ids, start)
+        positions = write(cache.positions, inputs.positions, start)
+        bidirectional = write(cache.bidirectional, bidirectional, start)
+        context = self._decode_context(
+            inputs, cache, segment_ids, positions, bidirectional
+        )
+        layers = []
+        for layer, layer_cache in zip(self._unstacked(), cache.layers, strict=True):
+            hidden, layer_cache = layer(hidden, context, cache=layer_cache)
+            layers.append(layer_cache)
+        if self.final_norm is not None:
+            hidden = self.final_norm(hidden)
+        return hidden, Cache(
+            layers=tuple(layers),
+            segment_ids=segment_ids,
+            bidirectional=bidirectional,
+            positions=positions,
+            index=cache.index + inputs.tokens.shape[1],
+            encoder_segment_ids=cache.encoder_segment_ids,
+        )
+
+    def init_cache(
+        self,
+        batch_size: int,
+        max_length: int,
+        *,
+        encoded: Float[Array, "B E D"] | None = None,
+        encoder_segment_ids: Int[Array, "B E"] | None = None,
+    ) -> Cache:
+        """An empty cache of `max_length` slots."""
+        config = self.config
+        check_length(max_length, config)
+        heads = (batch_size, max_length, config.kv_heads, config.dim_per_head)
+        empty = jnp.zeros(heads, config.dtype)
+        layers = []
+        for layer in self._unstacked():
+            cross = (None, None)
+            if layer.cross_attention is not None:
+                cross = layer.cross_attention.keys_values(encoded, None)
+            layers.append(
+                LayerCache(
+                    keys=empty,
+                    values=empty,
+                    cross_keys=cross[0],
+                    cross_values=cross[1],
+                )
+            )
+        slots = jnp.zeros((batch_size, max_length), jnp.int32)
+        return Cache(
+            layers=tuple(layers),
+            segment_ids=slots,
+            bidirectional=slots > 0,
+            positions=slots,
+            index=jnp.zeros((), jnp.int32),
+            encoder_segment_ids=encoder_segment_ids,
+        )
+
+    def _unstacked(self) -> list[Block]:
+        if not self.config.scan_layers:
+            return list(self.layers)
+        graph, params = nnx.split(self.layers)
+        return [
+            nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], params))
+            for i in range(self.num_layers)
+        ]
+
+    def _context(self, inputs, encoded, encoder_segment_ids) -> Context:
+        # Biases depend on distances, which inside a segment are those of the index:
+        # one bias then serves every row.
+        index = jnp.arange(inputs.tokens.shape[1], dtype=jnp.int32)
+        segment_ids = inputs.segment_ids
+        if self.causal:
+            mask = decoder_mask(
+                segment_ids, segment_ids, index, index, inputs.bidirectional
+            )
+        else:
+            mask = segment_mask(segment_ids, segment_ids)
+        cross_mask = None
+        if encoder_segment_ids is not None:
+            cross_mask = segment_mask(segment_ids, encoder_segment_ids)
+        return Context(
+            mask=mask,
+            bias=self._bias(index[None], index[None]),
+            rope=self._rope(inputs.positions),
+            encoded=encoded,
+            cross_mask=cross_mask,
+        )
+
+    def _decode_context(
+        self, inputs, cache, segment_ids, positions, bidirectional
+    ) -> Context:
+        steps = jnp.arange(inputs.tokens.shape[1], dtype=jnp.int32)
+        slots = jnp.arange(segment_ids.shape[1], dtype=jnp.int32)
+        mask = decoder_mask(
+            inputs.segment_ids, segment_ids, cache.index + steps, slots, bidirectional
+        )
+        cross_mask = None
+        if cache.encoder_segment_ids is not None:
+            cross_mask = segment_mask(inputs.segment_ids, cache.encoder_segment_ids)
+        return Context(
+            mask=mask,
+            bias=self._bias(inputs.positions, positions),
+            rope=self._rope(inputs.positions),
+            cross_mask=cross_mask,
+            index=cache.index,
+        )
+
+    def _bias(self, query_index, key_index):
+        config = self.config
+        if config.position == "alibi":
+            return alibi_bias(query_index, key_index, config.num_heads)
+        if config.position == "relative_bias":
+            return relative_bias(
+                self.relative_bias[...].astype(jnp.float32),
+                query_index,
+                key_index,
+                bidirectional=not self.causal,
+                max_distance=config.relative_max_distance,
+            )
+        return None
+
+    def _rope(self, positions):
+        if self.config.position != "rope":
+            return None
+        return rope_tables(positions, self.config)
+
+
+def _stacked(blocks: list[Block]) -> Block:
+    """One block whose parameters have a leading axis of layers."""
+    graph, first = nnx.split(blocks[0])
+    states = [first] + [nnx.state(block) for block in blocks[1:]]
+    return nnx.merge(graph, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
