@@ -1,0 +1,1 @@
+"""GLUE: tasks, sources, protocols, metrics, submissions and tables."""

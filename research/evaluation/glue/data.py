@@ -1,0 +1,131 @@
+"""Rows of a task, as every source gives them and fine-tuning reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from research.evaluation.glue.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Sentences and labels of one split.
+
+    Attributes:
+      texts: one tuple a row, of one sentence or of a pair.
+      labels: int32 classes or float32 scores [rows]; None without labels.
+    """
+
+    texts: tuple[tuple[str, ...], ...]
+    labels: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: np.ndarray) -> Split:
+        """The given rows, in the given order."""
+        labels = None if self.labels is None else self.labels[rows]
+        return Split(tuple(self.texts[row] for row in rows), labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TaskData:
+    """A task and its rows.
+
+    Attributes:
+      task: its row of the table.
+      splits: the splits at hand, by name: 'train', 'dev' or several 'dev_*', 'test'
+        or several 'test_*'.
+      notes: what is missing, partial or left out, in words, for every table.
+    """
+
+    task: Task
+    splits: dict[str, Split]
+    notes: tuple[str, ...]
+
+    @property
+    def dev_splits(self) -> tuple[str, ...]:
+        """Names of the labelled evaluation splits, in the task's order."""
+        return tuple(name for name in self.task.dev if name in self.splits)
+
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        """Names of the test splits at hand, in the task's order."""
+        return tuple(name for name in self.task.test if name in self.splits)
+
+    def check_trainable(self) -> None:
+        """Refuses a task that cannot be trained and scored.
+
+        Raises:
+          ValueError: no train set, no evaluation set, or a single class.
+        """
+        for name in ("train", *self.dev_splits[:1]):
+            if name not in self.splits or self.splits[name].labels is None:
+                raise ValueError(f"{self.task.title}: no labelled {name} set.")
+        if not self.dev_splits:
+            raise ValueError(
+                f"{self.task.title}: no labelled evaluation set; expected one of "
+                f"{', '.join(self.task.dev)}."
+            )
+        found = np.unique(self.splits["train"].labels)
+        if len(found) < 2:
+            kind = "score" if self.task.is_regression else "class"
+            value = found[0]
+            if not self.task.is_regression:
+                value = self.task.labels[int(value)]
+            raise ValueError(
+                f"{self.task.title}: all {len(self.splits['train'])} train rows have "
+                f"the {kind} {str(value)!r}; training needs at least two."
+            )
+
+    def replace(self, **splits: Split) -> TaskData:
+        """A copy with some splits changed or added."""
+        return dataclasses.replace(self, splits={**self.splits, **splits})
+
+    def with_note(self, note: str) -> TaskData:
+        """A copy with one more note."""
+        return dataclasses.replace(self, notes=(*self.notes, note))
+
+
+def class_counts(split: Split, num_classes: int) -> np.ndarray:
+    """Number of rows of each class, int64 [num_classes]."""
+    assert split.labels is not None
+    return np.bincount(split.labels.astype(np.int64), minlength=num_classes)
+
+
+def cut(
+    split: Split, share: float, *, seed: int, stratify: bool
+) -> tuple[Split, Split]:
+    """Cuts a share off a split at random: (rest, share).
+
+    With `stratify` every class gives its rounded share, at least one row of a class
+    that has two. The cut depends on the seed and the split only.
+    """
+    rng = np.random.default_rng([seed, len(split)])
+    chosen = np.zeros(len(split), bool)
+    labels = split.labels if stratify else np.zeros(len(split), np.int32)
+    assert labels is not None
+    for value in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == value))
+        count = round(share * len(rows))
+        if len(rows) > 1:
+            count = min(max(count, 1), len(rows) - 1)
+        chosen[rows[:count]] = True
+    return split.take(np.flatnonzero(~chosen)), split.take(np.flatnonzero(chosen))
+
+
+def swapped_too(split: Split) -> Split:
+    """The split followed by itself with the pairs in the other order."""
+    texts = split.texts + tuple(pair[::-1] for pair in split.texts)
+    labels = None if split.labels is None else np.tile(split.labels, 2)
+    return Split(texts, labels)
+
+
+def head(split: Split, count: int, *, seed: int) -> Split:
+    """`count` rows at random, in the split's order; the split if it has fewer."""
+    if len(split) <= count:
+        return split
+    rng = np.random.default_rng([seed, len(split)])
+    return split.take(np.sort(rng.permutation(len(split))[:count]))

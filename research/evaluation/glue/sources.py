@@ -1,0 +1,208 @@
+"""Where the rows of GLUE come from: official TSVs, TFDS, or the embedded stand-in."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from research.evaluation.glue import embedded, tsv
+from research.evaluation.glue.data import Split, TaskData
+from research.evaluation.glue.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """What a source had to give.
+
+    Attributes:
+      name: how tables call it.
+      caveat: what a reader of its scores must know; '' for the official data.
+      tasks: data of every task that it has, by name.
+      missing: why each other task that was asked for is absent, by name.
+    """
+
+    name: str
+    caveat: str
+    tasks: dict[str, TaskData]
+    missing: dict[str, str]
+
+
+def load(source: str, tasks: Iterable[Task]) -> Source:
+    """Reads `tasks` from a source.
+
+    Args:
+      source: 'embedded'; 'tfds' or 'tfds:FOLDER' (its data_dir); or a folder that
+        holds the official downloads, one subfolder a task.
+      tasks: rows of the table.
+
+    Raises:
+      ValueError: the source is unknown or holds none of the tasks, or a file is
+        broken (file, line and what was expected).
+      ConnectionError: TFDS has to download and cannot.
+    """
+    tasks = tuple(tasks)
+    if source == "embedded":
+        with tempfile.TemporaryDirectory() as folder:
+            embedded.write(pathlib.Path(folder))
+            found = _from_folder(pathlib.Path(folder), tasks, check_sizes=False)
+        return Source("embedded stand-in", embedded.CAVEAT, *found)
+    if source == "tfds" or source.startswith("tfds:"):
+        data_dir = source.partition(":")[2] or None
+        loaded = {task.name: _from_tfds(task, data_dir) for task in tasks}
+        return Source(source, "", loaded, {})
+    folder = pathlib.Path(source).expanduser()
+    if not folder.is_dir():
+        raise ValueError(
+            f"source = {source!r}: no such folder. Give 'embedded', 'tfds', "
+            f"'tfds:FOLDER', or a folder with the official GLUE downloads."
+        )
+    loaded, missing = _from_folder(folder, tasks, check_sizes=True)
+    if not loaded:
+        raise ValueError(
+            f"{folder}: none of the tasks is there; expected a subfolder with the "
+            f"official files for each of {', '.join(task.title for task in tasks)}."
+        )
+    return Source(str(folder), "", loaded, missing)
+
+
+def _from_folder(
+    folder: pathlib.Path, tasks: tuple[Task, ...], *, check_sizes: bool
+) -> tuple[dict[str, TaskData], dict[str, str]]:
+    loaded, missing = {}, {}
+    for task in tasks:
+        if (folder / task.title).is_dir():
+            data = read_folder(folder / task.title, task, check_sizes=check_sizes)
+            if data.splits:
+                loaded[task.name] = data
+                continue
+        missing[task.name] = f"{task.title}: no files in {folder / task.title}"
+    return loaded, missing
+
+
+def read_folder(folder: pathlib.Path, task: Task, *, check_sizes: bool) -> TaskData:
+    """Reads the official files of one task; absent ones become notes.
+
+    Raises:
+      ValueError: a column is missing, a row is broken or a label is unknown.
+    """
+    splits, notes = {}, []
+    for name, file in task.files.items():
+        path = folder / file
+        if not path.is_file():
+            notes.append(f"no {name} set ({file} is absent)")
+            continue
+        splits[name], note = _read_split(path, task, name)
+        if note:
+            notes.append(note)
+    if check_sizes:
+        notes += _size_notes(task, splits)
+    return TaskData(task, splits, tuple(notes))
+
+
+def _read_split(path: pathlib.Path, task: Task, name: str) -> tuple[Split, str]:
+    table = tsv.read(
+        path, columns=task.headerless.get(name), max_broken=task.broken_rows
+    )
+    texts = tuple(zip(*(table.column(column) for column in task.texts), strict=True))
+    labels = None
+    if name not in task.test or task.label in table.columns:
+        cells = table.column(task.label)
+        labels = np.array(
+            [_label(task, cell, table, row) for row, cell in enumerate(cells)],
+            np.float32 if task.is_regression else np.int32,
+        )
+    note = ""
+    if table.broken:
+        lines = ", ".join(map(str, table.broken))
+        note = f"{name}: {len(table.broken)} broken rows left out (lines {lines})"
+    return Split(texts, labels), note
+
+
+def _label(task: Task, cell: str, table: tsv.Table, row: int) -> float | int:
+    if not task.is_regression:
+        if cell in task.labels:
+            return task.labels.index(cell)
+        allowed = f"one of {', '.join(map(repr, task.labels))}"
+    else:
+        assert task.score_range is not None
+        low, high = task.score_range
+        try:
+            value = float(cell)
+        except ValueError:
+            value = float("nan")
+        if low <= value <= high:
+            return value
+        allowed = f"a number from {low:g} to {high:g}"
+    raise ValueError(
+        f"{table.where(row)}: {task.label} is {cell!r}; expected {allowed}."
+    )
+
+
+def _size_notes(task: Task, splits: dict[str, Split]) -> list[str]:
+    """Says which splits have another number of rows than the official ones."""
+    notes = []
+    for name, split in splits.items():
+        official = task.sizes[name]
+        if len(split) != official:
+            kind = "partial" if len(split) < official else "unofficial"
+            comparable = "" if name == "train" else "; scores are not comparable"
+            notes.append(
+                f"{kind} {name} set: {len(split):,} rows, officially {official:,}"
+                f"{comparable}"
+            )
+    return notes
+
+
+def _from_tfds(task: Task, data_dir: str | None) -> TaskData:
+    """One task from TensorFlow Datasets, without importing TensorFlow."""
+    try:
+        from tensorflow_datasets.text import glue
+    except ImportError as error:
+        raise ValueError(
+            "source = 'tfds' needs the packages tensorflow-datasets and "
+            "importlib_resources: install palimpsest[tfds], or give a folder with the "
+            "official GLUE downloads instead."
+        ) from error
+    try:
+        builder = glue.Glue(
+            config=task.name, file_format="array_record", data_dir=data_dir
+        )
+        builder.download_and_prepare()
+    except Exception as error:  # Every client library has its own network error.
+        raise ConnectionError(
+            f"TFDS could not prepare glue/{task.name} in "
+            f"{data_dir or '~/tensorflow_datasets'} ({type(error).__name__}: {error}). "
+            f"Without a network, give a data_dir that already holds it "
+            f"(source='tfds:FOLDER') or a folder with the official TSVs."
+        ) from error
+    return from_examples(task, builder.as_data_source)
+
+
+def from_examples(
+    task: Task, open_split: Callable[[str], Iterable[dict[str, Any]]]
+) -> TaskData:
+    """Builds a task's data from dicts under TFDS names, put in the order of 'idx'.
+
+    TFDS shuffles rows when it writes them; a submission needs the official order.
+    """
+    splits = {}
+    for name in task.files:
+        tfds_name = task.tfds.get(name, "validation" if name == "dev" else name)
+        examples = sorted(open_split(tfds_name), key=lambda example: example["idx"])
+        columns = [task.tfds.get(column, column) for column in task.texts]
+        texts = tuple(
+            tuple(example[column].decode() for column in columns)
+            for example in examples
+        )
+        labels = np.array([e[task.tfds.get(task.label, task.label)] for e in examples])
+        if name in task.test:
+            splits[name] = Split(texts, None)
+        else:
+            dtype = np.float32 if task.is_regression else np.int32
+            splits[name] = Split(texts, labels.astype(dtype))
+    return TaskData(task, splits, tuple(_size_notes(task, splits)))
