@@ -9,12 +9,12 @@ from ml_collections.config_dict import placeholder
 
 # The size ladder of Turc et al. 2019 (and BERT base and large), for all architectures.
 SIZES = {
-    "tiny": dict(num_layers=2, emb_dim=128, num_heads=2, mlp_dim=512),
-    "mini": dict(num_layers=4, emb_dim=256, num_heads=4, mlp_dim=1024),
-    "small": dict(num_layers=4, emb_dim=512, num_heads=8, mlp_dim=2048),
-    "medium": dict(num_layers=8, emb_dim=512, num_heads=8, mlp_dim=2048),
-    "base": dict(num_layers=12, emb_dim=768, num_heads=12, mlp_dim=3072),
-    "large": dict(num_layers=24, emb_dim=1024, num_heads=16, mlp_dim=4096),
+    "tiny": {"num_layers": 2, "emb_dim": 128, "num_heads": 2, "mlp_dim": 512},
+    "mini": {"num_layers": 4, "emb_dim": 256, "num_heads": 4, "mlp_dim": 1024},
+    "small": {"num_layers": 4, "emb_dim": 512, "num_heads": 8, "mlp_dim": 2048},
+    "medium": {"num_layers": 8, "emb_dim": 512, "num_heads": 8, "mlp_dim": 2048},
+    "base": {"num_layers": 12, "emb_dim": 768, "num_heads": 12, "mlp_dim": 3072},
+    "large": {"num_layers": 24, "emb_dim": 1024, "num_heads": 16, "mlp_dim": 4096},
 }
 
 
@@ -28,7 +28,9 @@ def base_model() -> ml_collections.ConfigDict:
             "emb_dim": 256,
             "embedding_dim": placeholder(int),  # factorised embedding; None = emb_dim
             "num_layers": 4,
-            "num_encoder_layers": placeholder(int),  # encoder_decoder; None = num_layers
+            "num_encoder_layers": placeholder(
+                int
+            ),  # encoder_decoder; None = num_layers
             "num_decoder_layers": placeholder(int),
             "num_heads": 4,
             "num_kv_heads": placeholder(int),  # grouped queries; None = num_heads
@@ -70,6 +72,176 @@ def base_model() -> ml_collections.ConfigDict:
     )
 
 
+# What a family's papers chose, beside its sizes; over base_model().
+FAMILIES = {
+    # Devlin et al. 2019.
+    "bert": {
+        "architecture": "encoder",
+        "max_seq_len": 512,
+        "position": "learned",
+        "norm_position": "post",
+        "norm_epsilon": 1e-12,
+        "final_norm": False,
+        "embedding_norm": True,
+        "num_token_types": 2,
+        "activation": "gelu",
+        "attention_dropout_rate": 0.1,
+    },
+    # Liu et al. 2019: no second sentence type, positions after two unused rows.
+    "roberta": {
+        "architecture": "encoder",
+        "max_seq_len": 512,
+        "position": "learned",
+        "position_offset": 2,
+        "norm_position": "post",
+        "norm_epsilon": 1e-5,
+        "final_norm": False,
+        "embedding_norm": True,
+        "num_token_types": 1,
+        "activation": "gelu",
+        "attention_dropout_rate": 0.1,
+    },
+    # Clark et al. 2020: BERT with embeddings of another width (`embedding_dim`).
+    "electra": {
+        "architecture": "encoder",
+        "max_seq_len": 512,
+        "position": "learned",
+        "norm_position": "post",
+        "norm_epsilon": 1e-12,
+        "final_norm": False,
+        "embedding_norm": True,
+        "num_token_types": 2,
+        "activation": "gelu",
+        "attention_dropout_rate": 0.1,
+    },
+    # Radford et al. 2019.
+    "gpt2": {
+        "architecture": "decoder",
+        "max_seq_len": 1024,
+        "position": "learned",
+        "norm_epsilon": 1e-5,
+        "activation": "gelu_tanh",
+        "attention_dropout_rate": 0.1,
+        "init": "gpt2",
+    },
+    # Touvron et al. 2023.
+    "llama": {
+        "architecture": "decoder",
+        "max_seq_len": 4096,
+        "position": "rope",
+        "norm": "rmsnorm",
+        "norm_epsilon": 1e-5,
+        "activation": "silu",
+        "gated_mlp": True,
+        "use_bias": False,
+        "tie_embeddings": False,
+        "dropout_rate": 0.0,
+    },
+    # Raffel et al. 2020; the scale of the logits is emb_dim ** -0.5.
+    "t5": {
+        "architecture": "encoder_decoder",
+        "position": "relative_bias",
+        "norm": "rmsnorm",
+        "norm_epsilon": 1e-6,
+        "activation": "relu",
+        "use_bias": False,
+        "attention_scale": 1.0,
+        "dropout_rate": 0.1,
+        "mlp_dropout_rate": 0.1,
+        "attention_dropout_rate": 0.1,
+        "init": "t5",
+        "init_stddev": 1.0,
+    },
+    # Shazeer 2020 and Xue et al. 2021: gated, untied, no dropout in pretraining.
+    "t5_1_1": {
+        "architecture": "encoder_decoder",
+        "position": "relative_bias",
+        "norm": "rmsnorm",
+        "norm_epsilon": 1e-6,
+        "activation": "gelu_tanh",
+        "gated_mlp": True,
+        "use_bias": False,
+        "attention_scale": 1.0,
+        "tie_embeddings": False,
+        "dropout_rate": 0.0,
+        "init": "t5",
+        "init_stddev": 1.0,
+    },
+    # Lewis et al. 2020.
+    "bart": {
+        "architecture": "encoder_decoder",
+        "max_seq_len": 1024,
+        "position": "learned",
+        "position_offset": 2,
+        "norm_position": "post",
+        "norm_epsilon": 1e-5,
+        "final_norm": False,
+        "embedding_norm": True,
+        "activation": "gelu",
+        "mlp_dropout_rate": 0.1,
+        "attention_dropout_rate": 0.1,
+    },
+}
+
+# Models of the papers: a family's choices with a size.
+MODELS = {
+    "bert_base": dict(FAMILIES["bert"], **SIZES["base"]),
+    "bert_large": dict(FAMILIES["bert"], **SIZES["large"]),
+    "roberta_base": dict(FAMILIES["roberta"], **SIZES["base"]),
+    "electra_small": dict(
+        FAMILIES["electra"],
+        num_layers=12,
+        emb_dim=256,
+        embedding_dim=128,
+        num_heads=4,
+        mlp_dim=1024,
+    ),
+    "electra_base": dict(FAMILIES["electra"], **SIZES["base"]),
+    "gpt2_small": dict(FAMILIES["gpt2"], **SIZES["base"]),
+    # Llama's settings at the size of GPT-2 small.
+    "llama": dict(
+        FAMILIES["llama"], num_layers=12, emb_dim=768, num_heads=12, mlp_dim=2048
+    ),
+    "llama2_7b": dict(
+        FAMILIES["llama"], num_layers=32, emb_dim=4096, num_heads=32, mlp_dim=11008
+    ),
+    "llama3_1_8b": dict(
+        FAMILIES["llama"],
+        num_layers=32,
+        emb_dim=4096,
+        num_heads=32,
+        num_kv_heads=8,
+        mlp_dim=14336,
+        max_seq_len=131072,
+        rope_theta=500000.0,
+        rope_scaling=("llama3", 8.0, 1.0, 4.0, 8192),
+    ),
+    "t5_small": dict(
+        FAMILIES["t5"],
+        num_layers=6,
+        emb_dim=512,
+        num_heads=8,
+        mlp_dim=2048,
+        logit_scale=512**-0.5,
+    ),
+    "t5_base": dict(FAMILIES["t5"], **SIZES["base"], logit_scale=768**-0.5),
+    "t5_1_1_small": dict(
+        FAMILIES["t5_1_1"],
+        num_layers=8,
+        emb_dim=512,
+        num_heads=6,
+        head_dim=64,
+        mlp_dim=1024,
+    ),
+    "t5_1_1_base": dict(
+        FAMILIES["t5_1_1"], num_layers=12, emb_dim=768, num_heads=12, mlp_dim=2048
+    ),
+    "bart_base": dict(
+        FAMILIES["bart"], num_layers=6, emb_dim=768, num_heads=12, mlp_dim=3072
+    ),
+}
+
+
 def model(size: str, *, architecture: str, **overrides) -> ml_collections.ConfigDict:
     """A model of the size ladder: `size` in SIZES, `architecture` its role."""
     config = base_model()
@@ -77,25 +249,32 @@ def model(size: str, *, architecture: str, **overrides) -> ml_collections.Config
     return config
 
 
+def paper_model(name: str, **overrides) -> ml_collections.ConfigDict:
+    """A paper's model, `name` in MODELS; e.g. with another size's fields over it."""
+    config = base_model()
+    config.update({**MODELS[name], **overrides})
+    return config
+
+
 # Hyperparameters of each objective, every field given.
 OBJECTIVES = {
-    "causal_lm": dict(
-        loss_weight=1.0,
-        isolate_documents=False,  # attention and positions restart at each document
-        z_loss=0.0,
-    ),
-    "masked_lm": dict(
-        loss_weight=1.0,
-        noise_density=0.15,
-        mask_prob=0.8,
-        random_prob=0.1,
-        replacement="uniform",  # or 'unigram'
-        unit="token",  # what is selected: 'token', 'word', 'ngram' (of words)
+    "causal_lm": {
+        "loss_weight": 1.0,
+        "isolate_documents": False,  # attention and positions restart at each document
+        "z_loss": 0.0,
+    },
+    "masked_lm": {
+        "loss_weight": 1.0,
+        "noise_density": 0.15,
+        "mask_prob": 0.8,
+        "random_prob": 0.1,
+        "replacement": "uniform",  # or 'unigram'
+        "unit": "token",  # what is selected: 'token', 'word', 'ngram' (of words)
         # 'exact' (BERT: rounded share), 'stochastic' (RoBERTa: floor(share + u)),
         # 'bernoulli' (independent draws)
-        budget="exact",
-        isolate_documents=False,
-    ),
+        "budget": "exact",
+        "isolate_documents": False,
+    },
 }
 
 

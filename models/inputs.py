@@ -15,7 +15,8 @@ class ModelInputs:
       tokens: token ids, after corruption.
       segment_ids: which packed document a token belongs to, 1.., 0 = padding.
         Attention never crosses two different segment ids.
-      positions: position of a token inside its document (or row).
+      positions: position of a token inside its document (or row); inside a segment
+        they rise by one from index to index.
       token_type_ids: sentence A/B (0/1) for models with token types.
       bidirectional: positions that every position of their segment may see, on
         top of the decoder's causal mask (a prefix). Encoders ignore it.

@@ -65,7 +65,7 @@ def rotate(
 
 
 def relative_buckets(
-    distance: Int[Array, "*shape"],
+    distance: Int[Array, "*shape"] | Int[np.ndarray, "*shape"],
     *,
     bidirectional: bool,
     num_buckets: int,
@@ -78,6 +78,7 @@ def relative_buckets(
     `bidirectional`, keys after the query use the upper half of the buckets; without,
     they share bucket 0.
     """
+    distance = jnp.asarray(distance)
     if bidirectional:
         num_buckets //= 2
         first = jnp.where(distance > 0, num_buckets, 0)
@@ -86,23 +87,35 @@ def relative_buckets(
         first = jnp.zeros_like(distance)
         distance = jnp.maximum(-distance, 0)
     num_exact = num_buckets // 2
-    ratio = jnp.maximum(distance, 1).astype(jnp.float32) / num_exact
-    steps = jnp.log(ratio) / math.log(max_distance / num_exact)
-    logarithmic = num_exact + (steps * (num_buckets - num_exact)).astype(jnp.int32)
-    logarithmic = jnp.minimum(logarithmic, num_buckets - 1)
-    return first + jnp.where(distance < num_exact, distance, logarithmic)
+    bucket = jnp.minimum(distance, num_exact)
+    # Counting reached thresholds needs no logarithm, which devices round differently.
+    for threshold in _bucket_thresholds(num_buckets, max_distance):
+        bucket = bucket + (distance >= threshold).astype(jnp.int32)
+    return first + bucket
+
+
+def _bucket_thresholds(num_buckets: int, max_distance: int) -> list[int]:
+    """First distance of every logarithmic bucket but the first of them."""
+    num_exact = num_buckets // 2
+    num_steps = num_buckets - num_exact
+    distances = np.arange(num_exact, max_distance + 1, dtype=np.float32)
+    # In float32, as the published models were trained.
+    ratio = np.log(distances / np.float32(num_exact))
+    steps = ratio / np.float32(math.log(max_distance / num_exact))
+    steps = (steps * np.float32(num_steps)).astype(np.int32)
+    return [num_exact + int(np.argmax(steps >= k)) for k in range(1, num_steps)]
 
 
 def relative_bias(
     table: Float[Array, "buckets N"],
-    query_index: Int[Array, "#B T"],
-    key_index: Int[Array, "#B S"],
+    query_positions: Int[Array, "B T"],
+    key_positions: Int[Array, "B S"],
     *,
     bidirectional: bool,
     max_distance: int,
 ) -> Float[Array, "B N T S"]:
-    """The learned bias of every head for every pair; B = 1 for shared indices."""
-    distance = key_index[:, None, :] - query_index[:, :, None]
+    """The learned bias of every head for every pair of positions."""
+    distance = key_positions[:, None, :] - query_positions[:, :, None]
     buckets = relative_buckets(
         distance,
         bidirectional=bidirectional,
@@ -110,6 +123,35 @@ def relative_bias(
         max_distance=max_distance,
     )
     return jnp.moveaxis(table[buckets], -1, 1)
+
+
+def relative_bias_by_index(
+    table: Float[Array, "buckets N"],
+    length: int,
+    *,
+    bidirectional: bool,
+    max_distance: int,
+) -> Float[Array, "1 N L L"]:
+    """`relative_bias` of positions 0 .. L - 1, one for all rows.
+
+    A pair's bias depends on its distance only: a table of 2 L - 1 rows is looked up
+    and slid along the diagonal, instead of looking up L * L pairs and scattering as
+    many gradients.
+    """
+    buckets = relative_buckets(
+        np.arange(1 - length, length, dtype=np.int32),
+        bidirectional=bidirectional,
+        num_buckets=table.shape[0],
+        max_distance=max_distance,
+    )
+    by_distance = table[buckets].T
+    num_heads, num_distances = by_distance.shape
+    # Row t read with a stride one short of the row length begins t places earlier.
+    rows = jnp.pad(by_distance, ((0, 0), (0, 1)))[:, None]
+    rows = jnp.broadcast_to(rows, (num_heads, length, num_distances + 1))
+    skewed = rows.reshape(num_heads, -1)[:, : length * num_distances]
+    skewed = skewed.reshape(num_heads, length, num_distances)
+    return skewed[None, :, :, length - 1 :]
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:
@@ -128,10 +170,12 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
 
 
 def alibi_bias(
-    query_index: Int[Array, "#B T"], key_index: Int[Array, "#B S"], num_heads: int
+    query_positions: Int[Array, "B T"], key_positions: Int[Array, "B S"], num_heads: int
 ) -> Float[Array, "B N T S"]:
     """-slope * |distance|: the causal bias, and its symmetric form for encoders."""
-    distance = jnp.abs(key_index[:, None, None, :] - query_index[:, None, :, None])
+    distance = jnp.abs(
+        key_positions[:, None, None, :] - query_positions[:, None, :, None]
+    )
     slopes = alibi_slopes(num_heads)[None, :, None, None]
     return -slopes * distance.astype(jnp.float32)
 

@@ -14,7 +14,13 @@ from models.dropout import DropoutRngs, fold
 from models.inputs import ModelInputs
 from models.layers import kernel_stddev, make_norm, normal_param
 from models.masks import decoder_mask, segment_mask
-from models.positions import alibi_bias, check_length, relative_bias, rope_tables
+from models.positions import (
+    alibi_bias,
+    check_length,
+    relative_bias,
+    relative_bias_by_index,
+    rope_tables,
+)
 
 
 class Stack(nnx.Module):
@@ -172,8 +178,6 @@ class Stack(nnx.Module):
         ]
 
     def _context(self, inputs, encoded, encoder_segment_ids) -> Context:
-        # Biases depend on distances, which inside a segment are those of the index:
-        # one bias then serves every row.
         index = jnp.arange(inputs.tokens.shape[1], dtype=jnp.int32)
         segment_ids = inputs.segment_ids
         if self.causal:
@@ -187,7 +191,7 @@ class Stack(nnx.Module):
             cross_mask = segment_mask(segment_ids, encoder_segment_ids)
         return Context(
             mask=mask,
-            bias=self._bias(index[None], index[None]),
+            bias=self._bias_by_index(index),
             rope=self._rope(inputs.positions),
             encoded=encoded,
             cross_mask=cross_mask,
@@ -212,15 +216,29 @@ class Stack(nnx.Module):
             index=cache.index,
         )
 
-    def _bias(self, query_index, key_index):
+    def _bias_by_index(self, index):
+        """One bias for all rows: inside a segment, positions differ as indices do."""
         config = self.config
         if config.position == "alibi":
-            return alibi_bias(query_index, key_index, config.num_heads)
+            return alibi_bias(index[None], index[None], config.num_heads)
+        if config.position == "relative_bias":
+            return relative_bias_by_index(
+                self.relative_bias[...].astype(jnp.float32),
+                index.shape[0],
+                bidirectional=not self.causal,
+                max_distance=config.relative_max_distance,
+            )
+        return None
+
+    def _bias(self, query_positions, key_positions):
+        config = self.config
+        if config.position == "alibi":
+            return alibi_bias(query_positions, key_positions, config.num_heads)
         if config.position == "relative_bias":
             return relative_bias(
                 self.relative_bias[...].astype(jnp.float32),
-                query_index,
-                key_index,
+                query_positions,
+                key_positions,
                 bidirectional=not self.causal,
                 max_distance=config.relative_max_distance,
             )

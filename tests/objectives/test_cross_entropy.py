@@ -114,9 +114,7 @@ def test_weight_zero_is_nothing_even_on_infinities(num_chunks):
 def test_no_weight_at_all_is_zero():
     features, table, bias, values, weights = make()
     loss = lambda f: (
-        weighted_cross_entropy(  # noqa: E731
-            f, table, bias, values, 0 * weights
-        ).loss_sum
+        weighted_cross_entropy(f, table, bias, values, 0 * weights).loss_sum
     )
     value, grad = jax.value_and_grad(loss)(features)
     assert value == 0
