@@ -1,0 +1,99 @@
+"""Every field of a comparison, and how arms are added to it.
+
+A comparison is a list of arms (whole run configs), the fields in which they may differ,
+a budget, seeds and evaluations. `shared` holds what the arms share: an arm's fields
+refer to it, so that ``--config.shared.train.batch_size=8`` changes all of them.
+"""
+
+import ml_collections
+
+from experiments import base
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """A comparison without arms and evaluations."""
+    shared = base.get_config()
+    del shared.objective
+    return ml_collections.ConfigDict(
+        {
+            "name": "comparison",
+            "title": "Comparison of pretraining objectives",
+            "shared": shared,
+            "arms": {},
+            # Fields or sections in which arms may differ; the rest must be equal.
+            "varies": ("objective", "model.architecture"),
+            "seeds": (0, 1, 2),  # pretraining seeds, the unit of all statistics
+            "budget": {
+                "axis": "tokens",  # or 'flops', 'device_seconds', 'steps'
+                "amount": 1e6,  # per run
+                "warmup_fraction": 0.06,
+                "num_evals": 8,
+                "num_logs": 100,
+                "num_checkpoints": 4,
+            },
+            # Shares of the budget at which the arms are evaluated.
+            "points": (1.0,),
+            "tuning": {
+                # The same learning rates for every arm; () = none are tried.
+                "learning_rates": (),
+                "seeds": (1000,),  # of their own: never among `seeds`
+                "budget_fraction": 1.0,  # of the budget, for each trial
+            },
+            # name -> settings; see research/comparison/evaluations.py
+            "evaluations": {},
+            "primary": {
+                "metric": "",  # 'evaluation/metric', declared before the runs
+                "reference": "",  # the arm that the others are compared with
+            },
+            "statistics": {
+                "alpha": 0.05,
+                "power": 0.8,
+                "examples": "fixed",  # or 'sampled' (from 20 seeds)
+            },
+            "floor": True,  # evaluate every arm from random initialisation as well
+        }
+    )
+
+
+def add_arm(
+    config: ml_collections.ConfigDict,
+    name: str,
+    *,
+    label: str,
+    experiment: str,
+    run: ml_collections.ConfigDict,
+    **overrides,
+) -> None:
+    """Adds an arm that starts from the config `run` of the experiment `experiment`.
+
+    Fields of `config.shared` replace the experiment's, except its objective and
+    architecture; `overrides` (sections of a run's config) are the arm's own.
+    """
+    own = {section: dict(values) for section, values in overrides.items()}
+    own.setdefault("model", {})["architecture"] = run.model.architecture
+    arm = _referring(config.shared, own)
+    arm.objective = run.objective
+    config.arms[name] = {
+        "label": label,
+        "experiment": experiment,
+        "base": run.copy_and_resolve_references(),
+        "config": arm,
+    }
+
+
+def _referring(
+    shared: ml_collections.ConfigDict, own: dict
+) -> ml_collections.ConfigDict:
+    """A config whose fields refer to `shared` wherever `own` says nothing."""
+    unknown = set(own) - set(shared)
+    if unknown:
+        raise ValueError(
+            f"{sorted(unknown)} are no fields of a run; it has {list(shared)}."
+        )
+    result = ml_collections.ConfigDict()
+    for key in shared:
+        if isinstance(shared[key], ml_collections.ConfigDict):
+            result[key] = _referring(shared[key], own.get(key, {}))
+        else:
+            result[key] = own[key] if key in own else shared.get_ref(key)
+    return result

@@ -1,0 +1,120 @@
+"""What differs between the arms of a comparison, and what is held equal.
+
+Arms are whole run configs. Fields in which they may differ are declared; every other
+field is claimed to be shared, and a comparison in which a claimed field differs is
+refused before any work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from research.comparison import budgets
+from research.errors import UserError, nearest
+
+MISSING = "—"  # a field that an arm's objective does not have
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One competitor.
+
+    Attributes:
+      name: key in the comparison's config, used in folders and tables.
+      label: what people read.
+      experiment: name of the experiment it started from.
+      overrides: what it changed there, dotted field -> value.
+      config: the whole run config that results, as plain values.
+    """
+
+    name: str
+    label: str
+    experiment: str
+    overrides: dict[str, Any]
+    config: Mapping[str, Any]
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """{'a': {'b': 1}} -> {'a.b': 1}"""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{key}": inner for key, inner in flatten(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def differing_fields(arms: Iterable[Arm]) -> dict[str, dict[str, Any]]:
+    """Dotted fields whose values differ: field -> {arm name: value or MISSING}.
+
+    Fields that the comparison itself sets (`budgets.FITTED`) are left out.
+    """
+    flat = {arm.name: flatten(arm.config) for arm in arms}
+    fields = dict.fromkeys(field for values in flat.values() for field in values)
+    rows = {}
+    for field in fields:
+        values = {name: config.get(field, MISSING) for name, config in flat.items()}
+        if field not in budgets.FITTED and len({repr(v) for v in values.values()}) > 1:
+            rows[field] = values
+    return rows
+
+
+def shared_fields(arms: list[Arm]) -> dict[str, Any]:
+    """Dotted fields that have one value in all arms."""
+    differing = differing_fields(arms)
+    return {
+        field: value
+        for field, value in flatten(arms[0].config).items()
+        if field not in differing and field not in budgets.FITTED
+    }
+
+
+def check(arms: list[Arm], varies: tuple[str, ...]) -> None:
+    """Refuses arms that differ in what they claim to share.
+
+    Args:
+      varies: dotted fields or sections in which arms may differ.
+
+    Raises:
+      UserError: naming each field that differs, its values, and what to do; also for
+        fewer than one arm, and for a name in `varies` that no arm has.
+    """
+    if not arms:
+        raise UserError("A comparison needs at least one arm; config.arms is empty.")
+    known = {
+        prefix
+        for arm in arms
+        for field in flatten(arm.config)
+        for prefix in _prefixes(field)
+    }
+    for name in varies:
+        if name not in known:
+            raise UserError(
+                f"config.varies names {name!r}, no field of an arm."
+                f"{nearest(name, known)}"
+            )
+    wrong = {
+        field: values
+        for field, values in differing_fields(arms).items()
+        if not set(_prefixes(field)) & set(varies)
+    }
+    if wrong:
+        listed = "\n".join(
+            f"  {field}: "
+            + ", ".join(f"{arm}={value!r}" for arm, value in values.items())
+            for field, values in wrong.items()
+        )
+        raise UserError(
+            f"The arms differ in fields that the comparison claims to hold equal:\n"
+            f"{listed}\nGive them one value, or declare them in config.varies "
+            f"(now {', '.join(varies) or 'empty'}) so that the report says so."
+        )
+
+
+def _prefixes(field: str) -> list[str]:
+    """'a.b.c' -> ['a', 'a.b', 'a.b.c']"""
+    parts = field.split(".")
+    return [".".join(parts[: end + 1]) for end in range(len(parts))]

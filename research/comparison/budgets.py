@@ -1,0 +1,199 @@
+"""What every arm may spend, and the schedule that spends it.
+
+A budget is an axis and an amount. The number of optimizer steps of an arm follows from
+what one of its steps costs on that axis, and its schedule is fitted to that number: a
+learning-rate schedule that was cut short or left unfinished is a biased view of an
+objective.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fractions
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from research.errors import UserError
+
+AXES = {
+    "tokens": "clean tokens seen",
+    "flops": "training FLOPs",
+    "device_seconds": "device-seconds of training",
+    "steps": "optimizer steps",
+}
+# Fields of a run that the comparison sets, and arms therefore need not share.
+FITTED = (
+    "train.seed",
+    "train.num_train_steps",
+    "train.log_every_steps",
+    "optimizer.warmup_steps",
+    "eval.every_steps",
+    "checkpoint.every_steps",
+    "checkpoint.keep_last",
+    "checkpoint.keep_best",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What each arm may spend.
+
+    Attributes:
+      axis: a key of `AXES`.
+      amount: how much of it, per run.
+      warmup_fraction: share of the steps that warm the learning rate up.
+      num_evals: held-out evaluations over the run, evenly spaced.
+      num_logs: logged training losses over the run, evenly spaced.
+      num_checkpoints: checkpoints over the run, at least.
+    """
+
+    axis: str
+    amount: float
+    warmup_fraction: float
+    num_evals: int
+    num_logs: int
+    num_checkpoints: int
+
+    def __post_init__(self):
+        if self.axis not in AXES:
+            raise UserError(
+                f"budget.axis={self.axis!r}; it is one of {', '.join(AXES)}."
+            )
+        if not self.amount > 0:
+            raise UserError(f"budget.amount={self.amount}; it must be positive.")
+        if not 0 <= self.warmup_fraction < 1:
+            raise UserError(
+                f"budget.warmup_fraction={self.warmup_fraction}; it is a share of the "
+                f"steps, at least 0 and below 1."
+            )
+        for field in ("num_evals", "num_logs", "num_checkpoints"):
+            if getattr(self, field) < 1:
+                raise UserError(f"budget.{field} is at least 1.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepCost:
+    """What one optimizer step of an arm costs.
+
+    Attributes:
+      tokens: clean tokens of the global batch.
+      targets: loss-bearing positions.
+      flops: training FLOPs.
+      device_seconds: seconds times devices; None until measured.
+    """
+
+    tokens: int
+    targets: int
+    flops: float
+    device_seconds: float | None
+
+    def on(self, axis: str) -> float:
+        """The cost on one axis.
+
+        Raises:
+          UserError: if the axis is seconds and the rate was not measured.
+        """
+        if axis == "steps":
+            return 1.0
+        if axis == "device_seconds":
+            if self.device_seconds is None:
+                raise UserError(
+                    "A budget of device-seconds needs the measured time of a step."
+                )
+            return self.device_seconds
+        return float({"tokens": self.tokens, "flops": self.flops}[axis])
+
+
+def num_train_steps(budget: Budget, costs: dict[str, StepCost]) -> dict[str, int]:
+    """Steps that each arm can afford, rounded down so that no arm overspends.
+
+    Raises:
+      UserError: if some arm cannot afford a step for each held-out evaluation, so that
+        the arms cannot share the budget.
+    """
+    steps = {
+        arm: int(budget.amount / cost.on(budget.axis)) for arm, cost in costs.items()
+    }
+    short = {arm: count for arm, count in steps.items() if count < budget.num_evals}
+    if short:
+        details = "; ".join(
+            f"{arm}: {count} steps at {costs[arm].on(budget.axis):.4g} each"
+            for arm, count in short.items()
+        )
+        raise UserError(
+            f"The arms cannot share a budget of {budget.amount:.4g} "
+            f"{AXES[budget.axis]}: {details}, and at least {budget.num_evals} steps are "
+            f"needed (budget.num_evals). Raise budget.amount or lower "
+            f"train.batch_size."
+        )
+    return steps
+
+
+def checkpoint_interval(
+    steps: int, points: tuple[float, ...], num_checkpoints: int
+) -> int:
+    """Steps between checkpoints so that one falls on every point of the budget.
+
+    Args:
+      points: shares of the budget, each in (0, 1].
+      num_checkpoints: at least this many over the run.
+    """
+    shares = [fractions.Fraction(point).limit_denominator(100) for point in points]
+    parts = math.lcm(*(share.denominator for share in shares))
+    parts *= -(-num_checkpoints // parts)
+    return max(1, -(-steps // parts))
+
+
+def point_steps(
+    steps: int, points: tuple[float, ...], num_checkpoints: int
+) -> dict[float, int]:
+    """The checkpointed step at which each point (a share of the budget) is reached."""
+    every = checkpoint_interval(steps, points, num_checkpoints)
+    return {
+        point: min(steps, every * max(1, round(point * steps / every)))
+        for point in points
+    }
+
+
+def fit(
+    config: Mapping[str, Any],
+    *,
+    budget: Budget,
+    steps: int,
+    seed: int,
+    learning_rate: float | None,
+    points: tuple[float, ...],
+) -> ml_collections.ConfigDict:
+    """A copy of a run's config with its seed, and schedules fitted to `steps`.
+
+    Checkpoints fall on every point of the budget at which evaluations are taken, and
+    all are kept.
+
+    Args:
+      learning_rate: replaces the config's if it was tuned; None otherwise.
+    """
+    fitted = ml_collections.ConfigDict(config)
+    every = checkpoint_interval(steps, points, budget.num_checkpoints)
+    changes: dict[str, Any] = {
+        "train.seed": seed,
+        "train.num_train_steps": steps,
+        "train.log_every_steps": max(1, steps // budget.num_logs),
+        "optimizer.warmup_steps": max(1, round(budget.warmup_fraction * steps)),
+        "eval.every_steps": max(1, steps // budget.num_evals),
+        "checkpoint.every_steps": every,
+        "checkpoint.keep_last": max(1, -(-steps // every)),
+        "checkpoint.keep_best": False,
+    }
+    assert set(changes) == set(FITTED)
+    if learning_rate is not None:
+        # A floor that the schedule decays to keeps its ratio.
+        scale = learning_rate / fitted.optimizer.learning_rate
+        changes["optimizer.learning_rate"] = learning_rate
+        changes["optimizer.final_learning_rate"] = (
+            scale * fitted.optimizer.final_learning_rate
+        )
+    fitted.update_from_flattened_dict(changes)
+    return fitted

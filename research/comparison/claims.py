@@ -1,0 +1,168 @@
+"""Which process does which task: claims that outlive neither their process nor a kill.
+
+A task's folder holds numbered claim files, `claim.1`, `claim.2`, ...; the highest number
+holds the task. A claim is made by creating the next number exclusively, which the file
+system grants to one process only, and nothing is ever renamed or deleted: two processes
+that both find a dead claim race for the same number, and one loses.
+
+A claim is dead when its process is: on the same machine that is looked up; a process
+elsewhere keeps its claim alive by touching it, and is given up when the file has not
+changed for a while by the observer's own clock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import socket
+import threading
+import time
+
+import psutil
+
+HEARTBEAT_SECONDS = 15.0
+# Several missed heartbeats: network file systems cache attributes for up to a minute.
+GIVEN_UP_SECONDS = 180.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Holder:
+    """A process that holds a claim."""
+
+    machine: str
+    host: str
+    pid: int
+    started: float
+
+    @classmethod
+    def me(cls) -> Holder:
+        pid = os.getpid()
+        return cls(
+            machine=_machine(),
+            host=socket.gethostname(),
+            pid=pid,
+            started=psutil.Process(pid).create_time(),
+        )
+
+
+@functools.cache
+def _machine() -> str:
+    """What tells two process tables apart: boot, host name and pid namespace."""
+    parts = [socket.gethostname()]
+    for read in (
+        lambda: pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        lambda: os.readlink("/proc/self/ns/pid"),
+    ):
+        try:
+            parts.append(read())
+        except OSError:  # not Linux: the host name has to do
+            pass
+    return "/".join(parts)
+
+
+class Claims:
+    """Claims of one process; keeps the ones it holds alive until they are released."""
+
+    def __init__(self):
+        self._me = Holder.me()
+        self._held: dict[pathlib.Path, pathlib.Path] = {}
+        # Of other machines' claims: last change seen, and when it was seen.
+        self._seen: dict[pathlib.Path, tuple[int, float]] = {}
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+        self._heart.start()
+
+    def acquire(self, folder: pathlib.Path) -> bool:
+        """Claims the task of `folder`; False while another live process holds it.
+
+        What the task needs must be looked at again after this: the last holder may
+        have finished in between.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        number, current = _latest(folder)
+        if current is not None and self.alive(current):
+            return False
+        claim = folder / f"claim.{number + 1}"
+        # Written aside and linked into place, so that a claim is never seen half
+        # written; link fails if the number is taken.
+        draft = folder / f".claim.{self._me.pid}.{time.monotonic_ns()}"
+        draft.write_text(json.dumps(dataclasses.asdict(self._me)))
+        try:
+            os.link(draft, claim)
+        except FileExistsError:
+            return False
+        finally:
+            draft.unlink()
+        self._held[folder] = claim
+        return True
+
+    def release(self, folder: pathlib.Path) -> None:
+        """Gives a task up, finished or not."""
+        claim = self._held.pop(folder)
+        released = claim.with_name(claim.name.replace("claim", "released"))
+        released.touch()
+
+    def holds(self, folder: pathlib.Path) -> bool:
+        """Whether this process still holds the task: nobody gave it up for dead."""
+        claim = self._held.get(folder)
+        return claim is not None and _latest(folder)[1] == claim
+
+    def holder(self, folder: pathlib.Path) -> Holder | None:
+        """The live process that holds the task, if there is one."""
+        _, current = _latest(folder)
+        if current is None or not self.alive(current):
+            return None
+        return _read(current)
+
+    def alive(self, claim: pathlib.Path) -> bool:
+        """Whether the process behind a claim still works on it."""
+        if claim.with_name(claim.name.replace("claim", "released")).exists():
+            return False
+        holder = _read(claim)
+        if holder.machine == self._me.machine:
+            return _is_running(holder)
+        changed = claim.stat().st_mtime_ns
+        now = time.monotonic()
+        last, since = self._seen.setdefault(claim, (changed, now))
+        if changed != last:
+            self._seen[claim] = (changed, now)
+            return True
+        return now - since < GIVEN_UP_SECONDS
+
+    def close(self) -> None:
+        """Stops the heartbeat and releases what is held."""
+        self._stop.set()
+        for folder in list(self._held):
+            self.release(folder)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            for claim in list(self._held.values()):
+                try:
+                    os.utime(claim)
+                except OSError:  # the shared disk is away; the next beat may succeed
+                    pass
+
+
+def _latest(folder: pathlib.Path) -> tuple[int, pathlib.Path | None]:
+    numbers = [int(path.name.split(".")[1]) for path in folder.glob("claim.*")]
+    if not numbers:
+        return 0, None
+    return max(numbers), folder / f"claim.{max(numbers)}"
+
+
+def _read(claim: pathlib.Path) -> Holder:
+    return Holder(**json.loads(claim.read_text()))
+
+
+def _is_running(holder: Holder) -> bool:
+    try:
+        process = psutil.Process(holder.pid)
+        # Process ids are used again; the time of birth tells the two apart.
+        same = abs(process.create_time() - holder.started) < 1.0
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
