@@ -269,7 +269,9 @@ OBJECTIVES = {
         "mask_prob": 0.8,
         "random_prob": 0.1,
         "replacement": "uniform",  # or 'unigram'
+        "replace_per": "token",  # one 80/10/10 draw a 'token', or a 'unit' selected
         "unit": "token",  # what is selected: 'token', 'word', 'ngram' (of words)
+        "max_ngram": 3,  # words, for unit 'ngram'
         # 'exact' (BERT: rounded share), 'stochastic' (RoBERTa: floor(share + u)),
         # 'bernoulli' (independent draws)
         "budget": "exact",

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -26,14 +27,23 @@ class Objective:
     `corrupt` is a pure function of a key and the rows. Subclasses are short files to
     be read next to their paper.
 
+    Class attributes:
+      name: its key in OBJECTIVES.
+      architectures: every architecture it can be arranged for.
+      accepts: forms of example it can start from: 'clean' rows or 'framed' pairs.
+      produces: the form it leaves: 'framed' if another stage may follow.
+
     Attributes:
       architecture: 'encoder', 'decoder' or 'encoder_decoder': what it is arranged for.
       vocabulary: special ids and tables of the tokenizer.
-      row_length: R, clean tokens a row.
+      row_length: R, clean tokens a row. For a stage that follows another, the tokens
+        inside the frame of [CLS] and [SEP] that it finds.
     """
 
     name: ClassVar[str]
     architectures: ClassVar[tuple[str, ...]]
+    accepts: ClassVar[tuple[str, ...]] = ("clean",)
+    produces: ClassVar[str] = "corrupted"
 
     architecture: str
     vocabulary: Vocabulary
@@ -76,6 +86,11 @@ class Objective:
         """
         raise NotImplementedError
 
+    def z_loss_of(self, term: str) -> float:
+        """Factor on the squared log-partition in the term's cross-entropy."""
+        del term
+        return 0.0
+
     def losses(
         self,
         model: Any,
@@ -88,11 +103,13 @@ class Objective:
         """Loss terms and metrics, each a (sum, weight) pair, unreduced over shards.
 
         The default runs the backbone once and takes the weighted cross-entropy of
-        each term's readout. With `deterministic` the metrics hold each term's
-        accuracy; while training they are not computed.
+        each term's readout. Metrics are the means over rows of `example.metrics` and,
+        with `deterministic`, each term's accuracy; training does not compute it.
         """
         hidden_states = model(example.inputs, deterministic=deterministic, rngs=rngs)
         terms, metrics = {}, {}
+        for name, counts in example.metrics.items():
+            metrics[name] = (counts.sum(), jnp.float32(counts.shape[0]))
         for term, target in example.targets.items():
             features, table, bias = self.readout(
                 term, heads, hidden_states, target, model.embedding
@@ -103,6 +120,7 @@ class Objective:
                 bias,
                 target.values,
                 target.loss_weights,
+                z_loss=self.z_loss_of(term),
                 with_accuracy=deterministic,
             )
             terms[term] = (result.loss_sum, target.denominators().sum())
@@ -112,6 +130,21 @@ class Objective:
                     target.loss_weights.sum(),
                 )
         return terms, metrics
+
+    def following(self, previous: Objective) -> Objective:
+        """This stage, arranged to start from what `previous` leaves.
+
+        Raises:
+          ValueError: if it cannot, naming what it can follow.
+        """
+        if previous.produces not in self.accepts:
+            raise ValueError(
+                f"Objective {self.name!r} cannot follow {previous.name!r}, which leaves "
+                f"{previous.produces} examples: {self.name!r} starts from "
+                f"{' or '.join(self.accepts)} ones. Stages compose left to right: "
+                f"sentence pairs first, then what corrupts them."
+            )
+        return dataclasses.replace(self, row_length=previous.lengths.inputs - 2)
 
     def at(self, step: int) -> Objective:
         """The objective of a step; a mixture of static shapes returns others."""

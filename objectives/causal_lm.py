@@ -1,0 +1,91 @@
+"""Causal language modelling: predict every token from those before it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from models.config import TransformerConfig
+from objectives import rows
+from objectives.base import Objective
+from objectives.heads import LMHead, Readout
+from objectives.types import Example, Lengths, Target
+from objectives.validation import check_range, check_row_length
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CausalLM(Objective):
+    """Next-token prediction over whole rows (Radford et al. 2019, section 2).
+
+    Every real token but the first is a target, ``[EOD]`` included: the model learns
+    where documents end. With documents isolated, attention and positions begin anew at
+    each document and the first token after ``[EOD]``, which has nothing to be predicted
+    from, is no target:
+
+        inputs                  the  cat  [EOD]  a    dog  barks
+        targets                 cat  [EOD]  a    dog  barks  -
+        loss_weights            1    1      1    1    1      0
+        loss_weights, isolated  1    1      0    1    1      0
+
+    Attributes:
+      loss_weight: weight of the term 'clm'.
+      isolate_documents: whether a document sees the ones before it in its row.
+      z_loss: factor on the squared log-partition.
+    """
+
+    name: ClassVar[str] = "causal_lm"
+    architectures: ClassVar[tuple[str, ...]] = ("decoder",)
+
+    loss_weight: float
+    isolate_documents: bool
+    z_loss: float
+
+    def __post_init__(self):
+        check_row_length(self.name, self.row_length, 2)
+        check_range(self.name, "loss_weight", self.loss_weight, above=0)
+        check_range(self.name, "z_loss", self.z_loss, at_least=0)
+        self.vocabulary.require(self.name, "eod_id")
+
+    @property
+    def terms(self) -> dict[str, float]:
+        return {"clm": self.loss_weight}
+
+    @property
+    def lengths(self) -> Lengths:
+        length = self.row_length
+        return Lengths(inputs=length, encoder=0, targets={"clm": length}, tokens=length)
+
+    def corrupt(self, rng: Array, example: Example) -> Example:
+        """Shifts tokens left by one; draws nothing."""
+        del rng
+        if self.isolate_documents:
+            example = rows.isolate(example)
+        tokens = example.inputs.tokens
+        segments = example.inputs.segment_ids
+        # The last position has no next token: it gets padding's segment.
+        following = jnp.pad(segments[:, 1:], ((0, 0), (0, 1)))
+        target = Target(
+            values=jnp.pad(tokens[:, 1:], ((0, 0), (0, 1))),
+            loss_weights=((following == segments) & (segments > 0)).astype(jnp.float32),
+        )
+        return example.replace(targets={"clm": target})
+
+    def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+        return LMHead(config, rngs=rngs)
+
+    def readout(
+        self,
+        term: str,
+        heads: Any,
+        hidden_states: Float[Array, "B L D"],
+        target: Target,
+        embedding: Float[Array, "V E"],
+    ) -> Readout:
+        return heads.readout(hidden_states, embedding)
+
+    def z_loss_of(self, term: str) -> float:
+        return self.z_loss

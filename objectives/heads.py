@@ -1,0 +1,137 @@
+"""Modules between a backbone's hidden states and a class table.
+
+A head's `readout` gives what the shared loss multiplies: features [B, K, E], a class
+table [C, E] and a class bias. Logits are the loss's business.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from models.config import TransformerConfig
+from models.layers import ACTIVATIONS, kernel_stddev, make_linear, make_norm
+
+Readout = tuple[Float[Array, "B K E"], Float[Array, "C E"], Float[Array, " C"] | None]
+
+
+def gather(
+    hidden_states: Float[Array, "B L D"], positions: Int[Array, "B K"] | None
+) -> Float[Array, "B K D"]:
+    """Hidden states of the predicted positions; all of them for None."""
+    if positions is None:
+        return hidden_states
+    return jnp.take_along_axis(hidden_states, positions[..., None], axis=1)
+
+
+class OutputTable(nnx.Module):
+    """The class table of token predictions: the token embedding, or its own.
+
+    Args:
+      config: `tie_embeddings` decides whose table, `logit_scale` scales features.
+      use_bias: whether there is one value per token, initially zero.
+      rngs: source of the table's key.
+    """
+
+    def __init__(self, config: TransformerConfig, *, use_bias: bool, rngs: nnx.Rngs):
+        self.kernel = None
+        if not config.tie_embeddings:
+            shape = (config.vocab_size, config.table_dim)
+            self.kernel = _normal(config, shape, rngs)
+        self.bias = _zeros(config, config.vocab_size) if use_bias else None
+        self.logit_scale = config.logit_scale
+
+    def __call__(
+        self, features: Float[Array, "B K E"], embedding: Float[Array, "V E"]
+    ) -> Readout:
+        table = embedding if self.kernel is None else self.kernel[...]
+        bias = None if self.bias is None else self.bias[...]
+        if self.logit_scale != 1.0:
+            features = features * jnp.asarray(self.logit_scale, features.dtype)
+        return features, table, bias
+
+
+class LMHead(nnx.Module):
+    """Hidden states straight to the output table, without a bias (GPT-2, T5, BART).
+
+    A factorised embedding needs a projection D -> E before it.
+    """
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.projection = None
+        if config.table_dim != config.emb_dim:
+            self.projection = make_linear(
+                config, config.emb_dim, config.table_dim, rngs, use_bias=False
+            )
+        self.output = OutputTable(config, use_bias=False, rngs=rngs)
+
+    def readout(
+        self, hidden_states: Float[Array, "B K D"], embedding: Float[Array, "V E"]
+    ) -> Readout:
+        """Features, table and bias of the positions given."""
+        features = hidden_states
+        if self.projection is not None:
+            features = self.projection(features)
+        return self.output(features, embedding)
+
+
+class MaskedLMHead(nnx.Module):
+    """Dense, activation, norm, output table with a bias (BERT, RoBERTa, ELECTRA).
+
+    Devlin et al. 2018 (run_pretraining.py): the dense layer maps to the embedding's
+    width, so a factorised embedding needs no projection of its own.
+    """
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.dense = make_linear(
+            config, config.emb_dim, config.table_dim, rngs, use_bias=True
+        )
+        self.norm = make_norm(config, config.table_dim, rngs)
+        self.output = OutputTable(config, use_bias=True, rngs=rngs)
+        self.activation = config.activation
+
+    def readout(
+        self, hidden_states: Float[Array, "B K D"], embedding: Float[Array, "V E"]
+    ) -> Readout:
+        """Features, table and bias of the positions given."""
+        features = ACTIVATIONS[self.activation](self.dense(hidden_states))
+        return self.output(self.norm(features), embedding)
+
+
+class PooledClassifier(nnx.Module):
+    """tanh(Dense(h)) of one position, e.g. ``[CLS]``, then a table of classes.
+
+    Args:
+      config: widths, dtypes and initial scale.
+      num_classes: C.
+      rngs: source of the kernels' keys.
+    """
+
+    def __init__(self, config: TransformerConfig, num_classes: int, *, rngs: nnx.Rngs):
+        dim = config.emb_dim
+        self.dense = make_linear(config, dim, dim, rngs, use_bias=True)
+        self.kernel = _normal(config, (num_classes, dim), rngs)
+        self.bias = _zeros(config, num_classes)
+
+    def pool(self, hidden_states: Float[Array, "B K D"]) -> Float[Array, "B K D"]:
+        """The pooled states, in (-1, 1)."""
+        return jnp.tanh(self.dense(hidden_states))
+
+    def readout(self, hidden_states: Float[Array, "B K D"]) -> Readout:
+        """Features, table [C, D] and bias [C] of the positions given (K = 1)."""
+        return self.pool(hidden_states), self.kernel[...], self.bias[...]
+
+
+def _normal(
+    config: TransformerConfig, shape: tuple[int, int], rngs: nnx.Rngs
+) -> nnx.Param:
+    """A class table [C, E]: output classes first, unlike the kernel of a Linear."""
+    value = jax.random.normal(rngs.params(), shape, config.param_dtype)
+    stddev = kernel_stddev(config, shape[1])
+    return nnx.Param(value * jnp.asarray(stddev, config.param_dtype))
+
+
+def _zeros(config: TransformerConfig, size: int) -> nnx.Param:
+    return nnx.Param(jnp.zeros(size, config.param_dtype))

@@ -1,0 +1,256 @@
+"""Masked language modelling: hide some tokens, predict them from both sides."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from models.config import TransformerConfig
+from objectives import rows, selection
+from objectives.base import Objective, row_keys
+from objectives.heads import MaskedLMHead, Readout, gather
+from objectives.types import Example, Lengths, Target
+from objectives.validation import check_choice, check_range, check_row_length
+
+REPLACEMENTS = ("uniform", "unigram")
+UNITS = ("token", "word", "ngram")
+BUDGETS = ("exact", "stochastic", "bernoulli")
+# Pieces selected together when words are: mean square over mean of a word's pieces,
+# generously.
+_WORD_CLUSTER = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskedLM(Objective):
+    """BERT's masked LM (Devlin et al. 2018, section 3.1) and its descendants.
+
+    A share of the tokens is selected anew at every step and predicted. Of these, most
+    become ``[MASK]``, some a random token, the rest stay as they are:
+
+        clean         [CLS]  the  cat     sat  on  the  mat     [SEP]
+        selected                  ^                ^    ^
+        inputs        [CLS]  the  [MASK]  sat  on  run  mat     [SEP]
+        positions     2    5    6    -        (K = 4 slots, one of them dead)
+        values        cat  the  mat  -
+        loss_weights  1    1    1    0
+
+    Special tokens and padding are never selected and never drawn; ``[UNK]`` may be
+    selected. The budget counts n, the selectable tokens plus ``[CLS]`` and ``[SEP]`` as
+    BERT does, so a row of 126 tokens, framed to 128, gets 19 and one of 510 gets 77.
+    ``[EOD]`` counts nowhere.
+
+    =============  ==================================================================
+    budget         tokens selected in a row
+    =============  ==================================================================
+    'exact'        noise_density * n rounded half to even, at least 1 (BERT)
+    'stochastic'   floor(noise_density * n + u), u uniform in [0, 1) (RoBERTa); with
+                   unit 'word' that share of the words (fairseq's whole words)
+    'bernoulli'    every unit independently (the collators of transformers)
+    =============  ==================================================================
+
+    Attributes:
+      loss_weight: weight of the term 'mlm'.
+      noise_density: share of tokens selected: 0.15; 0.3 (ModernBERT), 0.4 (Wettig et
+        al. 2022).
+      mask_prob: share of the selected tokens replaced by ``[MASK]``.
+      random_prob: share replaced by a random token.
+      replacement: distribution of random tokens: 'uniform' over those that are not
+        special, or 'unigram', the training split's (SpanBERT).
+      replace_per: 'token' draws what happens for each token, 'unit' once for the tokens
+        selected together (fairseq's whole words).
+      unit: what is selected: a 'token', a whole 'word', or an 'ngram' of 1 to
+        `max_ngram` words with p(n) ~ 1/n (ALBERT).
+      max_ngram: longest n-gram, in words.
+      budget: how many, see the table.
+      isolate_documents: whether documents packed into a row see each other.
+    """
+
+    name: ClassVar[str] = "masked_lm"
+    architectures: ClassVar[tuple[str, ...]] = ("encoder",)
+    accepts: ClassVar[tuple[str, ...]] = ("clean", "framed")
+
+    loss_weight: float
+    noise_density: float
+    mask_prob: float
+    random_prob: float
+    replacement: str
+    replace_per: str
+    unit: str
+    max_ngram: int
+    budget: str
+    isolate_documents: bool
+
+    def __post_init__(self):
+        name = self.name
+        check_row_length(name, self.row_length, 2)
+        check_range(name, "loss_weight", self.loss_weight, above=0)
+        check_range(name, "noise_density", self.noise_density, above=0, below=1)
+        for field in ("mask_prob", "random_prob"):
+            check_range(name, field, getattr(self, field), at_least=0, at_most=1)
+        # 0.8 + 0.2 is a little over 1 in some pairs of floats.
+        shares = round(self.mask_prob + self.random_prob, 9)
+        check_range(name, "mask_prob + random_prob", shares, at_most=1)
+        check_range(name, "max_ngram", self.max_ngram, at_least=1)
+        check_choice(name, "replacement", self.replacement, REPLACEMENTS)
+        check_choice(name, "replace_per", self.replace_per, ("token", "unit"))
+        check_choice(name, "unit", self.unit, UNITS)
+        check_choice(name, "budget", self.budget, BUDGETS)
+        if self.unit == "ngram" and self.budget == "bernoulli":
+            raise ValueError(
+                "masked_lm.budget = 'bernoulli' with unit = 'ngram': n-grams are placed "
+                "until a budget is met; choose budget 'exact' or 'stochastic'."
+            )
+        self.vocabulary.require(name, "cls_id", "sep_id", "mask_id")
+        if self.unit != "token":
+            self.vocabulary.require(name, "is_word_start")
+        if self.replacement == "unigram":
+            self.vocabulary.require(name, "unigram_counts")
+
+    def following(self, previous: Objective) -> Objective:
+        stage = super().following(previous)
+        if self.isolate_documents:
+            raise ValueError(
+                f"masked_lm.isolate_documents = True after {previous.name!r}: its pairs "
+                f"are one sequence that may join two documents. Set it to False."
+            )
+        return stage
+
+    @property
+    def terms(self) -> dict[str, float]:
+        return {"mlm": self.loss_weight}
+
+    @property
+    def lengths(self) -> Lengths:
+        return Lengths(
+            inputs=self.row_length + 2,
+            encoder=0,
+            targets={"mlm": self._num_slots},
+            tokens=self.row_length,
+        )
+
+    @property
+    def _num_slots(self) -> int:
+        """K, the most tokens that can be selected in a row."""
+        length, rate = self.row_length + 2, self.noise_density
+        whole_words = self.unit == "word" and self.budget != "exact"
+        if whole_words or self.budget == "bernoulli":
+            cluster = _WORD_CLUSTER if whole_words else 1
+            slots = selection.capacity(length, rate, cluster)
+        elif self.budget == "stochastic":
+            slots = selection.ceil_share(length, rate)
+        else:
+            slots = selection.round_share(length, rate)
+        return min(max(slots, 1), self.row_length)
+
+    def corrupt(self, rng: Array, example: Example) -> Example:
+        """Selects and replaces; frames the row first if it is not framed."""
+        if self.isolate_documents:
+            example = rows.isolate(example)
+        example = rows.frame(example, self.vocabulary)
+        tokens = example.inputs.tokens
+        eligible = rows.eligible(example.inputs, self.vocabulary)
+        units = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+        if self.unit != "token":
+            units = rows.word_ids(tokens, eligible, self.vocabulary)
+        is_frame = (tokens == self.vocabulary.cls_id) | (
+            tokens == self.vocabulary.sep_id
+        )
+        count = (eligible | is_frame).sum(1, dtype=jnp.int32)
+        keys = row_keys(rng, example.row_ids)
+        corrupted, positions = jax.vmap(self._corrupt_row)(
+            keys, tokens, eligible, units, count
+        )
+        live = positions < tokens.shape[1]
+        slots = jnp.where(live, positions, 0)
+        values = jnp.take_along_axis(tokens, slots, axis=1)
+        target = Target(
+            values=jnp.where(live, values, 0),
+            loss_weights=live.astype(jnp.float32),
+            positions=slots,
+        )
+        return example.replace(
+            inputs=dataclasses.replace(example.inputs, tokens=corrupted),
+            targets={**example.targets, "mlm": target},
+        )
+
+    def _corrupt_row(
+        self,
+        rng: Array,
+        tokens: Int[Array, " L"],
+        eligible: Bool[Array, " L"],
+        units: Int[Array, " L"],
+        count: Int[Array, ""],
+    ) -> tuple[Int[Array, " L"], Int[Array, " K"]]:
+        """Corrupted tokens, and the positions selected (L in dead slots)."""
+        select_rng, replace_rng, random_rng = jax.random.split(rng, 3)
+        positions, units = self._select(select_rng, eligible, units, count)
+        slots = positions.shape[0]
+        kept = tokens.at[positions].get(mode="fill", fill_value=0)
+        drawn = selection.draw_tokens(random_rng, self._thresholds, slots)
+        # One draw for each position of the row, looked up by what shares it.
+        u = jax.random.uniform(replace_rng, tokens.shape)
+        shared = units if self.replace_per == "unit" else jnp.arange(tokens.shape[0])
+        u = u[shared.at[positions].get(mode="clip")]
+        new = jnp.where(u < self.mask_prob + self.random_prob, drawn, kept)
+        new = jnp.where(u < self.mask_prob, self.vocabulary.mask_id, new)
+        return tokens.at[positions].set(new, mode="drop"), positions
+
+    def _select(
+        self,
+        rng: Array,
+        eligible: Bool[Array, " L"],
+        units: Int[Array, " L"],
+        count: Int[Array, ""],
+    ) -> tuple[Int[Array, " K"], Int[Array, " L"]]:
+        """Positions selected, and the unit that every position belongs to."""
+        slots, rate = self._num_slots, self.noise_density
+        count_rng, choice_rng = jax.random.split(rng)
+        if self.budget == "bernoulli":
+            u = jax.random.uniform(choice_rng, units.shape)
+            return selection.positions_of(eligible & (u[units] < rate), slots), units
+        if self.budget == "stochastic" and self.unit == "word":
+            exists = selection.word_sizes(units) > 0
+            words = selection.stochastic_share(count_rng, exists.sum(), rate)
+            chosen = selection.choose(choice_rng, exists, words, exists.shape[0])
+            taken = jnp.zeros(exists.shape, bool).at[chosen].set(True, mode="drop")
+            return selection.positions_of(eligible & taken[units], slots), units
+        if self.budget == "stochastic":
+            budget = selection.stochastic_share(count_rng, count, rate)
+        else:
+            budget = jnp.maximum(selection.round_share(count, rate), 1)
+        budget = jnp.minimum(jnp.minimum(budget, slots), eligible.sum())
+        if self.unit == "token":
+            return selection.choose(choice_rng, eligible, budget, slots), units
+        if self.unit == "word":
+            mask = selection.choose_words(choice_rng, units, budget)
+            return selection.positions_of(mask, slots), units
+        visits = selection.choose_ngrams(choice_rng, units, budget, self.max_ngram)
+        return selection.positions_of(visits >= 0, slots), visits
+
+    @functools.cached_property
+    def _thresholds(self) -> np.ndarray:
+        vocabulary = self.vocabulary
+        counts = np.ones(vocabulary.vocab_size)
+        if self.replacement == "unigram":
+            counts = vocabulary.unigram_counts
+        return selection.token_thresholds(np.where(vocabulary.is_special, 0, counts))
+
+    def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+        return MaskedLMHead(config, rngs=rngs)
+
+    def readout(
+        self,
+        term: str,
+        heads: Any,
+        hidden_states: Float[Array, "B L D"],
+        target: Target,
+        embedding: Float[Array, "V E"],
+    ) -> Readout:
+        return heads.readout(gather(hidden_states, target.positions), embedding)
