@@ -36,10 +36,9 @@ class OutputTable(nnx.Module):
     """
 
     def __init__(self, config: TransformerConfig, *, use_bias: bool, rngs: nnx.Rngs):
-        self.kernel = None
-        if not config.tie_embeddings:
-            shape = (config.vocab_size, config.table_dim)
-            self.kernel = _normal(config, shape, rngs)
+        shape = (config.vocab_size, config.table_dim)
+        tied = config.tie_embeddings
+        self.kernel = None if tied else _normal(config, shape, rngs)
         self.bias = _zeros(config, config.vocab_size) if use_bias else None
         self.logit_scale = config.logit_scale
 
@@ -60,11 +59,12 @@ class LMHead(nnx.Module):
     """
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        self.projection = None
-        if config.table_dim != config.emb_dim:
-            self.projection = make_linear(
-                config, config.emb_dim, config.table_dim, rngs, use_bias=False
-            )
+        factorised = config.table_dim != config.emb_dim
+        self.projection = (
+            make_linear(config, config.emb_dim, config.table_dim, rngs, use_bias=False)
+            if factorised
+            else None
+        )
         self.output = OutputTable(config, use_bias=False, rngs=rngs)
 
     def readout(

@@ -1,0 +1,183 @@
+"""From a run's parameters to a folder that transformers loads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from models.config import TransformerConfig
+from research.conversion.families import FAMILIES
+from research.conversion.family import Family, Row
+from research.conversion.importer import flatten, layers_of
+
+# Settings that change training or memory, and not what the network computes.
+_IMMATERIAL = {
+    "dropout_rate",
+    "mlp_dropout_rate",
+    "attention_dropout_rate",
+    "init",
+    "init_stddev",
+    "dtype",
+    "param_dtype",
+    "attention",
+    "scan_layers",
+    "remat",
+}
+# Settings that matter for one kind of position only.
+_OF_POSITION = {
+    "rope_theta": "rope",
+    "rope_scaling": "rope",
+    "relative_num_buckets": "relative_bias",
+    "relative_max_distance": "relative_bias",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What an export writes.
+
+    Attributes:
+      family: the family that expresses the model.
+      hf_class: transformers' class.
+      hf_config: config.json.
+      dropped: our stages whose heads the family does not have.
+    """
+
+    family: Family
+    hf_class: str
+    hf_config: dict[str, Any]
+    dropped: tuple[str, ...]
+
+
+def plan(config: TransformerConfig, stages: tuple[str, ...]) -> Export:
+    """Picks the family and makes its config.
+
+    Raises:
+      ValueError: if no family expresses the settings, naming the nearest one and the
+        settings in which it differs.
+    """
+    differences = {
+        name: _differences(family, config)
+        for name, family in FAMILIES.items()
+        if family.architecture == config.architecture
+    }
+    name, settings = min(differences.items(), key=lambda item: len(item[1]))
+    if settings:
+        raise ValueError(
+            f"No Hugging Face family expresses this {config.architecture}. The nearest "
+            f"is {FAMILIES[name].model_type}, which differs in: "
+            + "; ".join(settings)
+            + ". Train with these settings to be able to export."
+        )
+    family = FAMILIES[name]
+    heads = {s: head for head in family.heads for s in (head.stage, *head.also)}
+    held = tuple(heads[stage].stage for stage in stages if stage in heads)
+    held = max((c for c in family.classes if set(c) <= set(held)), key=len)
+    kept = {stage for stage in stages if stage in heads and heads[stage].stage in held}
+    hf_class = family.classes[held]
+    hf_config = {
+        "architectures": [hf_class],
+        "model_type": family.model_type,
+        "dtype": config.param_dtype,
+        **{theirs: getattr(config, ours) for ours, theirs in family.fields.items()},
+        **family.write(config),
+    }
+    return Export(
+        family=family,
+        hf_class=hf_class,
+        hf_config=hf_config,
+        dropped=tuple(stage for stage in stages if stage not in kept),
+    )
+
+
+def _differences(family: Family, config: TransformerConfig) -> list[str]:
+    """'setting = ours (family: theirs)' for every fixed setting that differs."""
+    resolved = dataclasses.asdict(config) | {
+        "head_dim": None
+        if config.dim_per_head * config.num_heads == config.emb_dim
+        else config.dim_per_head,
+        "num_kv_heads": None
+        if config.kv_heads == config.num_heads
+        else config.kv_heads,
+        "embedding_dim": None
+        if config.table_dim == config.emb_dim
+        else config.table_dim,
+        "num_encoder_layers": None,
+        "num_decoder_layers": None,
+        "attention_scale": None
+        if config.score_scale == config.dim_per_head**-0.5
+        else config.score_scale,
+    }
+    copied = set(family.fields)
+    found = []
+    for field, value in family.fixed.items():
+        irrelevant = _OF_POSITION.get(field, config.position) != config.position
+        if field in _IMMATERIAL or field in copied or irrelevant:
+            continue
+        if field in family.varies or resolved[field] == value:
+            continue
+        found.append(f"{field} = {resolved[field]!r} ({family.model_type}: {value!r})")
+    if bool(config.num_token_types) != ("num_token_types" in copied):
+        found.append(f"num_token_types = {config.num_token_types}")
+    return found
+
+
+Specs = dict[str, tuple[np.dtype, tuple[int, ...]]]
+
+
+def tensors(export: Export, params: Any) -> tuple[Specs, Callable[[str], np.ndarray]]:
+    """Dtypes and shapes of what is written by name, and a function that gives each.
+
+    Args:
+      export: the plan.
+      params: {'model': ..., 'heads': ...} of arrays; layers stacked by `scan_layers`
+        are taken apart.
+    """
+    rows = _rows(export)
+    parts: dict[str, list[tuple[Row, np.ndarray]]] = {}
+    for path, leaf in _unstacked(params).items():
+        pattern, layer = layers_of(path)
+        if pattern in rows:
+            row, name = rows[pattern]
+            parts.setdefault(name.replace("{i}", layer), []).append((row, leaf))
+
+    def load(name: str) -> np.ndarray:
+        ordered = sorted(parts[name], key=lambda part: part[0].part or (0, 1))
+        return ordered[0][0].to_theirs([np.asarray(leaf) for _, leaf in ordered])
+
+    specs = {}
+    for name, sources in parts.items():
+        row, leaf = sources[0]
+        shape = leaf.shape[:-1] + (leaf.shape[-1] * len(sources),)
+        shape = shape[::-1] if row.transpose else shape
+        specs[name] = (np.dtype(leaf.dtype), shape)
+    return dict(sorted(specs.items())), load
+
+
+def _rows(export: Export) -> dict[str, tuple[Row, str]]:
+    """Our pattern -> its row and their full name."""
+    family = export.family
+    prefix = "" if export.hf_class == family.classes.get(()) else family.prefix
+    rows = {row.ours: (row, prefix + row.theirs) for row in family.rows}
+    for head in family.heads:
+        for stage in (head.stage, *head.also):
+            for row in head.rows:
+                ours = row.ours.replace(f"heads/{head.stage}/", f"heads/{stage}/")
+                rows[ours] = (row, row.theirs)
+    return rows
+
+
+def _unstacked(params: Any) -> dict[str, Any]:
+    """Parameters by path, one entry for each layer also where layers are stacked."""
+    flat = {}
+    for path, leaf in flatten(params).items():
+        before, layers, after = path.partition("/layers/")
+        if layers and not after.split("/")[0].isdigit():
+            for index, layer in enumerate(leaf):
+                flat[f"{before}/layers/{index}/{after}"] = layer
+        else:
+            flat[path] = leaf
+    return flat

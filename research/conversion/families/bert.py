@@ -1,0 +1,278 @@
+"""BERT and its kin: RoBERTa, DistilBERT, ELECTRA. Encoders with post-norm blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from research.conversion.family import (
+    COMMON,
+    THEIR_ACTIVATIONS,
+    Family,
+    Head,
+    Row,
+    Settings,
+    activation,
+    linear,
+    norm,
+    norm_and_linear,
+    require,
+)
+
+_ENCODER: Settings = {
+    **COMMON,
+    "architecture": "encoder",
+    "position": "learned",
+    "norm": "layernorm",
+    "norm_position": "post",
+    "embedding_norm": True,
+}
+_FIELDS = {
+    "vocab_size": "vocab_size",
+    "emb_dim": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "mlp_dim": "intermediate_size",
+    "max_seq_len": "max_position_embeddings",
+    "num_token_types": "type_vocab_size",
+    "norm_epsilon": "layer_norm_eps",
+    "dropout_rate": "hidden_dropout_prob",
+    "attention_dropout_rate": "attention_probs_dropout_prob",
+    "init_stddev": "initializer_range",
+}
+_DEFAULTS = {
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "hidden_act": "gelu",
+    "initializer_range": 0.02,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "embedding_size": 128,
+}
+
+
+def _embedder(names: str, *, token_types: bool = True) -> list[Row]:
+    rows = [
+        Row("model/token_embedding", f"{names}.word_embeddings.weight"),
+        Row("model/embedder/position_embedding", f"{names}.position_embeddings.weight"),
+    ]
+    if token_types:
+        ours = "model/embedder/token_type_embedding"
+        rows.append(Row(ours, f"{names}.token_type_embeddings.weight"))
+    return rows + norm("model/embedder/norm", f"{names}.LayerNorm")
+
+
+def _blocks(names: str, modules: Mapping[str, str]) -> list[Row]:
+    return norm_and_linear(
+        {
+            f"model/stack/layers/{{i}}/{ours}": f"{names}.{{i}}.{theirs}"
+            for ours, theirs in modules.items()
+        }
+    )
+
+
+_BERT_BLOCK = {
+    "attention/query": "attention.self.query",
+    "attention/key": "attention.self.key",
+    "attention/value": "attention.self.value",
+    "attention/out": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "mlp/up": "intermediate.dense",
+    "mlp/down": "output.dense",
+    "mlp_norm": "output.LayerNorm",
+}
+
+
+def _masked_lm(dense: str, layer_norm: str, bias: str) -> Head:
+    rows = [
+        *linear("heads/masked_lm/dense", dense),
+        *norm("heads/masked_lm/norm", layer_norm),
+        Row("heads/masked_lm/output/bias", bias),
+    ]
+    return Head("masked_lm", tuple(rows))
+
+
+def _read_bert(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
+    del names
+    require(hf, "BERT", is_decoder=False, add_cross_attention=False)
+    require(hf, "BERT", position_embedding_type="absolute", tie_word_embeddings=True)
+    return {"activation": activation(hf["hidden_act"], "BERT")}
+
+
+def _write_bert(config: Any) -> Settings:
+    return {"hidden_act": THEIR_ACTIVATIONS[config.activation]}
+
+
+BERT = Family(
+    model_type="bert",
+    architecture="encoder",
+    prefix="bert.",
+    fixed=_ENCODER,
+    fields=_FIELDS,
+    defaults=_DEFAULTS,
+    varies=("activation",),
+    read=_read_bert,
+    write=_write_bert,
+    rows=(*_embedder("embeddings"), *_blocks("encoder.layer", _BERT_BLOCK)),
+    heads=(
+        _masked_lm(
+            "cls.predictions.transform.dense",
+            "cls.predictions.transform.LayerNorm",
+            "cls.predictions.bias",
+        ),
+        Head(
+            "next_sentence",
+            (
+                *linear("heads/next_sentence/dense", "bert.pooler.dense"),
+                # A class table, like theirs: classes first.
+                Row("heads/next_sentence/kernel", "cls.seq_relationship.weight"),
+                Row("heads/next_sentence/bias", "cls.seq_relationship.bias"),
+            ),
+        ),
+    ),
+    classes={
+        ("next_sentence", "masked_lm"): "BertForPreTraining",
+        ("masked_lm",): "BertForMaskedLM",
+        ("next_sentence",): "BertForNextSentencePrediction",
+        (): "BertModel",
+    },
+    ignored=(
+        r".*embeddings\.position_ids",
+        r"cls\.predictions\.decoder\.(weight|bias)",
+    ),
+    carried=(r"pooler\.dense\.(weight|bias)",),
+)
+
+
+def _read_roberta(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
+    del names
+    require(hf, "RoBERTa", is_decoder=False, add_cross_attention=False)
+    require(hf, "RoBERTa", position_embedding_type="absolute", pad_token_id=1)
+    return {
+        "activation": activation(hf["hidden_act"], "RoBERTa"),
+        # Positions begin at pad_token_id + 1; the rows before are never read.
+        "max_seq_len": hf["max_position_embeddings"] - 2,
+    }
+
+
+def _write_roberta(config: Any) -> Settings:
+    return {
+        **_write_bert(config),
+        "max_position_embeddings": config.max_seq_len + 2,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+    }
+
+
+ROBERTA = Family(
+    model_type="roberta",
+    architecture="encoder",
+    prefix="roberta.",
+    fixed={**_ENCODER, "position_offset": 2},
+    fields={k: v for k, v in _FIELDS.items() if k != "max_seq_len"},
+    defaults=_DEFAULTS,
+    varies=("activation", "max_seq_len"),
+    read=_read_roberta,
+    write=_write_roberta,
+    rows=BERT.rows,
+    heads=(_masked_lm("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),),
+    classes={("masked_lm",): "RobertaForMaskedLM", (): "RobertaModel"},
+    ignored=(r".*embeddings\.position_ids", r"lm_head\.decoder\.(weight|bias)"),
+    carried=(r"pooler\.dense\.(weight|bias)",),
+)
+
+
+def _read_distilbert(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
+    del names
+    require(hf, "DistilBERT", sinusoidal_pos_embds=(False, True))
+    # Sinusoidal tables are stored like learned ones, and not trained.
+    return {
+        "activation": activation(hf["activation"], "DistilBERT"),
+        "norm_epsilon": 1e-12,
+    }
+
+
+DISTILBERT = Family(
+    model_type="distilbert",
+    architecture="encoder",
+    prefix="distilbert.",
+    fixed=_ENCODER,
+    fields={
+        "vocab_size": "vocab_size",
+        "emb_dim": "dim",
+        "num_layers": "n_layers",
+        "num_heads": "n_heads",
+        "mlp_dim": "hidden_dim",
+        "max_seq_len": "max_position_embeddings",
+        "dropout_rate": "dropout",
+        "attention_dropout_rate": "attention_dropout",
+        "init_stddev": "initializer_range",
+    },
+    defaults={
+        "activation": "gelu",
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "initializer_range": 0.02,
+    },
+    varies=("activation", "norm_epsilon"),
+    read=_read_distilbert,
+    write=lambda config: {"activation": THEIR_ACTIVATIONS[config.activation]},
+    rows=(
+        *_embedder("embeddings", token_types=False),
+        *_blocks(
+            "transformer.layer",
+            {
+                "attention/query": "attention.q_lin",
+                "attention/key": "attention.k_lin",
+                "attention/value": "attention.v_lin",
+                "attention/out": "attention.out_lin",
+                "attention_norm": "sa_layer_norm",
+                "mlp/up": "ffn.lin1",
+                "mlp/down": "ffn.lin2",
+                "mlp_norm": "output_layer_norm",
+            },
+        ),
+    ),
+    heads=(_masked_lm("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),),
+    classes={("masked_lm",): "DistilBertForMaskedLM", (): "DistilBertModel"},
+    ignored=(r"vocab_projector\.weight",),
+)
+
+
+def _read_electra(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
+    del names
+    require(hf, "ELECTRA", is_decoder=False, position_embedding_type="absolute")
+    return {
+        "activation": activation(hf["hidden_act"], "ELECTRA"),
+        "embedding_dim": hf["embedding_size"],
+    }
+
+
+def _write_electra(config: Any) -> Settings:
+    return {**_write_bert(config), "embedding_size": config.table_dim}
+
+
+ELECTRA = Family(
+    model_type="electra",
+    architecture="encoder",
+    prefix="electra.",
+    fixed={k: v for k, v in _ENCODER.items() if k != "embedding_dim"},
+    fields=_FIELDS,
+    defaults=_DEFAULTS,
+    varies=("activation", "embedding_dim"),
+    read=_read_electra,
+    write=_write_electra,
+    rows=(*BERT.rows, *linear("model/embedder/projection", "embeddings_project")),
+    heads=(
+        _masked_lm(
+            "generator_predictions.dense",
+            "generator_predictions.LayerNorm",
+            "generator_lm_head.bias",
+        ),
+    ),
+    classes={("masked_lm",): "ElectraForMaskedLM", (): "ElectraModel"},
+    ignored=(r".*embeddings\.position_ids", r"generator_lm_head\.weight"),
+    # The discriminator's head has no objective of its own here.
+    carried=(r"discriminator_predictions\..*",),
+)

@@ -1,0 +1,218 @@
+"""What a Hugging Face family is here: settings, and one row per kind of tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+Settings = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One kind of tensor: our name, their name, and how the layouts differ.
+
+    ``{i}`` in both names stands for the number of a layer, 0, 1, ....
+
+    Attributes:
+      ours: path in our parameters, 'model/...' or 'heads/...'.
+      theirs: name in the checkpoint, without the prefix of a bare backbone.
+      transpose: torch's Linear holds [O, I], ours [I, O].
+      part: (k, n): ours is the k-th of n equal parts of theirs along the last axis
+        (GPT-2's fused query, key and value).
+    """
+
+    ours: str
+    theirs: str
+    transpose: bool = False
+    part: tuple[int, int] | None = None
+
+    def to_ours(self, tensor: np.ndarray) -> np.ndarray:
+        """Their tensor in our layout; a view where the layout allows."""
+        if self.part is not None:
+            number, count = self.part
+            width = tensor.shape[-1] // count
+            tensor = tensor[..., number * width : (number + 1) * width]
+        return tensor.T if self.transpose else tensor
+
+    def to_theirs(self, tensors: list[np.ndarray]) -> np.ndarray:
+        """Our tensors (the parts of one fused tensor, in order) in their layout."""
+        tensor = tensors[0] if len(tensors) == 1 else np.concatenate(tensors, axis=-1)
+        return tensor.T if self.transpose else tensor
+
+
+def linear(ours: str, theirs: str, *, bias: bool = True) -> list[Row]:
+    """Kernel (transposed) and bias of one linear layer."""
+    rows = [Row(f"{ours}/kernel", f"{theirs}.weight", transpose=True)]
+    if bias:
+        rows.append(Row(f"{ours}/bias", f"{theirs}.bias"))
+    return rows
+
+
+def norm(ours: str, theirs: str, *, bias: bool = True) -> list[Row]:
+    """Scale and bias of one norm."""
+    rows = [Row(f"{ours}/scale", f"{theirs}.weight")]
+    if bias:
+        rows.append(Row(f"{ours}/bias", f"{theirs}.bias"))
+    return rows
+
+
+def norm_and_linear(pairs: Mapping[str, str], *, bias: bool = True) -> list[Row]:
+    """Rows of several modules: ours -> theirs, a norm where ours ends in 'norm'."""
+    rows = []
+    for ours, theirs in pairs.items():
+        make = norm if ours.endswith("norm") else linear
+        rows += make(ours, theirs, bias=bias)
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A head of a family: the objective stage that owns it, and its tensors.
+
+    Attributes:
+      stage: name of the objective stage that imported heads belong to.
+      rows: its tensors; our names begin with 'heads/STAGE/'.
+      also: other stages whose heads are the same modules, for export.
+    """
+
+    stage: str
+    rows: tuple[Row, ...]
+    also: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One Hugging Face model family.
+
+    Attributes:
+      model_type: `model_type` of config.json.
+      architecture: ours.
+      prefix: what the names of a full model's backbone begin with, and a bare one's
+        lack.
+      fixed: our settings that every model of the family has; together with `fields`
+        and `read` they give a whole TransformerConfig.
+      fields: our field -> their field, copied as they are.
+      defaults: their config's fields that older files leave out.
+      varies: our settings that their config says in other terms; `read` and `write`
+        translate them.
+      read: the settings that need more than a copy, from their config and the names
+        of the tensors; raises ValueError for what our blocks do not express.
+      write: their config's other fields, from our settings.
+      rows: tensors of the backbone.
+      heads: the heads that a checkpoint may hold.
+      classes: transformers' class for a set of stages, e.g. ('masked_lm',).
+      ignored: patterns of tensors that repeat others (tied weights) or are constants.
+      zero: patterns of tensors that must be zero, and are then left out.
+      carried: patterns of tensors that no objective here uses; they are kept beside
+        the run and written back on export.
+    """
+
+    model_type: str
+    architecture: str
+    prefix: str
+    fixed: Mapping[str, Any]
+    fields: Mapping[str, str]
+    defaults: Mapping[str, Any]
+    varies: tuple[str, ...]
+    read: Callable[[Mapping[str, Any], Collection[str]], Settings]
+    write: Callable[[Any], Settings]
+    rows: tuple[Row, ...]
+    heads: tuple[Head, ...]
+    classes: Mapping[tuple[str, ...], str]
+    ignored: tuple[str, ...] = ()
+    zero: tuple[str, ...] = ()
+    carried: tuple[str, ...] = ()
+
+
+def matches(name: str, patterns: Collection[str]) -> bool:
+    """Whether a tensor's name is of one of these kinds."""
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+
+def require(config: Mapping[str, Any], family: str, **allowed: Any) -> None:
+    """Refuses settings of a Hugging Face config that our blocks do not express.
+
+    `allowed` maps a field to the one value (or tuple of values) we express; a field
+    that is absent has it.
+
+    Raises:
+      ValueError: naming the family, the setting, its value and what is expressed.
+    """
+    for field, values in allowed.items():
+        values = values if isinstance(values, tuple) else (values,)
+        given = config.get(field, values[0])
+        if given not in values:
+            expressed = " or ".join(repr(value) for value in values)
+            raise ValueError(
+                f"A {family} with {field} = {given!r} cannot be expressed: "
+                f"only {expressed}."
+            )
+
+
+# Activations: theirs -> ours. Transformers has several names for the tanh form.
+ACTIVATIONS = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+}
+THEIR_ACTIVATIONS = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_new",
+    "silu": "silu",
+}
+
+
+def activation(name: str, family: str) -> str:
+    """Our name of their activation.
+
+    Raises:
+      ValueError: for one we do not have.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(
+            f"A {family} with activation {name!r} cannot be expressed: "
+            f"only {', '.join(sorted(ACTIVATIONS))}."
+        )
+    return ACTIVATIONS[name]
+
+
+# Settings that a family has where it says nothing else.
+COMMON: Settings = {
+    "backbone": "transformer",
+    "embedding_dim": None,
+    "num_encoder_layers": None,
+    "num_decoder_layers": None,
+    "num_kv_heads": None,
+    "head_dim": None,
+    "position_offset": 0,
+    "rope_theta": 10000.0,
+    "rope_scaling": (),
+    "relative_num_buckets": 32,
+    "relative_max_distance": 128,
+    "final_norm": False,
+    "embedding_norm": False,
+    "gated_mlp": False,
+    "use_bias": True,
+    "attention_scale": None,
+    "scale_embeddings": False,
+    "logit_scale": 1.0,
+    "tie_embeddings": True,
+    "num_token_types": 0,
+    "mlp_dropout_rate": 0.0,
+    "init": "normal",
+    "dtype": "float32",
+    "param_dtype": "float32",
+    "attention": "auto",
+    "scan_layers": False,
+    "remat": "none",
+}

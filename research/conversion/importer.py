@@ -1,0 +1,207 @@
+"""From a Hugging Face folder to parameters under our names."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from models.config import TransformerConfig
+from research.conversion import safetensors
+from research.conversion.families import FAMILIES
+from research.conversion.family import Family, Row, matches
+
+Flat = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A Hugging Face checkpoint, read as far as its headers.
+
+    Attributes:
+      family: what it is.
+      hf_config: its config.json.
+      settings: every field of our TransformerConfig.
+      stages: objective stages whose heads it holds, in the order they compose.
+      tensors: its tensors, by their names without the backbone's prefix.
+    """
+
+    family: Family
+    hf_config: Mapping[str, Any]
+    settings: dict[str, Any]
+    stages: tuple[str, ...]
+    tensors: Mapping[str, np.ndarray]
+
+
+def read(folder: pathlib.Path) -> Checkpoint:
+    """Reads config.json and the headers of the weights.
+
+    Raises:
+      ValueError: for a folder that is no checkpoint, a family or setting that we do
+        not express, or files that are cut; each says what to do.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        raise ValueError(
+            f"{folder} has no config.json: give a folder with config.json, "
+            f"model.safetensors and the tokenizer's files."
+        )
+    hf_config = json.loads(path.read_text())
+    family = _family(hf_config)
+    files = safetensors.open_folder(folder)
+    tensors = {_bare(family, name): (files, name) for name in files}
+    hf_config = {**family.defaults, **hf_config}
+    settings = {
+        **family.fixed,
+        **{ours: hf_config[theirs] for ours, theirs in family.fields.items()},
+        **family.read(hf_config, tensors.keys()),
+    }
+    return Checkpoint(
+        family=family,
+        hf_config=hf_config,
+        settings=settings,
+        stages=_stages(family, tensors.keys()),
+        tensors=_Renamed(tensors),
+    )
+
+
+class _Renamed(Mapping[str, np.ndarray]):
+    """Tensors under other names, still read only when asked for."""
+
+    def __init__(self, entries: dict[str, tuple[Mapping[str, np.ndarray], str]]):
+        self._entries = entries
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        files, original = self._entries[name]
+        return files[original]
+
+    def __iter__(self):
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def _family(hf_config: Mapping[str, Any]) -> Family:
+    model_type = hf_config.get("model_type")
+    if model_type == "t5" and "gated" in hf_config.get("feed_forward_proj", "relu"):
+        return FAMILIES["t5_gated"]
+    if model_type not in FAMILIES:
+        known = sorted({family.model_type for family in FAMILIES.values()})
+        raise ValueError(
+            f"config.json says model_type = {model_type!r}, which our blocks do not "
+            f"express. Families that convert: {', '.join(known)}."
+        )
+    return FAMILIES[model_type]
+
+
+def _stages(family: Family, names: Any) -> tuple[str, ...]:
+    """Stages whose heads are complete; the longest class that they make up."""
+    present = set()
+    for head in family.heads:
+        # A tied output table is not stored.
+        needed = [row for row in head.rows if not row.ours.endswith("output/kernel")]
+        if all(_bare(family, row.theirs) in names for row in needed):
+            present.add(head.stage)
+    classes = [stages for stages in family.classes if set(stages) <= present]
+    return max(classes, key=len)
+
+
+def layers_of(path: str) -> tuple[str, str]:
+    """('.../layers/{i}/...', '3') for the path of a parameter of layer 3."""
+    parts = path.split("/")
+    for index, part in enumerate(parts):
+        if index and parts[index - 1] == "layers" and part.isdigit():
+            return "/".join([*parts[:index], "{i}", *parts[index + 1 :]]), part
+    return path, ""
+
+
+def flatten(tree: Any) -> Flat:
+    """{'model/stack/layers/0/...': leaf} of a nested dict."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+
+
+def params_from(checkpoint: Checkpoint, abstract: Any) -> tuple[Any, dict[str, Any]]:
+    """Parameters in the structure of `abstract`, and tensors to carry along.
+
+    Nothing is copied: arrays are views of mapped files where the layout allows.
+
+    Args:
+      checkpoint: what `read` gave.
+      abstract: shapes of the parameters, {'model': ..., 'heads': ...}.
+
+    Raises:
+      ValueError: naming every tensor that is missing, left over or of another shape.
+    """
+    family = checkpoint.family
+    rows = {row.ours: row for row in (*family.rows, *_head_rows(family))}
+    missing, wrong, used, leaves = [], [], set(), []
+    for path, leaf in flatten(abstract).items():
+        pattern, layer = layers_of(path)
+        row = rows.get(pattern)
+        name = _bare(family, row.theirs).replace("{i}", layer) if row else path
+        if row is None or name not in checkpoint.tensors:
+            missing.append(f"{name} (for {path})")
+            continue
+        used.add(name)
+        tensor = row.to_ours(checkpoint.tensors[name])
+        if tensor.shape != leaf.shape:
+            wrong.append(f"{name}: {tensor.shape}, expected {leaf.shape} as {path}")
+        leaves.append(_as_float(tensor))
+    left = [name for name in checkpoint.tensors if name not in used]
+    carried = {n: checkpoint.tensors[n] for n in left if matches(n, family.carried)}
+    nonzero = [
+        name
+        for name in left
+        if matches(name, family.zero) and np.any(checkpoint.tensors[name])
+    ]
+    known = (*family.ignored, *family.carried, *family.zero)
+    extra = [name for name in left if not matches(name, known)]
+    _refuse(missing=missing, wrong=wrong, extra=extra, nonzero=nonzero)
+    structure = jax.tree.structure(abstract)
+    return jax.tree.unflatten(structure, leaves), carried
+
+
+def _bare(family: Family, name: str) -> str:
+    """A name without the prefix that a bare backbone's tensors lack."""
+    return name.removeprefix(family.prefix)
+
+
+def _head_rows(family: Family) -> list[Row]:
+    return [row for head in family.heads for row in head.rows]
+
+
+def _as_float(tensor: np.ndarray) -> np.ndarray:
+    """float32 parameters, whatever precision the checkpoint was stored in."""
+    return tensor if tensor.dtype == np.float32 else tensor.astype(np.float32)
+
+
+def _refuse(**problems: list[str]) -> None:
+    titles = {
+        "missing": "missing tensors",
+        "wrong": "tensors of another shape than config.json says",
+        "extra": "tensors that no module here has",
+        "nonzero": "tensors that must be zero",
+    }
+    lines = [
+        f"  {titles[kind]}: {'; '.join(names)}"
+        for kind, names in problems.items()
+        if names
+    ]
+    if lines:
+        raise ValueError(
+            "The weights do not match config.json and its family:\n"
+            + "\n".join(lines)
+            + "\nCheck that the folder holds one whole checkpoint of that config."
+        )
+
+
+def transformer_config(checkpoint: Checkpoint, **changes: Any) -> TransformerConfig:
+    """The checkpoint's settings as a checked config."""
+    return TransformerConfig(**{**checkpoint.settings, **changes})
