@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -32,6 +31,7 @@ class Objective:
       architectures: every architecture it can be arranged for.
       accepts: forms of example it can start from: 'clean' rows or 'framed' pairs.
       produces: the form it leaves: 'framed' if another stage may follow.
+      row_wise: whether an example depends on nothing but its own row.
 
     Attributes:
       architecture: 'encoder', 'decoder' or 'encoder_decoder': what it is arranged for.
@@ -44,6 +44,7 @@ class Objective:
     architectures: ClassVar[tuple[str, ...]]
     accepts: ClassVar[tuple[str, ...]] = ("clean",)
     produces: ClassVar[str] = "corrupted"
+    row_wise: ClassVar[bool] = True
 
     architecture: str
     vocabulary: Vocabulary
@@ -103,13 +104,11 @@ class Objective:
         """Loss terms and metrics, each a (sum, weight) pair, unreduced over shards.
 
         The default runs the backbone once and takes the weighted cross-entropy of
-        each term's readout. Metrics are the means over rows of `example.metrics` and,
-        with `deterministic`, each term's accuracy; training does not compute it.
+        each term's readout. With `deterministic` the metrics hold each term's
+        accuracy; while training they are not computed.
         """
         hidden_states = model(example.inputs, deterministic=deterministic, rngs=rngs)
         terms, metrics = {}, {}
-        for name, counts in example.metrics.items():
-            metrics[name] = (counts.sum(), jnp.float32(counts.shape[0]))
         for term, target in example.targets.items():
             features, table, bias = self.readout(
                 term, heads, hidden_states, target, model.embedding

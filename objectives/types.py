@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from models.inputs import ModelInputs
 from models.pytree import pytree
+
+# Batches come from the host.
+AnyArray = Array | np.ndarray
 
 
 @pytree
@@ -24,9 +28,9 @@ class TokenBatch:
         documents follow by counting ``[EOD]``.
     """
 
-    tokens: Int[Array, "B R"]
-    row_ids: Int[Array, " B"]
-    first_document: Int[Array, " B"]
+    tokens: Int[AnyArray, "B R"]
+    row_ids: Int[AnyArray, " B"]
+    first_document: Int[AnyArray, " B"]
 
 
 @pytree

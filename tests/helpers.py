@@ -16,7 +16,7 @@ FULL_STOP = 8  # the one token that ends a sentence
 
 
 def toy_vocabulary(
-    vocab_size: int = 512, num_sentinels: int = 64, seed: int = 0
+    vocab_size: int = 512, num_sentinels: int = 256, seed: int = 0
 ) -> Vocabulary:
     """Text ids: three of four begin a word; counts fall as 1 / rank."""
     rng = np.random.default_rng(seed)
