@@ -214,6 +214,12 @@ class Classification(Objective):
         hidden_states = model(inputs, deterministic=deterministic, rngs=rngs)
         return heads(pool(hidden_states, inputs, self.readout), rngs=rngs)
 
+    def outputs(
+        self, model: Any, heads: ClassificationHead, batch: LabelledBatch
+    ) -> Float[Array, "B C"]:
+        """Logits of a batch, without dropout."""
+        return self.logits(model, heads, self.inputs(batch))
+
     def losses(
         self,
         model: Any,

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from research.errors import UserError
 from research.evaluation.glue.tasks import Task
 
 
@@ -59,13 +60,13 @@ class TaskData:
         """Refuses a task that cannot be trained and scored.
 
         Raises:
-          ValueError: no train set, no evaluation set, or a single class.
+          UserError: no train set, no evaluation set, or a single class.
         """
         for name in ("train", *self.dev_splits[:1]):
             if name not in self.splits or self.splits[name].labels is None:
-                raise ValueError(f"{self.task.title}: no labelled {name} set.")
+                raise UserError(f"{self.task.title}: no labelled {name} set.")
         if not self.dev_splits:
-            raise ValueError(
+            raise UserError(
                 f"{self.task.title}: no labelled evaluation set; expected one of "
                 f"{', '.join(self.task.dev)}."
             )
@@ -75,7 +76,7 @@ class TaskData:
             value = found[0]
             if not self.task.is_regression:
                 value = self.task.labels[int(value)]
-            raise ValueError(
+            raise UserError(
                 f"{self.task.title}: all {len(self.splits['train'])} train rows have "
                 f"the {kind} {str(value)!r}; training needs at least two."
             )

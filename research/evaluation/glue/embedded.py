@@ -202,7 +202,7 @@ def _mrpc_file(split: str, rows: list[Row]) -> str:
 
 
 def _stsb_file(split: str, rows: list[Row]) -> str:
-    columns = "index genre filename year old_index source1 source2".split()
+    columns = ["index", "genre", "filename", "year", "old_index", "source1", "source2"]
     tail = [] if split == "test" else ["score"]
     cells = [
         [str(i), *["none"] * 6, *t, *([v] if tail else [])]
@@ -216,14 +216,24 @@ def _qqp_file(split: str, rows: list[Row]) -> str:
         cells = [[str(i), *t] for i, (t, _) in enumerate(rows)]
         return _lines(["id", "question1", "question2"], cells)
     cells = [[str(i), "n/a", "n/a", *t, v] for i, (t, v) in enumerate(rows)]
-    return _lines("id qid1 qid2 question1 question2 is_duplicate".split(), cells)
+    return _lines(
+        ["id", "qid1", "qid2", "question1", "question2", "is_duplicate"], cells
+    )
 
 
 def _mnli_file(split: str, rows: list[Row]) -> str:
-    columns = (
-        "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse "
-        "sentence1_parse sentence2_parse sentence1 sentence2"
-    ).split()
+    columns = [
+        "index",
+        "promptID",
+        "pairID",
+        "genre",
+        "sentence1_binary_parse",
+        "sentence2_binary_parse",
+        "sentence1_parse",
+        "sentence2_parse",
+        "sentence1",
+        "sentence2",
+    ]
     votes = {"train": 1, "dev": 5, "test": 0}[split.partition("_")[0]]
     tail = [f"label{n + 1}" for n in range(votes)] + ["gold_label"] * bool(votes)
     cells = [

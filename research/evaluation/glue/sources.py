@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from research.errors import UserError
 from research.evaluation.glue import embedded, tsv
 from research.evaluation.glue.data import Split, TaskData
 from research.evaluation.glue.tasks import Task
@@ -41,9 +42,9 @@ def load(source: str, tasks: Iterable[Task]) -> Source:
       tasks: rows of the table.
 
     Raises:
-      ValueError: the source is unknown or holds none of the tasks, or a file is
+      UserError: the source is unknown or holds none of the tasks, or a file is
         broken (file, line and what was expected).
-      ConnectionError: TFDS has to download and cannot.
+      UserError: TFDS has to download and cannot.
     """
     tasks = tuple(tasks)
     if source == "embedded":
@@ -57,13 +58,13 @@ def load(source: str, tasks: Iterable[Task]) -> Source:
         return Source(source, "", loaded, {})
     folder = pathlib.Path(source).expanduser()
     if not folder.is_dir():
-        raise ValueError(
+        raise UserError(
             f"source = {source!r}: no such folder. Give 'embedded', 'tfds', "
             f"'tfds:FOLDER', or a folder with the official GLUE downloads."
         )
     loaded, missing = _from_folder(folder, tasks, check_sizes=True)
     if not loaded:
-        raise ValueError(
+        raise UserError(
             f"{folder}: none of the tasks is there; expected a subfolder with the "
             f"official files for each of {', '.join(task.title for task in tasks)}."
         )
@@ -88,7 +89,7 @@ def read_folder(folder: pathlib.Path, task: Task, *, check_sizes: bool) -> TaskD
     """Reads the official files of one task; absent ones become notes.
 
     Raises:
-      ValueError: a column is missing, a row is broken or a label is unknown.
+      UserError: a column is missing, a row is broken or a label is unknown.
     """
     splits, notes = {}, []
     for name, file in task.files.items():
@@ -138,7 +139,7 @@ def _label(task: Task, cell: str, table: tsv.Table, row: int) -> float | int:
         if low <= value <= high:
             return value
         allowed = f"a number from {low:g} to {high:g}"
-    raise ValueError(
+    raise UserError(
         f"{table.where(row)}: {task.label} is {cell!r}; expected {allowed}."
     )
 
@@ -163,7 +164,7 @@ def _from_tfds(task: Task, data_dir: str | None) -> TaskData:
     try:
         from tensorflow_datasets.text import glue
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             "source = 'tfds' needs the packages tensorflow-datasets and "
             "importlib_resources: install palimpsest[tfds], or give a folder with the "
             "official GLUE downloads instead."
@@ -174,7 +175,7 @@ def _from_tfds(task: Task, data_dir: str | None) -> TaskData:
         )
         builder.download_and_prepare()
     except Exception as error:  # Every client library has its own network error.
-        raise ConnectionError(
+        raise UserError(
             f"TFDS could not prepare glue/{task.name} in "
             f"{data_dir or '~/tensorflow_datasets'} ({type(error).__name__}: {error}). "
             f"Without a network, give a data_dir that already holds it "

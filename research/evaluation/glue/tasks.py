@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable
+
+from research.errors import UserError, nearest
 
 NLI = ("entailment", "neutral", "contradiction")
 RTE = ("entailment", "not_entailment")
@@ -242,17 +243,16 @@ def resolve(names: Iterable[str]) -> tuple[Task, ...]:
     """The tasks called `names`, in the table's order.
 
     Raises:
-      ValueError: for an unknown name, with the nearest and all valid ones.
+      UserError: for an unknown name, with the nearest and all valid ones.
     """
     known = {**TASKS, DIAGNOSTIC.name: DIAGNOSTIC}
     wanted = [name.strip().lower() for name in names if name.strip()]
     if not wanted:
-        raise ValueError(f"No task is given; choose from {', '.join(known)}.")
+        raise UserError(f"No task is given; choose from {', '.join(known)}.")
     for name in wanted:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(
-                f"Unknown GLUE task {name!r}.{hint} Valid tasks: {', '.join(known)}."
+            raise UserError(
+                f"there is no GLUE task {name!r}.{nearest(name, known)} "
+                f"Valid: {', '.join(known)}."
             )
     return tuple(task for name, task in known.items() if name in wanted)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
+from research.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -26,11 +28,11 @@ class Table:
         """The cells of a column.
 
         Raises:
-          ValueError: the file has no such column.
+          UserError: the file has no such column.
         """
         if name not in self.columns:
-            raise ValueError(
-                f"{self.path}: no column {name!r}; the file has "
+            raise UserError(
+                f"{self.path}, line 1: no column {name!r}; the columns are "
                 f"{', '.join(map(repr, self.columns))}."
             )
         index = self.columns.index(name)
@@ -56,13 +58,13 @@ def read(
         refused.
 
     Raises:
-      ValueError: the file is empty, is not UTF-8 or has too many broken rows; the
+      UserError: the file is empty, is not UTF-8 or has too many broken rows; the
         message names file, line and what was expected.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error}).") from error
+        raise UserError(f"{path}: not UTF-8 text ({error}).") from error
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     if lines[-1] == "":
         lines.pop()
@@ -70,7 +72,7 @@ def read(
     if columns is None and lines:
         columns, lines, first = tuple(lines[0].split("\t")), lines[1:], 2
     if not lines or columns is None:
-        raise ValueError(f"{path}: no rows.")
+        raise UserError(f"{path}: no rows.")
     rows, broken = [], []
     for number, line in enumerate(lines, start=first):
         cells = tuple(line.split("\t"))
@@ -79,7 +81,7 @@ def read(
             continue
         broken.append(number)
         if len(broken) > max_broken:
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: {len(cells)} cells, but {len(columns)} were "
                 f"expected ({', '.join(columns)}), separated by tabs."
             )
