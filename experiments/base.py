@@ -60,6 +60,10 @@ def get_config() -> ml_collections.ConfigDict:
                 "init_from": "",  # workdir whose parameters to start from
                 "extend_vocabulary": False,
                 "max_skipped_steps": 0,  # non-finite steps skipped before stopping
+                # A loss so many deviations above its recent median is warned of.
+                "spike_deviations": 10.0,  # 0 = never
+                # A step that takes longer says where it hangs.
+                "hang_seconds": 600.0,  # 0 = never
             },
             "eval": {
                 "every_steps": 250,

@@ -1,0 +1,130 @@
+"""Update rules: AdamW and Adafactor as chains of optax transformations.
+
+A rule turns gradients into updates for a learning rate of 1; the train step adds them
+times the learning rate of the step. Every part of the chain has a name, which is its
+state's name in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from research.config import OptimizerConfig
+from research.training import schedules
+
+# Last parts of the names of parameters that weight decay leaves alone.
+UNDECAYED = ("bias", "scale")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """An update rule and its learning rate.
+
+    Attributes:
+      transformation: optax; its updates are to be multiplied by the learning rate and
+        added.
+      schedule: the learning rate as a function of the step, from 0.
+    """
+
+    transformation: optax.GradientTransformation
+    schedule: schedules.Schedule
+
+
+def create(config: OptimizerConfig, num_train_steps: int) -> Optimizer:
+    """The configured rule over a run of `num_train_steps`."""
+    parts = [("clip", optax.clip_by_global_norm(config.clip_norm))]
+    if config.clip_norm == 0.0:
+        parts = []
+    parts += RULES[config.name](config)
+    if config.weight_decay > 0.0:
+        decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
+        parts.append(("decay", decay))
+    parts.append(("descend", optax.scale(-1.0)))
+    return Optimizer(
+        transformation=optax.named_chain(*parts),
+        schedule=schedules.create(config, num_train_steps),
+    )
+
+
+def decay_mask(params: Any) -> Any:
+    """True for every parameter that weight decay shrinks: no bias, no norm's scale."""
+
+    def decayed(path: tuple[Any, ...], _: Any) -> bool:
+        return str(getattr(path[-1], "key", path[-1])) not in UNDECAYED
+
+    return jax.tree_util.tree_map_with_path(decayed, params)
+
+
+class AdamState(NamedTuple):
+    """Updates so far, and running means of gradients and of their squares."""
+
+    count: Int[Array, ""]
+    mean: Any
+    square: Any
+
+
+def _adam(config: OptimizerConfig) -> list[tuple[str, optax.GradientTransformation]]:
+    """m / (sqrt(v) + epsilon), decoupled weight decay after it (AdamW).
+
+    Kingma and Ba 2015; without `bias_correction` as in BERT's own optimizer. Of the two
+    moments only the first is kept in `moment_dtype`: with beta2 = 0.999 the second
+    changes by a thousandth of itself a step, which bfloat16 would round away.
+    """
+    b1, b2 = config.beta1, config.beta2
+    dtype = jnp.dtype(config.moment_dtype)
+
+    def init(params: Any) -> AdamState:
+        return AdamState(
+            count=jnp.zeros((), jnp.int32),
+            mean=jax.tree.map(lambda p: jnp.zeros(p.shape, dtype), params),
+            square=jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params),
+        )
+
+    def update(grads: Any, state: AdamState, params: Any = None):
+        del params
+        count = state.count + 1
+        mean = jax.tree.map(
+            lambda m, g: b1 * m.astype(jnp.float32) + (1 - b1) * g, state.mean, grads
+        )
+        square = jax.tree.map(
+            lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.square, grads
+        )
+        mean_scale = square_scale = jnp.ones((), jnp.float32)
+        if config.bias_correction:
+            t = count.astype(jnp.float32)
+            mean_scale, square_scale = 1 / (1 - b1**t), 1 / (1 - b2**t)
+        updates = jax.tree.map(
+            lambda m, v: m * mean_scale / (jnp.sqrt(v * square_scale) + config.epsilon),
+            mean,
+            square,
+        )
+        mean = jax.tree.map(lambda m: m.astype(dtype), mean)
+        return updates, AdamState(count=count, mean=mean, square=square)
+
+    return [("adam", optax.GradientTransformation(init, update))]
+
+
+def _adafactor(
+    config: OptimizerConfig,
+) -> list[tuple[str, optax.GradientTransformation]]:
+    """Factored second moments and updates relative to the parameters' size.
+
+    Shazeer and Stern 2018, with the values of T5: no first moment, updates clipped at
+    an RMS of 1, parameters counted as at least 1e-3.
+    """
+    factored = optax.scale_by_factored_rms(decay_rate=config.decay_rate)
+    return [
+        ("factored", factored),
+        ("update_clip", optax.clip_by_block_rms(1.0)),
+        ("relative", optax.scale_by_param_block_rms()),
+    ]
+
+
+RULES: dict[str, Callable] = {"adamw": _adam, "adafactor": _adafactor}

@@ -1,0 +1,318 @@
+"""How devices share a step: one program over a mesh, or replicas with explicit sums.
+
+'jit': one program over a mesh of data x fsdp x tensor devices. Rows are split over data
+and fsdp, parameters over fsdp and tensor by the rules below, and XLA adds the
+communication. 'pmap': every device has all parameters and its own rows; the step
+gathers the batch's integers, corrupts the whole, keeps its rows and sums gradients.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from research.config import ParallelConfig, RunConfig
+from research.errors import UserError
+from research.training.step import WHOLE_BATCH, Collectives
+
+# Mesh axes. Rows are split over the first two.
+DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
+ROWS = (DATA, FSDP)
+# The one axis of 'pmap'.
+REPLICAS = "replicas"
+
+# What a dimension of a parameter is, and the mesh axis that it is split over.
+AXIS_OF_DIMENSION = {"D": FSDP, "V": TENSOR, "H": TENSOR, "F": TENSOR, "-": None}
+
+# Names of parameters to their dimensions, first match. Leading dimensions that a rule
+# does not name (stacked layers) are never split. D embedding, V vocabulary, H heads
+# times their width, F feed-forward.
+RULES: tuple[tuple[str, str], ...] = (
+    (r"token_embedding$", "V D"),
+    (r"(position|token_type)_embedding$", "- D"),
+    (r"attention/(query|key|value)/kernel$", "D H"),
+    (r"attention/(query|key|value)/bias$", "H"),
+    (r"attention/out/kernel$", "H D"),
+    (r"relative_bias$", "- H"),
+    (r"mlp/(gate|up)/kernel$", "D F"),
+    (r"mlp/(gate|up)/bias$", "F"),
+    (r"mlp/down/kernel$", "F D"),
+    (r"output/kernel$", "V D"),
+    (r"output/bias$", "V"),
+    (r"kernel$", "D -"),
+)
+
+
+def param_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """How a parameter is split: the first rule whose pattern its name matches.
+
+    A dimension that its mesh axis does not divide stays whole, as does everything
+    without a rule (norms, other biases).
+    """
+    for pattern, dimensions in RULES:
+        if re.search(pattern, name):
+            letters = dimensions.split()
+            break
+    else:
+        return PartitionSpec()
+    letters = ["-"] * (len(shape) - len(letters)) + letters[-len(shape) :]
+    axes = []
+    for letter, size in zip(letters, shape, strict=True):
+        axis = AXIS_OF_DIMENSION[letter]
+        divides = axis is not None and size % mesh.shape[axis] == 0
+        axes.append(axis if divides and mesh.shape[axis] > 1 else None)
+    return PartitionSpec(*axes)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """'model/stack/layers/0/mlp/up/kernel' of a path in a tree."""
+    return "/".join(str(_key(part)) for part in path)
+
+
+def _key(part: Any) -> Any:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(part, attribute):
+            return getattr(part, attribute)
+    return part
+
+
+@dataclasses.dataclass(frozen=True)
+class Parallel:
+    """One way of sharing steps among devices.
+
+    Attributes:
+      mode: 'jit' or 'pmap'.
+      mesh: over all devices of all hosts.
+    """
+
+    mode: str
+    mesh: Mesh
+
+    @property
+    def num_row_shards(self) -> int:
+        """Number of parts that the rows of a batch are split into."""
+        if self.mode == "pmap":
+            return self.mesh.size
+        return self.mesh.shape[DATA] * self.mesh.shape[FSDP]
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """Everything on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def rows(self) -> NamedSharding:
+        """The leading axis of a batch over the devices."""
+        axes = (REPLICAS,) if self.mode == "pmap" else (ROWS,)
+        return NamedSharding(self.mesh, PartitionSpec(*axes))
+
+    def shardings(self, state: Any) -> Any:
+        """The sharding of every leaf of a state, or of parameters.
+
+        An optimizer's moments end in the name and have the shape of their parameter,
+        so the same rules place them beside it.
+        """
+        if self.mode == "pmap":
+            return jax.tree.map(lambda _: self.replicated, state)
+
+        def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+            spec = param_spec(path_name(path), leaf.shape, self.mesh)
+            return NamedSharding(self.mesh, spec)
+
+        return jax.tree_util.tree_map_with_path(sharding, state)
+
+    @property
+    def collectives(self) -> Collectives:
+        """What a step of this mode does with its part of the batch."""
+        if self.mode == "pmap":
+            return Collectives(gather=_all_gather, own=_own_rows, add=_psum)
+        return dataclasses.replace(WHOLE_BATCH, own=self._split_rows)
+
+    def _split_rows(self, example: Any) -> Any:
+        """Tells XLA to keep the example's rows where the batch's rows are."""
+        return jax.lax.with_sharding_constraint(
+            example, jax.tree.map(lambda _: self.rows, example)
+        )
+
+    @property
+    def host_part(self) -> tuple[int, int]:
+        """(number of parts, this host's part) of the rows of every batch.
+
+        Hosts whose devices need the same rows (a tensor axis across hosts) have the
+        same part.
+        """
+        shards = self.num_row_shards
+        slices = self.rows.addressable_devices_indices_map((shards,)).values()
+        owned = {part.indices(shards)[0] for (part,) in slices}
+        return shards // len(owned), min(owned) // len(owned)
+
+    def place(self, batch: Any) -> Any:
+        """This host's rows of a batch (numpy) to the devices, as one global batch."""
+        num_parts, _ = self.host_part
+
+        def put(x: np.ndarray) -> jax.Array:
+            rest = x.shape[1:]
+            if self.mode == "pmap":
+                x = x.reshape(len(self.mesh.local_devices), -1, *rest)
+            shape = (x.shape[0] * num_parts, *x.shape[1:])
+            return jax.make_array_from_process_local_data(self.rows, x, shape)
+
+        return jax.tree.map(put, batch)
+
+    def global_shapes(self, batch: Any) -> Any:
+        """Shapes of the global batch that `place` makes of a whole batch's shapes."""
+
+        def shape(x: Any) -> jax.ShapeDtypeStruct:
+            dims = x.shape
+            if self.mode == "pmap":
+                dims = (self.mesh.size, dims[0] // self.mesh.size, *dims[1:])
+            return jax.ShapeDtypeStruct(dims, x.dtype, sharding=self.rows)
+
+        return jax.tree.map(shape, batch)
+
+    def compile(
+        self,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        *,
+        row_arguments: tuple[int, ...],
+        donate: tuple[int, ...] = (),
+    ) -> Callable[..., Any]:
+        """Compiles a step for the shapes and shardings of its arguments.
+
+        Args:
+          function: the step.
+          arguments: shapes with shardings; rows as `global_shapes` gives them.
+          row_arguments: positions of the arguments that have an axis of rows.
+          donate: positions of the arguments whose memory the outputs take over.
+
+        Returns:
+          The compiled step. Outputs that have the structure of a donated argument
+          keep its shardings; all others are on every device.
+        """
+        if self.mode == "pmap":
+            axes = tuple(
+                0 if i in row_arguments else None for i in range(len(arguments))
+            )
+            mapped = jax.pmap(
+                function,
+                axis_name=REPLICAS,
+                in_axes=axes,
+                out_axes=None,
+                donate_argnums=donate,
+                devices=list(self.mesh.devices.flat),
+            )
+            return mapped.lower(*arguments).compile()
+        outputs = jax.eval_shape(function, *arguments)
+        out_shardings = self._output_shardings(outputs, arguments, donate)
+        jitted = jax.jit(function, donate_argnums=donate, out_shardings=out_shardings)
+        return jitted.lower(*arguments).compile()
+
+    def _output_shardings(
+        self, outputs: Any, arguments: tuple[Any, ...], donate: tuple[int, ...]
+    ) -> Any:
+        by_structure = {
+            jax.tree.structure(arguments[i]): jax.tree.map(
+                lambda x: x.sharding, arguments[i]
+            )
+            for i in donate
+        }
+
+        def shardings(output: Any) -> Any:
+            everywhere = jax.tree.map(lambda _: self.replicated, output)
+            return by_structure.get(jax.tree.structure(output), everywhere)
+
+        if isinstance(outputs, tuple):
+            return tuple(shardings(output) for output in outputs)
+        return shardings(outputs)
+
+
+def _all_gather(batch: Any) -> Any:
+    return jax.tree.map(
+        lambda x: jax.lax.all_gather(x, REPLICAS, axis=0, tiled=True), batch
+    )
+
+
+def _own_rows(example: Any) -> Any:
+    count = jax.lax.axis_size(REPLICAS)
+    index = jax.lax.axis_index(REPLICAS)
+
+    def rows(x: jax.Array) -> jax.Array:
+        size = x.shape[0] // count
+        return jax.lax.dynamic_slice_in_dim(x, index * size, size)
+
+    return jax.tree.map(rows, example)
+
+
+def _psum(sums: Any) -> Any:
+    return jax.lax.psum(sums, REPLICAS)
+
+
+def create(config: ParallelConfig, devices: list[jax.Device] | None = None) -> Parallel:
+    """The mesh that the config asks for, over all devices of all hosts.
+
+    Raises:
+      UserError: if the axes do not divide the devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    if config.mode == "pmap":
+        if config.data not in (-1, len(devices)):
+            raise UserError(
+                f"config.parallel.data = {config.data} in mode 'pmap' with "
+                f"{len(devices)} devices: pmap uses all of them; set it to -1."
+            )
+        mesh = Mesh(np.asarray(devices), (REPLICAS,), axis_types=(AxisType.Auto,))
+        return Parallel(mode=config.mode, mesh=mesh)
+    shape = _mesh_shape(config, len(devices))
+    mesh = jax.make_mesh(
+        shape,
+        (*ROWS, TENSOR),
+        (AxisType.Auto,) * 3,
+        devices=devices[: math.prod(shape)],
+    )
+    return Parallel(mode=config.mode, mesh=mesh)
+
+
+def _mesh_shape(config: ParallelConfig, count: int) -> tuple[int, int, int]:
+    fixed = config.fsdp * config.tensor
+    given = f"data = {config.data}, fsdp = {config.fsdp}, tensor = {config.tensor}"
+    if config.data == -1:
+        if count % fixed:
+            raise UserError(
+                f"config.parallel.fsdp * tensor = {config.fsdp} * {config.tensor} = "
+                f"{fixed} does not divide the {count} devices there are: choose "
+                f"divisors of {count}."
+            )
+        return count // fixed, config.fsdp, config.tensor
+    if config.data * fixed != count:
+        raise UserError(
+            f"config.parallel asks for {given}, {config.data * fixed} devices in all, "
+            f"and there are {count}: set data = -1 for all that are left over."
+        )
+    return config.data, config.fsdp, config.tensor
+
+
+def batch_problems(config: RunConfig, parallel: Parallel) -> list[str]:
+    """Problems of batches that the devices cannot share evenly."""
+    shards = parallel.num_row_shards
+    train, problems = config.train, []
+    parts = shards * train.num_microbatches
+    if train.batch_size % parts:
+        problems.append(
+            f"config.train.batch_size = {train.batch_size} is not divisible by "
+            f"num_microbatches = {train.num_microbatches} times {shards} devices that "
+            f"rows are split over = {parts}: choose a multiple of {parts}."
+        )
+    if config.eval.batch_size % shards:
+        problems.append(
+            f"config.eval.batch_size = {config.eval.batch_size} is not divisible by the "
+            f"{shards} devices that rows are split over: choose a multiple of {shards}."
+        )
+    return problems

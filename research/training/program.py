@@ -1,0 +1,209 @@
+"""Everything that a run computes, put together from its config and its vocabulary."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.config import TransformerConfig
+from objectives.base import Objective
+from objectives.types import TokenBatch
+from objectives.vocabulary import Vocabulary
+from research import config as config_lib
+from research import config_checks
+from research.config import RunConfig
+from research.errors import UserError, user_errors
+from research.training import memory, optimizer, parallelism, state, step
+from research.training.optimizer import Optimizer
+from research.training.parallelism import Parallel
+from research.training.state import Modules, TrainState
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Program:
+    """The compiled side of a run; no file and no clock.
+
+    Attributes:
+      config: of the run.
+      model_config: `config.model` with the vocabulary's size.
+      objective: over the run's vocabulary.
+      modules: backbone and heads without parameters.
+      optimizer: update rule and schedule.
+      parallel: the mesh.
+      state: shapes and shardings of the TrainState.
+    """
+
+    config: RunConfig
+    model_config: TransformerConfig
+    objective: Objective
+    modules: Modules
+    optimizer: Optimizer
+    parallel: Parallel
+    state: TrainState
+
+    def init(self) -> TrainState:
+        """The state before the first step, each part made where it stays."""
+
+        def init(seed: jax.Array) -> TrainState:
+            return _init(self.model_config, self.objective, self.optimizer, seed)
+
+        seed = jax.device_put(
+            np.uint32(self.config.train.seed), self.parallel.replicated
+        )
+        shardings = jax.tree.map(lambda x: x.sharding, self.state)
+        return jax.jit(init, out_shardings=shardings)(seed)
+
+    def compile_train_step(self, objective: Objective) -> Callable[..., Any]:
+        """The compiled train step of an objective of the run; the state is donated.
+
+        Raises:
+          UserError: if the device has too little memory for it.
+        """
+        train_step = step.make_train_step(
+            objective,
+            self.modules,
+            self.optimizer,
+            num_microbatches=self.config.train.num_microbatches,
+            collectives=self.parallel.collectives,
+        )
+        batch = self.batch_shapes(self.config.train.batch_size)
+        with memory.explained(self.config, self.state):
+            return self.parallel.compile(
+                train_step, (self.state, batch), row_arguments=(1,), donate=(0,)
+            )
+
+    def compile_eval_step(self) -> Callable[..., Any]:
+        """The compiled evaluation step: (params, batch, seed, number) -> EvalSums."""
+        eval_step = step.make_eval_step(
+            self.objective, self.modules, collectives=self.parallel.collectives
+        )
+        batch = self.batch_shapes(self.config.eval.batch_size)
+        arguments = (self.state.params, batch, self.state.seed, self.state.step)
+        with memory.explained(self.config, self.state):
+            return self.parallel.compile(eval_step, arguments, row_arguments=(1,))
+
+    def batch_shapes(self, batch_size: int) -> TokenBatch:
+        """Shapes and shardings of a global batch."""
+        row_length = self.config.data.row_length
+        batch = TokenBatch(
+            tokens=jax.ShapeDtypeStruct((batch_size, row_length), jnp.int32),
+            row_ids=jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+            first_document=jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+        )
+        return self.parallel.global_shapes(batch)
+
+
+def create(
+    config: RunConfig,
+    vocabulary: Vocabulary,
+    *,
+    devices: list[jax.Device] | None = None,
+) -> Program:
+    """Puts a run together; nothing is computed or allocated yet.
+
+    Args:
+      config: of the run.
+      vocabulary: of its tokenizer.
+      devices: None = all there are.
+
+    Raises:
+      UserError: if the objective does not fit the vocabulary, or batch, model and
+        devices do not fit each other.
+    """
+    model_config = resolve_model(config.model, vocabulary)
+    with user_errors():
+        objective = config_lib.create_objective(config, vocabulary)
+    parallel = parallelism.create(config.parallel, devices)
+    problems = config_checks.length_problems(model_config, objective)
+    problems += parallelism.batch_problems(config, parallel)
+    if problems:
+        raise UserError("\n".join(problems))
+    modules = state.create_modules(model_config, objective)
+    rule = optimizer.create(config.optimizer, config.train.num_train_steps)
+    shapes = jax.eval_shape(
+        functools.partial(state.init_state, optimizer=rule, seed=0), modules.params
+    )
+    return Program(
+        config=config,
+        model_config=model_config,
+        objective=objective,
+        modules=modules,
+        optimizer=rule,
+        parallel=parallel,
+        state=_with_shardings(shapes, parallel.shardings(shapes)),
+    )
+
+
+def resolve_model(
+    config: TransformerConfig, vocabulary: Vocabulary
+) -> TransformerConfig:
+    """The model's config with the number of embedding rows the vocabulary needs.
+
+    Raises:
+      UserError: if a size was given that does not hold the vocabulary.
+    """
+    if config.vocab_size is None:
+        return dataclasses.replace(config, vocab_size=vocabulary.vocab_size)
+    if config.vocab_size < vocabulary.vocab_size:
+        raise UserError(
+            f"config.model.vocab_size = {config.vocab_size} is smaller than the "
+            f"tokenizer's vocabulary of {vocabulary.vocab_size}: leave it None or "
+            f"raise it."
+        )
+    return config
+
+
+def _init(
+    model_config: TransformerConfig,
+    objective: Objective,
+    rule: Optimizer,
+    seed: jax.Array,
+) -> TrainState:
+    from research.training import rngs
+
+    params = state.init_params(model_config, objective, rngs.stream(seed, "params"))
+    return state.init_state(params, rule, seed)
+
+
+def _with_shardings(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+class TrainSteps:
+    """Compiled train steps, one for each objective that `Objective.at` returns.
+
+    The first is compiled in a thread while parameters are initialised or restored.
+    """
+
+    def __init__(self, program: Program, first_step: int):
+        self._program = program
+        self._compiled: dict[Objective, Callable[..., Any]] = {}
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, "compile")
+        objective = program.objective.at(first_step)
+        self._first = (
+            objective,
+            self._pool.submit(program.compile_train_step, objective),
+        )
+
+    def at(self, step_number: int) -> Callable[..., Any]:
+        """The compiled step for a step number; compiles it where it is new."""
+        objective = self._program.objective.at(step_number)
+        if objective not in self._compiled:
+            first, future = self._first
+            self._compiled[objective] = (
+                future.result()
+                if objective == first
+                else self._program.compile_train_step(objective)
+            )
+        return self._compiled[objective]
