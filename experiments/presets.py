@@ -277,6 +277,48 @@ OBJECTIVES = {
         "budget": "exact",
         "isolate_documents": False,
     },
+    "span_corruption": {
+        "loss_weight": 1.0,
+        "z_loss": 0.0,
+        # 0 = the batch's number of targets, 1 = T5X's plain sum, or a constant
+        "loss_normalizing_factor": 0.0,
+        "bidirectional_inputs": True,  # a decoder sees its inputs both ways
+        "isolate_documents": False,  # the documents of a row are merged, as in T5
+        "noise": "spans",  # exact counts, or 'iid': each token by itself
+        "noise_density": 0.15,
+        "mean_noise_span_length": 3.0,
+        "markers": "sentinels",  # or 'none': drop corrupted tokens
+    },
+    "prefix_lm": {
+        "loss_weight": 1.0,
+        "z_loss": 0.0,
+        # 0 = the batch's number of targets, 1 = T5X's plain sum, or a constant
+        "loss_normalizing_factor": 0.0,
+        "bidirectional_inputs": True,  # a decoder sees its inputs both ways
+        "isolate_documents": False,
+        "noise_density": 0.5,  # mean share of the tokens after the prefix
+    },
+    "text_infilling": {
+        "loss_weight": 1.0,
+        "z_loss": 0.0,
+        # 0 = the batch's number of targets, 1 = T5X's plain sum, or a constant
+        "loss_normalizing_factor": 0.0,
+        "bidirectional_inputs": True,  # a decoder sees its inputs both ways
+        "isolate_documents": False,
+        "noise_density": 0.3,
+        "mean_noise_span_length": 3.5,  # of a Poisson distribution, in units
+        "random_prob": 0.1,
+        "unit": "word",  # or 'token'
+        "permute_sentences": 1.0,  # share of each document's sentences
+    },
+    "deshuffling": {
+        "loss_weight": 1.0,
+        "z_loss": 0.0,
+        # 0 = the batch's number of targets, 1 = T5X's plain sum, or a constant
+        "loss_normalizing_factor": 0.0,
+        "bidirectional_inputs": True,  # a decoder sees its inputs both ways
+        "isolate_documents": False,
+    },
 }
 
 

@@ -18,13 +18,21 @@ from typing import Any
 from objectives.base import Objective
 from objectives.causal_lm import CausalLM
 from objectives.composed import Composed
+from objectives.deshuffling import Deshuffling
 from objectives.masked_lm import MaskedLM
+from objectives.prefix_lm import PrefixLM
+from objectives.span_corruption import SpanCorruption
+from objectives.text_infilling import TextInfilling
 from objectives.types import Example, Lengths, Target, TokenBatch
 from objectives.vocabulary import Vocabulary
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "causal_lm": CausalLM,
     "masked_lm": MaskedLM,
+    "span_corruption": SpanCorruption,
+    "prefix_lm": PrefixLM,
+    "text_infilling": TextInfilling,
+    "deshuffling": Deshuffling,
 }
 
 # Fields of an objective that are no hyperparameters.

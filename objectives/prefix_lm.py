@@ -1,0 +1,166 @@
+"""Prefix language modelling: read a beginning in both directions, write the rest.
+
+Raffel et al. 2019 (arXiv:1910.10683), sections 3.2.1 and 3.3.1; the prefix lengths
+are those of the reference, t5.data.preprocessors.random_prefix_noise_mask.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from models.inputs import ModelInputs
+from objectives import spans, streams
+from objectives.base import row_keys
+from objectives.heads import LMHead, Readout
+from objectives.sequence_to_sequence import SequenceToSequence
+from objectives.streams import Stream
+from objectives.types import Example, Lengths, Target
+from objectives.validation import check_range
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrefixLM(SequenceToSequence):
+    """A prefix of random length conditions a language model of the rest.
+
+    A decoder reads the row as it is; the prefix is visible from everywhere and its
+    tokens are no targets (they see one another, so they would be given away):
+
+        tokens          a  b  c  d  e  f           prefix of 3
+        bidirectional   #  #  #  .  .  .
+        predicts        b  c  d  e  f
+        weights         0  0  1  1  1
+
+    An encoder-decoder encodes the prefix and decodes the rest. Their lengths sum to
+    the row's, so on average half of either side is padding:
+
+        encoder         a  b  c  $  _  _
+        decoder         ^  d  e  f  _  _           predicts   d  e  f  $  _  _
+
+    The prefix of m tokens has a uniform length of at least one and at most m - 1; for
+    noise densities below one half at least about (1 - 2 noise_density) of them.
+
+    With `isolate_documents` every document of the row gets a prefix of its own, and
+    attention stays within it. In an encoder-decoder its `[EOD]` becomes EOS on both
+    sides; a document of one token has no targets.
+
+    Attributes:
+      noise_density: mean share of the tokens after the prefix, at most 0.5.
+
+    Raises:
+      ValueError: a setting out of range, or rows shorter than two tokens.
+    """
+
+    name: ClassVar[str] = "prefix_lm"
+
+    noise_density: float
+
+    def __post_init__(self):
+        super().__post_init__()
+        # A uniform prefix cannot leave more than half of a row on average.
+        check_range(
+            self.name, "noise_density", self.noise_density, above=0, at_most=0.5
+        )
+
+    @property
+    def stream_lengths(self) -> tuple[int, int]:
+        # A last document of a single token has no rest whose place its EOS could take.
+        return self.row_length + self.isolate_documents, self.row_length
+
+    @property
+    def lengths(self) -> Lengths:
+        if self.architecture == "encoder_decoder":
+            return super().lengths
+        return Lengths(
+            inputs=self.row_length,
+            encoder=0,
+            targets={self.name: self.row_length - 1},
+            tokens=self.row_length,
+        )
+
+    def corrupt(self, rng: Array, example: Example) -> Example:
+        rows = self.rows(example)
+        rngs = row_keys(rng, example.row_ids)
+        if self.architecture == "encoder_decoder":
+            inputs, targets = jax.vmap(self._split)(rngs, rows)
+            return self.arrange(example, inputs, targets)
+        prefix = jax.vmap(self._prefix)(rngs, rows.segment_ids, rows.segment_ids)
+        # A document's first token is always prefix, so no target crosses documents.
+        predicted = ~prefix[:, 1:] & (rows.segment_ids[:, 1:] > 0)
+        batch_size, row_length = rows.tokens.shape
+        target = Target(
+            values=rows.tokens[:, 1:],
+            loss_weights=predicted.astype(jnp.float32),
+            positions=jnp.broadcast_to(
+                jnp.arange(row_length - 1, dtype=jnp.int32)[None],
+                (batch_size, row_length - 1),
+            ),
+            divisor=self.divisor(batch_size),
+        )
+        inputs = ModelInputs(
+            tokens=rows.tokens,
+            segment_ids=rows.segment_ids,
+            positions=jax.vmap(streams.positions_in_segment)(rows.segment_ids),
+            bidirectional=prefix if self.bidirectional_inputs else None,
+        )
+        return example.replace(inputs=inputs, targets={self.name: target}, framed=True)
+
+    def readout(
+        self,
+        term: str,
+        heads: LMHead,
+        hidden_states: Float[Array, "B L D"],
+        target: Target,
+        embedding: Float[Array, "V E"],
+    ) -> Readout:
+        if self.architecture == "encoder_decoder":
+            return super().readout(term, heads, hidden_states, target, embedding)
+        return heads.readout(hidden_states[:, :-1], embedding)
+
+    def _split(self, rng: Array, row: Stream) -> tuple[Stream, Stream]:
+        inputs_length, targets_length = self.stream_lengths
+        terminators = jnp.zeros_like(row.tokens, dtype=bool)
+        if self.isolate_documents:
+            terminators = row.tokens == self.vocabulary.eod_id
+        text = jnp.where(terminators, 0, row.segment_ids)
+        return spans.split_row(
+            row,
+            ~self._prefix(rng, row.segment_ids, text),
+            terminators,
+            sentinel_ids=(),
+            eos_id=self.vocabulary.eos_id,
+            pad_id=self.vocabulary.pad_id,
+            inputs_length=inputs_length,
+            targets_length=targets_length,
+        )
+
+    def _prefix(
+        self, rng: Array, segment_ids: Int[Array, " R"], text: Int[Array, " R"]
+    ) -> Bool[Array, " R"]:
+        """Whether a token lies in its segment's prefix.
+
+        `text` has 0 in place of the segment ids of tokens that are no text.
+        """
+        num_segments = self.row_length + 2
+        sizes = streams.segment_lengths(text, num_segments)
+        shortest = jnp.asarray(prefix_minima(self.row_length, self.noise_density))
+        # A single token is all prefix: it has nothing before it to be predicted from.
+        drawn = jax.random.randint(rng, (num_segments,), shortest[sizes], sizes)
+        lengths = jnp.where(sizes < 2, sizes, drawn)
+        return streams.positions_in_segment(segment_ids) < lengths[segment_ids]
+
+
+def prefix_minima(row_length: int, noise_density: float) -> np.ndarray:
+    """Shortest prefix of 0, 1, .. row_length tokens, int32 [row_length + 1]."""
+    return np.array(
+        [
+            min(max(1, round((1 - 2 * noise_density) * (size - 1))), max(size - 1, 0))
+            for size in range(row_length + 1)
+        ],
+        np.int32,
+    )

@@ -1,0 +1,204 @@
+"""Objectives that turn inputs into targets: one arrangement for two architectures."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from models.config import TransformerConfig
+from models.inputs import ModelInputs
+from objectives import rows, streams
+from objectives.base import Objective
+from objectives.heads import LMHead, Readout
+from objectives.streams import Stream
+from objectives.types import Example, Lengths, Target
+from objectives.validation import check_range, check_row_length
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SequenceToSequence(Objective):
+    """Predicts a stream of targets from a stream of inputs.
+
+    An encoder-decoder encodes the inputs and decodes the targets. A decoder reads
+    both in one sequence, the inputs as a prefix:
+
+        encoder      a  b  S0 e  $
+        decoder      ^  S0 c  d            predicts   S0 c  d  $
+        decoder only a  b  S0 e  $  ^  S0 c  d        predicts the same there
+
+    (`^` the start token, `$` EOS.) Both compute a head on the targets only. Inputs and
+    targets of a document share its segment id, so with documents isolated neither
+    self-attention nor cross-attention leaves it.
+
+    Attributes:
+      loss_weight: of the term, named like the objective.
+      z_loss: factor of log(Z)^2, added to each target's loss (T5: 1e-4).
+      loss_normalizing_factor: what the summed loss of a global batch is divided by;
+        0 = its number of targets (weights summed over all devices), which alone keeps
+        batches of different sizes comparable. 1 is T5X's plain sum, 233472 = 2048 *
+        114 the constant of its predecessor. Constants suit optimizers that do not
+        feel the scale of a gradient (Adafactor without clipping).
+      bidirectional_inputs: in a decoder, inputs see each other in both directions;
+        False = causal throughout.
+      isolate_documents: each document of a row is an example by itself.
+    """
+
+    architectures: ClassVar[tuple[str, ...]] = ("encoder_decoder", "decoder")
+
+    loss_weight: float
+    z_loss: float
+    loss_normalizing_factor: float
+    bidirectional_inputs: bool
+    isolate_documents: bool
+
+    def __post_init__(self):
+        check_row_length(self.name, self.row_length, 2)
+        check_range(self.name, "loss_weight", self.loss_weight, above=0)
+        for field in ("z_loss", "loss_normalizing_factor"):
+            check_range(self.name, field, getattr(self, field), at_least=0)
+        self.vocabulary.require(self.name, "pad_id", "eos_id")
+        if self.isolate_documents:
+            self.vocabulary.require(self.name, "eod_id")
+
+    @property
+    def stream_lengths(self) -> tuple[int, int]:
+        """Static lengths of inputs and targets, both with what frames them."""
+        raise NotImplementedError
+
+    @property
+    def start_id(self) -> int:
+        """What the decoder reads before the first target (T5: padding)."""
+        return self.vocabulary.pad_id
+
+    @property
+    def terms(self) -> dict[str, float]:
+        return {self.name: self.loss_weight}
+
+    @property
+    def lengths(self) -> Lengths:
+        inputs, targets = self.stream_lengths
+        decoder_only = self.architecture == "decoder"
+        return Lengths(
+            inputs=inputs + targets if decoder_only else targets,
+            encoder=0 if decoder_only else inputs,
+            targets={self.name: targets},
+            tokens=self.row_length,
+        )
+
+    def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+        return LMHead(config, rngs=rngs)
+
+    def readout(
+        self,
+        term: str,
+        heads: LMHead,
+        hidden_states: Float[Array, "B L D"],
+        target: Target,
+        embedding: Float[Array, "V E"],
+    ) -> Readout:
+        del term
+        # Targets are the end of the sequence in both arrangements: slicing them off
+        # has a cheaper backward pass than gathering.
+        num_targets = target.values.shape[1]
+        return heads.readout(hidden_states[:, -num_targets:], embedding)
+
+    def z_loss_of(self, term: str) -> float:
+        return self.z_loss
+
+    def rows(self, example: Example) -> Stream:
+        """The clean rows, of one segment each or of one for each document."""
+        if self.isolate_documents:
+            example = rows.isolate(example)
+        return Stream(
+            tokens=example.inputs.tokens,
+            segment_ids=example.inputs.segment_ids,
+            document_ids=example.document_ids,
+        )
+
+    def arrange(self, example: Example, inputs: Stream, targets: Stream) -> Example:
+        """Model inputs and the weighted target from the two streams [B, L], [B, T]."""
+        decoded = jax.vmap(streams.shift_right, in_axes=(0, 0, None))(
+            targets.tokens, targets.segment_ids, self.start_id
+        )
+        build = {
+            "encoder_decoder": self._encoder_and_decoder,
+            "decoder": self._one_sequence,
+        }[self.architecture]
+        model_inputs, document_ids = build(inputs, targets, decoded)
+        batch_size, num_targets = targets.tokens.shape
+        positions = None
+        if self.architecture == "decoder":
+            first = model_inputs.tokens.shape[1] - num_targets
+            positions = jnp.broadcast_to(
+                first + jnp.arange(num_targets, dtype=jnp.int32)[None],
+                (batch_size, num_targets),
+            )
+        target = Target(
+            values=targets.tokens,
+            loss_weights=(targets.segment_ids > 0).astype(jnp.float32),
+            positions=positions,
+            divisor=self.divisor(batch_size),
+        )
+        return example.replace(
+            inputs=model_inputs,
+            targets={self.name: target},
+            document_ids=document_ids,
+            framed=True,
+        )
+
+    def divisor(self, batch_size: int) -> Float[Array, " B"] | None:
+        """Each row's share of a constant normaliser; None = count the targets."""
+        if not self.loss_normalizing_factor:
+            return None
+        return jnp.full(batch_size, self.loss_normalizing_factor / batch_size)
+
+    def _encoder_and_decoder(
+        self, inputs: Stream, targets: Stream, decoded: Int[Array, "B T"]
+    ) -> tuple[ModelInputs, Int[Array, "B L"]]:
+        encoder = ModelInputs(
+            tokens=inputs.tokens,
+            segment_ids=inputs.segment_ids,
+            positions=jax.vmap(streams.positions_in_segment)(inputs.segment_ids),
+        )
+        decoder = ModelInputs(
+            tokens=decoded,
+            segment_ids=targets.segment_ids,
+            positions=jax.vmap(streams.positions_in_segment)(targets.segment_ids),
+            encoder=encoder,
+        )
+        return decoder, inputs.document_ids
+
+    def _one_sequence(
+        self, inputs: Stream, targets: Stream, decoded: Int[Array, "B T"]
+    ) -> tuple[ModelInputs, Int[Array, "B L"]]:
+        positions = jax.vmap(_positions_after)(inputs.segment_ids, targets.segment_ids)
+        segment_ids = jnp.concatenate([inputs.segment_ids, targets.segment_ids], axis=1)
+        # The decoder's tokens stand one place to the right of the targets they are.
+        outside = jnp.full_like(targets.document_ids, -1)
+        bidirectional = None
+        if self.bidirectional_inputs:
+            in_prefix = np.arange(segment_ids.shape[1]) < inputs.tokens.shape[1]
+            bidirectional = jnp.asarray(in_prefix)[None] & (segment_ids > 0)
+        model_inputs = ModelInputs(
+            tokens=jnp.concatenate([inputs.tokens, decoded], axis=1),
+            segment_ids=segment_ids,
+            positions=positions,
+            bidirectional=bidirectional,
+        )
+        return model_inputs, jnp.concatenate([inputs.document_ids, outside], axis=1)
+
+
+def _positions_after(
+    inputs: Int[Array, " L"], targets: Int[Array, " T"]
+) -> Int[Array, " L+T"]:
+    """Positions of both streams, a segment's targets counting on from its inputs."""
+    counts = streams.segment_lengths(inputs, inputs.shape[0] + 1)
+    after = streams.positions_in_segment(targets) + counts[targets]
+    positions = jnp.concatenate([streams.positions_in_segment(inputs), after])
+    return jnp.where(jnp.concatenate([inputs, targets]) > 0, positions, 0)
