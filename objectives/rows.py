@@ -25,9 +25,10 @@ def clean(batch: TokenBatch, vocabulary: Vocabulary) -> Example:
     positions     0    1    2      3   4    5
     document_ids  7    7    7      8   8    -1     (first_document 7)
     """
+    batch = jax.tree.map(jnp.asarray, batch)
     real = batch.tokens != vocabulary.pad_id
     if vocabulary.pad_id == vocabulary.eod_id:
-        # A tokenizer without padding (GPT-2) pads with its end of document.
+        # A tokenizer with one special token (GPT-2): its rows hold no padding.
         real = jnp.ones_like(real)
     documents = document_ids(batch.tokens, batch.first_document, vocabulary.eod_id)
     inputs = ModelInputs(

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 def check_range(
     objective: str,
     field: str,
-    value: float,
+    value: float | int,
     *,
-    above: float | None = None,
-    at_least: float | None = None,
-    below: float | None = None,
-    at_most: float | None = None,
+    above: float | int | None = None,
+    at_least: float | int | None = None,
+    below: float | int | None = None,
+    at_most: float | int | None = None,
 ) -> None:
     """Refuses a value outside the limits, naming them.
 

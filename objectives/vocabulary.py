@@ -63,4 +63,4 @@ class Vocabulary:
         value = getattr(self, name)
         if name.endswith("_id"):
             return value >= 0
-        return value is not None and len(value) > 0
+        return value is not None and bool(np.any(value))
