@@ -277,6 +277,26 @@ OBJECTIVES = {
         "budget": "exact",
         "isolate_documents": False,
     },
+    "next_sentence": {
+        "loss_weight": 1.0,
+        # what label 1 is: 'other_document' (BERT's next sentence prediction) or
+        # 'swapped' (ALBERT's sentence order prediction)
+        "negatives": "other_document",
+    },
+    "span_boundary": {
+        "loss_weight": 1.0,
+        "sbo_weight": 1.0,  # 0 = span masking alone
+        "noise_density": 0.15,
+        "geometric_p": 0.2,
+        "max_span_length": 10,  # words
+        "mask_prob": 0.8,
+        "random_prob": 0.1,
+        "replacement": "unigram",  # or 'uniform'
+        "replace_per": "span",  # one 80/10/10 draw a 'span', or a 'token'
+        "max_pair_targets": 15,  # tokens of a span with a boundary target
+        "position_dim": 200,
+        "isolate_documents": False,
+    },
     "span_corruption": {
         "loss_weight": 1.0,
         "z_loss": 0.0,

@@ -20,7 +20,9 @@ from objectives.causal_lm import CausalLM
 from objectives.composed import Composed
 from objectives.deshuffling import Deshuffling
 from objectives.masked_lm import MaskedLM
+from objectives.next_sentence import NextSentence
 from objectives.prefix_lm import PrefixLM
+from objectives.span_boundary import SpanBoundary
 from objectives.span_corruption import SpanCorruption
 from objectives.text_infilling import TextInfilling
 from objectives.types import Example, Lengths, Target, TokenBatch
@@ -29,6 +31,8 @@ from objectives.vocabulary import Vocabulary
 OBJECTIVES: dict[str, type[Objective]] = {
     "causal_lm": CausalLM,
     "masked_lm": MaskedLM,
+    "next_sentence": NextSentence,
+    "span_boundary": SpanBoundary,
     "span_corruption": SpanCorruption,
     "prefix_lm": PrefixLM,
     "text_infilling": TextInfilling,

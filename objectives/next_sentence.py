@@ -1,0 +1,173 @@
+"""Pairs of segments: does the second follow the first, or are the two in order?"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from models.config import TransformerConfig
+from objectives.base import Objective, row_keys
+from objectives.heads import PooledClassifier, Readout, gather
+from objectives.matching import choose_half, match_rows
+from objectives.pairs import Pairs, Segments, cut_rows, frame_pairs
+from objectives.types import Example, Lengths, Target
+from objectives.validation import check_choice, check_range, check_row_length
+
+NEGATIVES = ("other_document", "swapped")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NextSentence(Objective):
+    """Next-sentence prediction (Devlin et al. 2019, section 3.1, task 2) and its heirs.
+
+    A row gives two consecutive segments A and B of one document, cut at a sentence end
+    chosen at random. Half of the rows keep their B (label 0); the others take the B
+    of a row of another document (label 1):
+
+        row i     the cat sat . it purred .     A = the cat sat .   B = it purred .
+        row j     rain fell . all day it ...    A = rain fell .     B = all day it ...
+        label 0   [CLS] the cat sat . [SEP] it purred . [SEP]   row i, its own B
+        label 1   [CLS] the cat sat . [SEP] all day it  [SEP]   row i, the B of row j
+        types     0     0   0   0   0 0     1   1      1 1
+
+    Rows are matched in pairs of different documents whose B are about equally long.
+    Both B are cut to the shorter one, whatever the label, and a pair swaps them or
+    does not. So the rows that count have exactly half of each label (an odd one goes
+    either way), no text is used twice, and by symmetry neither the lengths nor A
+    alone nor B alone say anything about the label: only whether A and B belong
+    together does. The reference (create_pretraining_data.py) yields 54 to 62% random
+    pairs that are 10 to 22 tokens shorter than true ones.
+
+    With negatives 'swapped' it is sentence-order prediction (Lan et al. 2020, section
+    3.1): two consecutive segments of whole sentences, in order (0) or swapped (1).
+    Sentences that the ends of the row cut are left out, or they would tell the order.
+
+        label 0   [CLS] the cat sat . [SEP] it purred . [SEP]
+        label 1   [CLS] it purred . [SEP] the cat sat . [SEP]
+
+    Of the documents in a row the longest that can be cut is used. What cannot be
+    done is left out of the loss (weight 0, label 0) and counted in the metrics, each
+    a mean over rows:
+
+    ====================  ==============================================================
+    nsp_one_sentence      no document of the row has a sentence end inside: the longest
+                          one is [CLS] A [SEP], for a masking stage to use
+    nsp_no_partner        all rows are of one document: every row keeps its own B
+    nsp_unused            share of the row's tokens in neither segment
+    ====================  ==============================================================
+
+    Attributes:
+      loss_weight: weight of the term 'nsp' ('sop' for swapped segments).
+      negatives: what label 1 is: 'other_document' (BERT) or 'swapped' (ALBERT).
+    """
+
+    name: ClassVar[str] = "next_sentence"
+    architectures: ClassVar[tuple[str, ...]] = ("encoder",)
+    produces: ClassVar[str] = "framed"
+
+    loss_weight: float
+    negatives: str
+
+    def __post_init__(self):
+        # A token for each segment.
+        check_row_length(self.name, self.row_length, 2)
+        check_range(self.name, "loss_weight", self.loss_weight, above=0)
+        check_choice(self.name, "negatives", self.negatives, NEGATIVES)
+        self.vocabulary.require(
+            self.name, "cls_id", "sep_id", "eod_id", "is_sentence_end"
+        )
+
+    @property
+    def term(self) -> str:
+        """Name of the loss term."""
+        return {"other_document": "nsp", "swapped": "sop"}[self.negatives]
+
+    @property
+    def terms(self) -> dict[str, float]:
+        return {self.term: self.loss_weight}
+
+    @property
+    def lengths(self) -> Lengths:
+        return Lengths(
+            inputs=self.row_length + 3,
+            encoder=0,
+            targets={self.term: 1},
+            tokens=self.row_length,
+        )
+
+    def corrupt(self, rng: Array, example: Example) -> Example:
+        """Cuts every row in two and gives half of them the wrong second segment."""
+        row_rng, batch_rng = jax.random.split(rng)
+        keys = jax.vmap(jax.random.split)(row_keys(row_rng, example.row_ids))
+        cut_at = jax.vmap(lambda key: jax.random.uniform(key, (self.row_length,)))
+        scores = jax.vmap(jax.random.uniform)(keys[:, 1])
+        swapped = self.negatives == "swapped"
+        pairs = cut_rows(
+            cut_at(keys[:, 0]), example, self.vocabulary, whole_sentences=swapped
+        )
+        build = self._swap if swapped else self._exchange
+        first, second, labels, counts = build(batch_rng, scores, pairs)
+        used = (first.lengths + second.lengths) / self.row_length
+        metrics = {
+            f"{self.term}_one_sentence": (~pairs.exists).astype(jnp.float32),
+            f"{self.term}_unused": 1.0 - used,
+        }
+        if not swapped:
+            no_partner = pairs.exists & ~counts
+            metrics[f"{self.term}_no_partner"] = no_partner.astype(jnp.float32)
+        target = Target(
+            values=labels.astype(jnp.int32)[:, None],
+            loss_weights=counts.astype(jnp.float32)[:, None],
+            positions=jnp.zeros((labels.shape[0], 1), jnp.int32),
+        )
+        framed = frame_pairs(example, first, second, self.vocabulary)
+        return framed.replace(
+            targets={**example.targets, self.term: target},
+            metrics={**example.metrics, **metrics},
+        )
+
+    def _exchange(
+        self, rng: Array, scores: Float[Array, " B"], pairs: Pairs
+    ) -> tuple[Segments, Segments, Bool[Array, " B"], Bool[Array, " B"]]:
+        """A and B' of every row, the label, and whether it counts."""
+        own = jnp.arange(scores.shape[0], dtype=jnp.int32)
+        partners = match_rows(pairs.second.lengths, pairs.documents, pairs.exists)
+        counts = partners != own
+        labels = choose_half(rng, scores, partners, counts)
+        # Cut whatever the label, so that the cut does not give it away.
+        cut = jnp.minimum(pairs.second.lengths, pairs.second.lengths[partners])
+        source = jnp.where(labels, partners, own)
+        second = Segments(rows=source, starts=pairs.second.starts[source], lengths=cut)
+        return pairs.first, second, labels, counts
+
+    def _swap(
+        self, rng: Array, scores: Float[Array, " B"], pairs: Pairs
+    ) -> tuple[Segments, Segments, Bool[Array, " B"], Bool[Array, " B"]]:
+        """The two segments in either order, the label, and whether it counts."""
+        own = jnp.arange(scores.shape[0], dtype=jnp.int32)
+        labels = choose_half(rng, scores, own, pairs.exists)
+
+        def pick(yes: Array, no: Array) -> Array:
+            return jnp.where(labels, yes, no)
+
+        first = jax.tree.map(pick, pairs.second, pairs.first)
+        second = jax.tree.map(pick, pairs.first, pairs.second)
+        return first, second, labels, pairs.exists
+
+    def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+        return PooledClassifier(config, 2, rngs=rngs)
+
+    def readout(
+        self,
+        term: str,
+        heads: Any,
+        hidden_states: Float[Array, "B L D"],
+        target: Target,
+        embedding: Float[Array, "V E"],
+    ) -> Readout:
+        return heads.readout(gather(hidden_states, target.positions))

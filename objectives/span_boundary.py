@@ -1,0 +1,323 @@
+"""SpanBERT: hide spans of words, predict them also from the tokens beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from models.config import TransformerConfig
+from models.layers import ACTIVATIONS, kernel_stddev, make_linear, make_norm
+from objectives import rows, selection
+from objectives.base import Objective, row_keys
+from objectives.heads import MaskedLMHead, OutputTable, Readout, gather
+from objectives.runs import runs
+from objectives.types import Example, Lengths, Target
+from objectives.validation import check_choice, check_range, check_row_length
+from objectives.word_spans import Spans, geometric, place_spans
+
+REPLACEMENTS = ("uniform", "unigram")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpanBoundary(Objective):
+    """Span masking and the span boundary objective (Joshi et al. 2020, section 3).
+
+    Spans of 1 to `max_span_length` whole words, with lengths geometric and
+    renormalised, are drawn until ceil(noise_density * n) of the n eligible tokens are
+    masked, exactly. Spans that overlap or touch are merged, and what happens to a
+    merged span happens to all of its tokens: ``[MASK]``, random tokens, or nothing.
+    Each masked token is predicted from its own state (term 'mlm') and again from the
+    states of the two tokens beside its span and its place in it (term 'sbo'):
+
+        clean        [CLS]  an  American  football  game  .  [SEP]
+        inputs       [CLS]  an  [MASK]    [MASK]    game  .  [SEP]
+        positions               2         3
+        values                  American  football
+        span_starts             2         2
+        span_ends               3         3
+        sbo features            h1 h4 p0  h1 h4 p1       h = states, p = places
+
+    Spans lie within a segment of a document: no ``[CLS]``, ``[SEP]``, ``[EOD]`` or
+    padding is inside one. Where one is beside a span there is no 'sbo' target, nor from
+    place `max_pair_targets` on; those tokens remain 'mlm' targets. Both terms are means
+    over their targets in the whole batch; the reference divides 'sbo' by one more.
+
+    Attributes:
+      loss_weight: weight of the term 'mlm'.
+      sbo_weight: weight of the term 'sbo'; 0 = span masking alone, without its head.
+      noise_density: share of the eligible tokens masked.
+      geometric_p: 1 / mean of the lengths before they are limited.
+      max_span_length: longest span drawn, in words.
+      mask_prob: share of the spans replaced by ``[MASK]``.
+      random_prob: share replaced by random tokens, each its own.
+      replacement: distribution of random tokens: the training split's 'unigram', or
+        'uniform'; never a special one.
+      replace_per: 'span', or 'token' for a draw of its own for every token.
+      max_pair_targets: places of a span that have an 'sbo' target.
+      position_dim: width of a place's embedding.
+      isolate_documents: whether documents packed into a row see each other.
+    """
+
+    name: ClassVar[str] = "span_boundary"
+    architectures: ClassVar[tuple[str, ...]] = ("encoder",)
+    accepts: ClassVar[tuple[str, ...]] = ("clean", "framed")
+
+    loss_weight: float
+    sbo_weight: float
+    noise_density: float
+    geometric_p: float
+    max_span_length: int
+    mask_prob: float
+    random_prob: float
+    replacement: str
+    replace_per: str
+    max_pair_targets: int
+    position_dim: int
+    isolate_documents: bool
+
+    def __post_init__(self):
+        name = self.name
+        check_row_length(name, self.row_length, 2)
+        check_range(name, "loss_weight", self.loss_weight, above=0)
+        check_range(name, "sbo_weight", self.sbo_weight, at_least=0)
+        check_range(name, "noise_density", self.noise_density, above=0, below=1)
+        check_range(name, "geometric_p", self.geometric_p, above=0, below=1)
+        check_range(name, "max_span_length", self.max_span_length, at_least=1)
+        check_range(name, "max_pair_targets", self.max_pair_targets, at_least=1)
+        check_range(name, "position_dim", self.position_dim, at_least=1)
+        for field in ("mask_prob", "random_prob"):
+            check_range(name, field, getattr(self, field), at_least=0, at_most=1)
+        # 0.8 + 0.2 is a little over 1 in some pairs of floats.
+        shares = round(self.mask_prob + self.random_prob, 9)
+        check_range(name, "mask_prob + random_prob", shares, at_most=1)
+        check_choice(name, "replacement", self.replacement, REPLACEMENTS)
+        check_choice(name, "replace_per", self.replace_per, ("span", "token"))
+        self.vocabulary.require(name, "cls_id", "sep_id", "mask_id", "is_word_start")
+        if self.replacement == "unigram":
+            self.vocabulary.require(name, "unigram_counts")
+
+    def following(self, previous: Objective) -> Objective:
+        stage = super().following(previous)
+        if self.isolate_documents:
+            raise ValueError(
+                f"span_boundary.isolate_documents = True after {previous.name!r}: its "
+                f"pairs are one sequence that may join two documents. Set it to False."
+            )
+        return stage
+
+    @property
+    def terms(self) -> dict[str, float]:
+        terms = {"mlm": self.loss_weight}
+        return {**terms, "sbo": self.sbo_weight} if self.sbo_weight else terms
+
+    @property
+    def lengths(self) -> Lengths:
+        return Lengths(
+            inputs=self.row_length + 2,
+            encoder=0,
+            targets=dict.fromkeys(self.terms, self._num_slots),
+            tokens=self.row_length,
+        )
+
+    @property
+    def _num_slots(self) -> int:
+        """K, the tokens masked in a row without special ones."""
+        return selection.ceil_share(self.row_length, self.noise_density)
+
+    def corrupt(self, rng: Array, example: Example) -> Example:
+        """Masks spans; frames the row first if it is not framed."""
+        example = self._framed(example)
+        tokens = example.inputs.tokens
+        place_keys, replace_keys = self._keys(rng, example)
+        spans = self._spans(place_keys, example)
+        corrupted, positions = jax.vmap(self._replace_row)(
+            replace_keys, tokens, spans.mask
+        )
+        live = positions < tokens.shape[1]
+        slots = jnp.where(live, positions, 0)
+
+        def at_slots(values: Array) -> Array:
+            return jnp.where(live, jnp.take_along_axis(values, slots, axis=1), 0)
+
+        starts, ends = runs(spans.mask)
+        target = Target(
+            values=at_slots(tokens),
+            loss_weights=live.astype(jnp.float32),
+            positions=slots,
+            span_starts=at_slots(starts),
+            span_ends=at_slots(ends - 1),
+        )
+        targets = {"mlm": target}
+        if self.sbo_weight:
+            # A token beside a merged span is not masked; it has to be text as well.
+            eligible = rows.eligible(example.inputs, self.vocabulary)
+            before, after = _boundaries(target, tokens.shape[1])
+            at_before = jnp.take_along_axis(eligible, before, axis=1)
+            at_after = jnp.take_along_axis(eligible, after, axis=1)
+            near = slots - target.span_starts < self.max_pair_targets
+            paired = live & at_before & at_after & near
+            targets["sbo"] = dataclasses.replace(
+                target, loss_weights=paired.astype(jnp.float32)
+            )
+        return example.replace(
+            inputs=dataclasses.replace(example.inputs, tokens=corrupted),
+            targets={**example.targets, **targets},
+        )
+
+    def _framed(self, example: Example) -> Example:
+        if self.isolate_documents:
+            example = rows.isolate(example)
+        return rows.frame(example, self.vocabulary)
+
+    def _keys(self, rng: Array, example: Example) -> tuple[Array, Array]:
+        """Keys [B] for the spans, and for what replaces their tokens."""
+        keys = jax.vmap(jax.random.split)(row_keys(rng, example.row_ids))
+        return keys[:, 0], keys[:, 1]
+
+    def _spans(self, keys: Array, example: Example) -> Spans:
+        """Spans of a framed example, all fields with a leading axis B."""
+        tokens = example.inputs.tokens
+        eligible = rows.eligible(example.inputs, self.vocabulary)
+        words = rows.word_ids(tokens, eligible, self.vocabulary)
+        count = eligible.sum(1, dtype=jnp.int32)
+        budget = selection.ceil_share(count, self.noise_density)
+        pmf = geometric(self.geometric_p, self.max_span_length)
+
+        def place(key: Array, words: Array, budget: Array) -> Spans:
+            return place_spans(key, words, budget, pmf, self._num_slots)
+
+        return jax.vmap(place)(keys, words, budget)
+
+    def _replace_row(
+        self, rng: Array, tokens: Int[Array, " L"], mask: Array
+    ) -> tuple[Int[Array, " L"], Int[Array, " K"]]:
+        """Corrupted tokens, and the masked positions (L in dead slots)."""
+        draw_rng, random_rng = jax.random.split(rng)
+        positions = selection.positions_of(mask, self._num_slots)
+        kept = tokens.at[positions].get(mode="fill", fill_value=0)
+        drawn = selection.draw_tokens(random_rng, self._thresholds, positions.shape[0])
+        # One draw for each position; the tokens of a span share that of its start.
+        u = jax.random.uniform(draw_rng, tokens.shape)
+        if self.replace_per == "span":
+            u = u[runs(mask)[0]]
+        u = u.at[positions].get(mode="clip")
+        new = jnp.where(u < self.mask_prob + self.random_prob, drawn, kept)
+        new = jnp.where(u < self.mask_prob, self.vocabulary.mask_id, new)
+        return tokens.at[positions].set(new, mode="drop"), positions
+
+    @functools.cached_property
+    def _thresholds(self) -> np.ndarray:
+        vocabulary = self.vocabulary
+        counts = np.ones(vocabulary.vocab_size)
+        if self.replacement == "unigram":
+            counts = vocabulary.unigram_counts
+        return selection.token_thresholds(np.where(vocabulary.is_special, 0, counts))
+
+    def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+        return SpanHeads(self, config, rngs=rngs)
+
+    def readout(
+        self,
+        term: str,
+        heads: Any,
+        hidden_states: Float[Array, "B L D"],
+        target: Target,
+        embedding: Float[Array, "V E"],
+    ) -> Readout:
+        if term == "sbo":
+            return heads.sbo.readout(hidden_states, target, embedding)
+        return heads.mlm.readout(gather(hidden_states, target.positions), embedding)
+
+
+class SpanHeads(nnx.Module):
+    """A head for each term."""
+
+    def __init__(
+        self, objective: SpanBoundary, config: TransformerConfig, *, rngs: nnx.Rngs
+    ):
+        self.mlm = MaskedLMHead(config, rngs=rngs)
+        self.sbo = None
+        if objective.sbo_weight:
+            self.sbo = SpanBoundaryHead(
+                config,
+                num_places=objective.max_pair_targets,
+                position_dim=objective.position_dim,
+                rngs=rngs,
+            )
+
+
+class SpanBoundaryHead(nnx.Module):
+    """Two layers over [h_before; h_after; p_place], an output table with its own bias.
+
+    Joshi et al. 2020, equation (2): each layer is linear, activation, norm.
+
+    Args:
+      config: widths, dtypes and initial scale.
+      num_places: places of a span with an embedding.
+      position_dim: width of that embedding.
+      rngs: source of the parameters' keys.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *,
+        num_places: int,
+        position_dim: int,
+        rngs: nnx.Rngs,
+    ):
+        dim, out_dim = config.emb_dim, config.table_dim
+        table = jax.random.normal(
+            rngs.params(), (num_places, position_dim), config.param_dtype
+        )
+        stddev = jnp.asarray(kernel_stddev(config, position_dim), config.param_dtype)
+        self.places = nnx.Param(table * stddev)
+        self.dense1 = make_linear(
+            config, 2 * dim + position_dim, dim, rngs, use_bias=True
+        )
+        self.norm1 = make_norm(config, dim, rngs)
+        self.dense2 = make_linear(config, dim, out_dim, rngs, use_bias=True)
+        self.norm2 = make_norm(config, out_dim, rngs)
+        self.output = OutputTable(config, use_bias=True, rngs=rngs)
+        self.activation = config.activation
+
+    def readout(
+        self,
+        hidden_states: Float[Array, "B L D"],
+        target: Target,
+        embedding: Float[Array, "V E"],
+    ) -> Readout:
+        """Features, table and bias of the target's positions, from their boundaries."""
+        before, after = _boundaries(target, hidden_states.shape[1])
+        # Places beyond the table have weight 0.
+        place = jnp.minimum(
+            target.positions - target.span_starts, self.places.shape[0] - 1
+        )
+        features = jnp.concatenate(
+            [
+                gather(hidden_states, before),
+                gather(hidden_states, after),
+                self.places[...][place].astype(hidden_states.dtype),
+            ],
+            axis=-1,
+        )
+        activation = ACTIVATIONS[self.activation]
+        features = self.norm1(activation(self.dense1(features)))
+        features = self.norm2(activation(self.dense2(features)))
+        return self.output(features, embedding)
+
+
+def _boundaries(
+    target: Target, length: int
+) -> tuple[Int[Array, "B K"], Int[Array, "B K"]]:
+    """Positions of the tokens beside each target's span, kept inside the sequence."""
+    before = jnp.maximum(target.span_starts - 1, 0)
+    after = jnp.minimum(target.span_ends + 1, length - 1)
+    return before, after
