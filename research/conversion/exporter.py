@@ -52,8 +52,16 @@ class Export:
     dropped: tuple[str, ...]
 
 
-def plan(config: TransformerConfig, stages: tuple[str, ...]) -> Export:
+def plan(
+    config: TransformerConfig, stages: tuple[str, ...], *, origin: str | None = None
+) -> Export:
     """Picks the family and makes its config.
+
+    Args:
+      config: the model's settings.
+      stages: the objective's stages, whose heads go along where the family has them.
+      origin: `model_type` of the checkpoint that the run began from, preferred among
+        families that express the same network.
 
     Raises:
       ValueError: if no family expresses the settings, naming the nearest one and the
@@ -64,7 +72,10 @@ def plan(config: TransformerConfig, stages: tuple[str, ...]) -> Export:
         for name, family in FAMILIES.items()
         if family.architecture == config.architecture
     }
-    name, settings = min(differences.items(), key=lambda item: len(item[1]))
+    name, settings = min(
+        differences.items(),
+        key=lambda item: (len(item[1]), FAMILIES[item[0]].model_type != origin),
+    )
     if settings:
         raise ValueError(
             f"No Hugging Face family expresses this {config.architecture}. The nearest "

@@ -7,21 +7,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from models import ModelInputs
 from models.cache import Cache
 from objectives.base import Objective
 from objectives.types import Target
+from research.training.state import Modules
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LanguageModel:
     """What decoding needs of a pretrained network, as pure functions of `params`.
 
     Attributes:
-      model_graph, heads_graph: static parts of backbone and heads.
+      modules: backbone and heads without their parameters.
       objective: whose readout turns hidden states into logits.
       term: the loss term of that readout.
       start_id: what an encoder-decoder's decoder reads first.
@@ -29,8 +29,7 @@ class LanguageModel:
       pad_id: fills what is not text.
     """
 
-    model_graph: Any
-    heads_graph: Any
+    modules: Modules
     objective: Objective
     term: str
     start_id: int
@@ -54,7 +53,7 @@ class LanguageModel:
         Returns:
           Logits of the first new token, the cache, and each row's next position.
         """
-        model = nnx.merge(self.model_graph, params["model"])
+        model, _ = self.modules.merge(params)
         batch, length = prompts.shape
         segments = is_prompt.astype(jnp.int32)
         positions = jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0)
@@ -82,15 +81,14 @@ class LanguageModel:
         cache: Cache,
     ) -> tuple[Float[Array, "B V"], Cache]:
         """Logits after one more token of every row."""
-        model = nnx.merge(self.model_graph, params["model"])
+        model, _ = self.modules.merge(params)
         hidden, cache = model.decode_step(_one_token(tokens, positions), cache)
         return self._logits(params, model, hidden), cache
 
     def _logits(self, params: Any, model: Any, hidden: Float[Array, "B 1 D"]):
-        heads = nnx.merge(self.heads_graph, params["heads"])
-        return all_logits(self.objective, self.term, heads, hidden, model.embedding)[
-            :, 0
-        ]
+        _, heads = self.modules.merge(params)
+        embedding = model.embedding
+        return all_logits(self.objective, self.term, heads, hidden, embedding)[:, 0]
 
 
 def _one_token(tokens: Int[Array, " B"], positions: Int[Array, " B"]) -> ModelInputs:
