@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from models.config import TransformerConfig
 from models.dropout import DropoutRngs
 from objectives.cross_entropy import weighted_cross_entropy
+from objectives.statistics import Statistic
 from objectives.types import Example, Lengths, Target
 from objectives.vocabulary import Vocabulary
 
@@ -144,6 +145,19 @@ class Objective:
                 f"sentence pairs first, then what corrupts them."
             )
         return dataclasses.replace(self, row_length=previous.lengths.inputs - 2)
+
+    @property
+    def label_names(self) -> dict[str, tuple[str, ...]]:
+        """Names of the classes of terms that predict a label, not token ids."""
+        return {}
+
+    def statistics(self, rng: Array, example: Example) -> dict[str, Statistic]:
+        """What `corrupt(rng, example)` does, beside what it is meant to do.
+
+        For people to look at (research.preview); training does not compute it.
+        """
+        del rng, example
+        return {}
 
     def at(self, step: int) -> Objective:
         """The objective of a step; a mixture of static shapes returns others."""

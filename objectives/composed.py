@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from models.config import TransformerConfig
 from objectives import rows
 from objectives.base import Objective
+from objectives.statistics import Statistic
 from objectives.types import Example, Lengths, Target, TokenBatch
 
 
@@ -106,6 +107,24 @@ class Composed(Objective):
             return super().losses(model, heads, example, **kwargs)
         (stage,) = self.stages
         return stage.losses(model, getattr(heads, stage.name), example, **kwargs)
+
+    @property
+    def label_names(self) -> dict[str, tuple[str, ...]]:
+        return {t: names for s in self.stages for t, names in s.label_names.items()}
+
+    def statistics(
+        self, rng: Array, batch: TokenBatch | Example
+    ) -> dict[str, Statistic]:
+        """Those of all stages, each from what the one before it leaves."""
+        example = batch
+        if isinstance(batch, TokenBatch):
+            example = rows.clean(batch, self.vocabulary)
+        statistics: dict[str, Statistic] = {}
+        for index, stage in enumerate(self.stages):
+            stage_rng = jax.random.fold_in(rng, index)
+            statistics |= stage.statistics(stage_rng, example)
+            example = stage.corrupt(stage_rng, example)
+        return statistics
 
     def at(self, step: int) -> Objective:
         stages = tuple(stage.at(step) for stage in self.stages)

@@ -16,6 +16,7 @@ from models.config import TransformerConfig
 from objectives import rows, selection
 from objectives.base import Objective, row_keys
 from objectives.heads import MaskedLMHead, Readout, gather
+from objectives.statistics import Statistic, share, shown
 from objectives.types import Example, Lengths, Target
 from objectives.validation import check_choice, check_range, check_row_length
 
@@ -241,6 +242,28 @@ class MaskedLM(Objective):
         if self.replacement == "unigram":
             counts = vocabulary.unigram_counts
         return selection.token_thresholds(np.where(vocabulary.is_special, 0, counts))
+
+    def statistics(self, rng: Array, example: Example) -> dict[str, Statistic]:
+        """Share selected, and what the inputs show there."""
+        after = self.corrupt(rng, example)
+        target = after.targets["mlm"]
+        tokens = after.inputs.tokens
+        # [SEP] counts, [EOD] does not; a tokenizer may use one token for both.
+        counted = tokens != self.vocabulary.eod_id
+        counted |= tokens == self.vocabulary.sep_id
+        counted &= after.inputs.segment_ids > 0
+        return {
+            "mlm targets / counted tokens": share(
+                target.loss_weights, counted, self.noise_density
+            ),
+            "shown in place of a target": shown(
+                target,
+                after,
+                self.vocabulary,
+                mask_prob=self.mask_prob,
+                random_prob=self.random_prob,
+            ),
+        }
 
     def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Module:
         return MaskedLMHead(config, rngs=rngs)

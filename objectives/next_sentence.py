@@ -15,6 +15,7 @@ from objectives.base import Objective, row_keys
 from objectives.heads import PooledClassifier, Readout, gather
 from objectives.matching import choose_half, match_rows
 from objectives.pairs import Pairs, Segments, cut_rows, frame_pairs
+from objectives.statistics import Statistic
 from objectives.types import Example, Lengths, Target
 from objectives.validation import check_choice, check_range, check_row_length
 
@@ -69,6 +70,7 @@ class NextSentence(Objective):
     name: ClassVar[str] = "next_sentence"
     architectures: ClassVar[tuple[str, ...]] = ("encoder",)
     produces: ClassVar[str] = "framed"
+    row_wise: ClassVar[bool] = False
 
     loss_weight: float
     negatives: str
@@ -158,6 +160,33 @@ class NextSentence(Objective):
         first = jax.tree.map(pick, pairs.second, pairs.first)
         second = jax.tree.map(pick, pairs.first, pairs.second)
         return first, second, labels, pairs.exists
+
+    @property
+    def label_names(self) -> dict[str, tuple[str, ...]]:
+        names = {"nsp": ("next", "random"), "sop": ("in order", "swapped")}
+        return {self.term: names[self.term]}
+
+    def statistics(self, rng: Array, example: Example) -> dict[str, Statistic]:
+        """Labels of the rows that count, and lengths, which must not tell them."""
+        example = self.corrupt(rng, example)
+        target = example.targets[self.term]
+        types, text = example.inputs.token_type_ids, example.document_ids >= 0
+        classes = jnp.arange(2)[None]
+        is_class = (target.values == classes) * target.loss_weights
+        names = self.label_names[self.term]
+        counts = target.loss_weights[:, 0]
+        result = {
+            f"{self.term} label": Statistic(
+                totals=is_class, counts=counts, nominal=(0.5, 0.5), classes=names
+            )
+        }
+        for segment, name in enumerate("AB"):
+            size = (text & (types == segment)).sum(1).astype(jnp.float32)
+            for label, label_name in enumerate(names):
+                result[f"tokens of {name}, {label_name}"] = Statistic(
+                    totals=size * is_class[:, label], counts=is_class[:, label]
+                )
+        return result
 
     def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Module:
         return PooledClassifier(config, 2, rngs=rngs)

@@ -18,6 +18,7 @@ from objectives import rows, selection
 from objectives.base import Objective, row_keys
 from objectives.heads import MaskedLMHead, OutputTable, Readout, gather
 from objectives.runs import runs
+from objectives.statistics import Statistic, mean, share, shown
 from objectives.types import Example, Lengths, Target
 from objectives.validation import check_choice, check_range, check_row_length
 from objectives.word_spans import Spans, geometric, place_spans
@@ -219,6 +220,47 @@ class SpanBoundary(Objective):
         if self.replacement == "unigram":
             counts = vocabulary.unigram_counts
         return selection.token_thresholds(np.where(vocabulary.is_special, 0, counts))
+
+    def statistics(self, rng: Array, example: Example) -> dict[str, Statistic]:
+        """Spans as drawn and as merged, and what became of their tokens."""
+        before = self._framed(example)
+        spans = self._spans(self._keys(rng, before)[0], before)
+        after = self.corrupt(rng, example)
+        target = after.targets["mlm"]
+        eligible = rows.eligible(before.inputs, self.vocabulary)
+        pmf = geometric(self.geometric_p, self.max_span_length)
+        words = np.arange(1, self.max_span_length + 1)
+        used = jnp.arange(spans.lengths.shape[1])[None] < spans.draws[:, None]
+        is_length = (spans.lengths[..., None] == words[None, None]) & used[..., None]
+        starts = runs(spans.mask)[0]
+        is_start = spans.mask & (starts == jnp.arange(starts.shape[1])[None])
+        result = {
+            "mlm targets / eligible tokens": share(
+                target.loss_weights, eligible, self.noise_density
+            ),
+            "words of a span as drawn": share(
+                spans.lengths * used, used, float(pmf @ words)
+            ),
+            "spans drawn with so many words": Statistic(
+                totals=is_length.sum(1).astype(jnp.float32),
+                counts=spans.draws.astype(jnp.float32),
+                nominal=tuple(pmf.tolist()),
+                classes=tuple(str(n) for n in words),
+            ),
+            "merged spans in a row": mean(is_start),
+            "tokens of a merged span": share(spans.mask, is_start),
+            "shown in place of a target": shown(
+                target,
+                after,
+                self.vocabulary,
+                mask_prob=self.mask_prob,
+                random_prob=self.random_prob,
+            ),
+        }
+        if self.sbo_weight:
+            weights = after.targets["sbo"].loss_weights
+            result["sbo targets / mlm targets"] = share(weights, target.loss_weights)
+        return result
 
     def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Module:
         return SpanHeads(self, config, rngs=rngs)
