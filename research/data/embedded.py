@@ -1,0 +1,155 @@
+"""The embedded corpus: documentation that every installation of this project has.
+
+The topics of Python's ``help()`` and the docstrings of the standard library and of the
+libraries this project depends on: about 13 MB of English in 13,000 documents. Extras do not
+change it, so a corpus stays the same when test or conversion tools are added.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from research.data import docstrings
+from research.data.errors import DataError
+
+# Import name to the distribution whose version stands for its contents.
+LIBRARIES = {
+    "absl": "absl-py",
+    "etils": "etils",
+    "flax": "flax",
+    "grain": "grain",
+    "jax": "jax",
+    "jaxtyping": "jaxtyping",
+    "matplotlib": "matplotlib",
+    "ml_collections": "ml-collections",
+    "mpl_toolkits": "matplotlib",
+    "numpy": "numpy",
+    "optax": "optax",
+    "orbax": "orbax-checkpoint",
+    "psutil": "psutil",
+    "pyarrow": "pyarrow",
+    "rich": "rich",
+    "safetensors": "safetensors",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "tensorboardX": "tensorboardX",
+    "tokenizers": "tokenizers",
+    "tqdm": "tqdm",
+    "zstandard": "zstandard",
+}
+# Tests, and copies of other libraries.
+SKIPPED_FOLDERS = {
+    "__pycache__",
+    "_vendor",
+    "dist-packages",
+    "externals",
+    "idlelib",
+    "lib2to3",
+    "site-packages",
+    "test",
+    "testing",
+    "tests",
+    "vendored",
+}
+# Part of the identity of a corpus: raise it whenever the same files give other texts.
+EXTRACTION = 1
+
+
+def open_parts(num_workers: int):
+    """(name, origin, parts) of the embedded corpus, see `corpora`."""
+    versions = {}
+    for distribution in sorted(set(LIBRARIES.values())):
+        try:
+            versions[distribution] = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    origin = {
+        "extraction": EXTRACTION,
+        "python": platform.python_version(),
+        "libraries": versions,
+    }
+
+    def read() -> Iterator[tuple[str, int]]:
+        texts = documents(num_workers)
+        yield from zip(texts, range(1, len(texts) + 1), strict=True)
+
+    # The number of documents is only known after parsing; about one in 13,000.
+    return "embedded", origin, [(13_000, read)]
+
+
+@functools.cache
+def documents(num_workers: int) -> tuple[str, ...]:
+    """All documents: help topics, then docstrings by file; each text once."""
+    texts = dict.fromkeys(help_topics())
+    for found in _parse(source_files(), num_workers):
+        texts.update(dict.fromkeys(found))
+    return tuple(texts)
+
+
+def help_topics() -> list[str]:
+    """The reference pages behind ``help('topics')``, in the order of their names."""
+    spec = importlib.util.find_spec("pydoc_data.topics")
+    if spec is None or not spec.origin or not os.path.exists(spec.origin):
+        return []
+    with open(spec.origin, "rb") as file:
+        tree = ast.parse(file.read())
+    table = next(node for node in ast.walk(tree) if isinstance(node, ast.Dict))
+    topics = ast.literal_eval(table)
+    return [topics[name].strip() for name in sorted(topics)]
+
+
+def source_files() -> list[str]:
+    """Python files of the standard library and of `LIBRARIES`, in a fixed order."""
+    folders = [sysconfig.get_path("stdlib")]
+    for name in LIBRARIES:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations:
+            folders.extend(sorted(spec.submodule_search_locations))
+    paths: list[str] = []
+    for folder in folders:
+        for parent, subfolders, names in os.walk(folder):
+            subfolders[:] = sorted(set(subfolders) - SKIPPED_FOLDERS)
+            paths.extend(
+                os.path.join(parent, name)
+                for name in sorted(names)
+                if name.endswith(".py") and not name.startswith("test_")
+                if not name.endswith("_test.py") and "\n" not in parent + name
+            )
+    return paths
+
+
+def _parse(paths: list[str], num_workers: int) -> list[list[str]]:
+    """The texts of each file, in order, parsed in `num_workers` processes."""
+    shares = [paths[i::num_workers] for i in range(num_workers)]
+    with ThreadPoolExecutor(num_workers) as pool:
+        found = list(pool.map(_parse_in_process, shares))
+    return [found[i % num_workers][i // num_workers] for i in range(len(paths))]
+
+
+def _parse_in_process(paths: list[str]) -> list[list[str]]:
+    """The texts of each file, from a process of `docstrings`."""
+    finished = subprocess.run(
+        [sys.executable, "-I", "-S", "-W", "ignore", docstrings.__file__],
+        input="\n".join(paths).encode("utf-8", "surrogateescape"),
+        capture_output=True,
+        check=False,
+    )
+    lines = finished.stdout.decode("utf-8").splitlines()
+    if finished.returncode != 0 or len(lines) != len(paths):
+        raise DataError(
+            "Reading the documentation of this Python installation failed: "
+            f"{finished.stderr.decode('utf-8', 'replace')[-500:]!r}. Set data.source "
+            "to a file or folder of text instead."
+        )
+    return [json.loads(line) for line in lines]

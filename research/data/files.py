@@ -1,0 +1,327 @@
+"""Corpora in files: text, JSON lines and Parquet.
+
+    .txt                 UTF-8 text; blank lines separate documents
+    .jsonl               one JSON object a line, the document in one of its fields
+    .parquet             one row a document, in one of the columns
+
+`.txt` and `.jsonl` may be compressed (``.gz``, ``.zst``). A folder stands for all such
+files in it and its subfolders, in the order of their names; so does a glob.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import gzip
+import io
+import json
+import os
+import pathlib
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+from research.data.errors import DataError
+
+Documents = Iterator[tuple[str, int]]
+
+COMPRESSIONS = ("", ".gz", ".zst")
+# How much of a file is looked at before any work.
+HEAD_BYTES = 1 << 16
+
+
+def open_parts(source: str, text_field: str):
+    """(name, origin, parts) of the files that `source` stands for, see `corpora`."""
+    paths = find(source)
+    for path in paths:
+        _check(path, text_field)
+    stats = [path.stat() for path in paths]
+    origin = {
+        "text_field": text_field,
+        "files": [
+            {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+            for path, stat in zip(paths, stats, strict=True)
+        ],
+    }
+    parts = [
+        (stat.st_size, functools.partial(reader(path), path, text_field))
+        for path, stat in zip(paths, stats, strict=True)
+    ]
+    name = paths[0].name.split(".")[0] if len(paths) == 1 else pathlib.Path(source).name
+    return "".join(c if c.isalnum() else "_" for c in name), origin, parts
+
+
+def find(source: str) -> list[pathlib.Path]:
+    """The files that a file name, a folder or a glob stands for, sorted.
+
+    Raises:
+      DataError: there is none, or one of an unknown kind.
+    """
+    expanded = os.path.expanduser(source)
+    path = pathlib.Path(expanded)
+    if path.is_file():
+        found = [path]
+    elif path.is_dir():
+        found = [p for p in path.rglob("*") if p.is_file() and _format(p)]
+        if not found:
+            held = sorted(p.name for p in path.iterdir())[:5]
+            raise DataError(
+                f"Folder {source!r} holds no file of a known kind ({_kinds()}); it "
+                f"holds {', '.join(held) or 'nothing'}."
+            )
+    else:
+        found = [pathlib.Path(p) for p in glob.glob(expanded, recursive=True)]
+        found = [p for p in found if p.is_file()]
+        if not found:
+            raise DataError(
+                f"Corpus {source!r} not found: there is no such file or folder and no "
+                f"file that matches it as a glob (working folder {os.getcwd()!r}). "
+                "Give data.source=embedded, a file, a folder, a glob, or "
+                "tfds:NAME[/CONFIG]."
+            )
+    for file in found:
+        if not _format(file):
+            raise DataError(f"{file}: not a kind of corpus known here ({_kinds()}).")
+    return sorted(file.resolve() for file in found)
+
+
+def reader(path: pathlib.Path) -> Callable[[pathlib.Path, str], Documents]:
+    """The function that reads a file's documents, by its name."""
+    return READERS[_format(path)]
+
+
+def read_text(path: pathlib.Path, text_field: str) -> Documents:
+    """Documents of a text file: paragraphs between blank lines, line breaks kept."""
+    del text_field
+    lines: list[str] = []
+    position = 0
+    for _, line, position in _lines(path):
+        if line.strip():
+            lines.append(line)
+        elif lines:
+            yield "\n".join(lines), position
+            lines = []
+    if lines:
+        yield "\n".join(lines), position
+
+
+def read_json_lines(path: pathlib.Path, text_field: str) -> Documents:
+    """Documents of a JSON-lines file: one field of every line's object."""
+    for number, line, position in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{path}, line {number}: not a JSON object ({error}). The line may be "
+                "cut short: fetch the file again, or drop the line."
+            ) from None
+        yield _field(value, text_field, f"{path}, line {number}"), position
+
+
+def read_parquet(path: pathlib.Path, text_field: str) -> Documents:
+    """Documents of a Parquet file: the values of one column."""
+    import pyarrow
+
+    file = _open_parquet(path, text_field)
+    size = path.stat().st_size
+    rows = max(file.metadata.num_rows, 1)
+    row = 0
+    try:
+        for batch in file.iter_batches(batch_size=256, columns=[text_field]):
+            for value in batch.column(0):
+                row += 1
+                text = value.as_py()
+                if text is not None:
+                    yield text, size * row // rows
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}, after row {row}: damaged Parquet file ({error}). Fetch it again."
+        ) from None
+
+
+READERS = {
+    ".txt": read_text,
+    ".jsonl": read_json_lines,
+    ".parquet": read_parquet,
+}
+
+
+def _kinds() -> str:
+    kinds = [
+        kind + compression
+        for kind in READERS
+        for compression in (("",) if kind == ".parquet" else COMPRESSIONS)
+    ]
+    return ", ".join(kinds)
+
+
+def _format(path: pathlib.Path) -> str:
+    """The key in READERS that a file's name stands for, '' for none."""
+    name = path.name.lower()
+    for compression in COMPRESSIONS[1:]:
+        if name.endswith(compression):
+            name = name.removesuffix(compression)
+            return next((k for k in (".txt", ".jsonl") if name.endswith(k)), "")
+    return next((kind for kind in READERS if name.endswith(kind)), "")
+
+
+def _check(path: pathlib.Path, text_field: str) -> None:
+    """Refuses a file that is empty, of another format, or lacks the field."""
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise DataError(f"{path}: the file is empty.")
+        if _format(path) == ".parquet":
+            _open_parquet(path, text_field)
+            return
+        with open(path, "rb") as raw, _decompress(raw, path) as stream:
+            head = stream.read(HEAD_BYTES)
+    except (EOFError, zlib.error) as error:
+        raise _truncated(path, error) from None
+    except gzip.BadGzipFile as error:
+        raise _truncated(path, error) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error}).") from None
+    if not head.strip():
+        raise DataError(
+            f"{path}: the file has no text in its first {HEAD_BYTES} bytes."
+        )
+    if b"\0" in head:
+        raise DataError(f"{path}: a binary file, not text (it has zero bytes).")
+    if _format(path) == ".jsonl":
+        first, _, rest = head.lstrip().removeprefix(b"\xef\xbb\xbf").partition(b"\n")
+        if rest or len(head) < HEAD_BYTES:
+            _check_first_line(path, first, text_field)
+
+
+def _check_first_line(path: pathlib.Path, line: bytes, text_field: str) -> None:
+    try:
+        value = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}, line 1: not a JSON object ({error}). A .jsonl file has one JSON "
+            "object a line; name plain text .txt."
+        ) from None
+    _field(value, text_field, f"{path}, line 1")
+
+
+def _field(value: Any, text_field: str, where: str) -> str:
+    """The document in a JSON object."""
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: a JSON {type(value).__name__}, not an object.")
+    if text_field not in value:
+        raise DataError(
+            f"{where}: no field {text_field!r}; the fields are {sorted(value)}. Set "
+            "data.text_field to the one that holds the text."
+        )
+    text = value[text_field]
+    if not isinstance(text, str):
+        raise DataError(
+            f"{where}: field {text_field!r} is a {type(text).__name__}, not a string. "
+            f"The fields are {sorted(value)}; set data.text_field."
+        )
+    return text
+
+
+def _open_parquet(path: pathlib.Path, text_field: str):
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path}: not a complete Parquet file ({error}). Fetch it again."
+        ) from None
+    schema = file.schema_arrow
+    if text_field not in schema.names:
+        raise DataError(
+            f"{path}: no column {text_field!r}; the columns are {schema.names}. Set "
+            "data.text_field to the one that holds the text."
+        )
+    kind = schema.field(text_field).type
+    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+        raise DataError(
+            f"{path}: column {text_field!r} holds {kind}, not strings. The columns are "
+            f"{schema.names}; set data.text_field."
+        )
+    return file
+
+
+def _lines(path: pathlib.Path) -> Iterator[tuple[int, str, int]]:
+    """Yields (line number, line, bytes of the file read so far)."""
+    number = 0
+    try:
+        with open(path, "rb") as raw, _decompress(raw, path) as stream:
+            for number, line in enumerate(stream, start=1):
+                if b"\0" in line:
+                    raise DataError(
+                        f"{path}, line {number}: a zero byte; this is not a text file."
+                    )
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield number, text.rstrip("\r\n"), raw.tell()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}, line {number}: not UTF-8 text ({error.reason} at byte "
+            f"{error.start} of the line). Convert it, for instance with iconv, or leave "
+            "the file out if it is binary."
+        ) from None
+    except (EOFError, zlib.error, OSError) as error:
+        raise _truncated(path, error, number) from None
+
+
+def _truncated(path: pathlib.Path, error: Exception, line: int = 0) -> DataError:
+    where = f"{path}, after line {line}" if line else f"{path}"
+    return DataError(
+        f"{where}: the file is cut short or damaged ({error}). Fetch it again."
+    )
+
+
+def _decompress(raw: BinaryIO, path: pathlib.Path) -> BinaryIO:
+    name = path.name.lower()
+    if name.endswith(".gz"):
+        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
+    if name.endswith(".zst"):
+        return io.BufferedReader(_ZstdFile(raw), 1 << 20)
+    return raw
+
+
+class _ZstdFile(io.RawIOBase):
+    """Zstandard frames as a stream; unlike zstandard's own, notices a missing end."""
+
+    def __init__(self, raw: BinaryIO):
+        import zstandard
+
+        self._raw = raw
+        self._context = zstandard.ZstdDecompressor()
+        self._error = zstandard.ZstdError
+        self._frame = None
+        self._input = b""
+        self._output = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._output:
+            self._input = self._input or self._raw.read(1 << 17)
+            if not self._input:
+                if self._frame is not None:
+                    raise EOFError("the last frame has no end")
+                return 0
+            if self._frame is None:
+                self._frame = self._context.decompressobj()
+            try:
+                self._output = self._frame.decompress(self._input)
+            except self._error as error:
+                raise EOFError(str(error)) from None
+            self._input = b""
+            if self._frame.eof:
+                self._input = self._frame.unused_data
+                self._frame = None
+        count = min(len(buffer), len(self._output))
+        buffer[:count] = self._output[:count]
+        self._output = self._output[count:]
+        return count

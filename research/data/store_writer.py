@@ -1,0 +1,337 @@
+"""Writes token stores: once per corpus and tokenizer, in parallel, whole or not at all."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import errno
+import hashlib
+import os
+import pathlib
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from research.data import store
+from research.data.corpora import Corpus
+from research.data.errors import DataError
+from research.data.locking import locked
+from research.data.tokenizer import Tokenizer
+from research.data.tokenizer_training import one_thread
+
+CHUNK_CHARACTERS = 1 << 18
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TEMPORARY = ".writing-"
+
+
+def build(
+    folder: pathlib.Path,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    *,
+    heldout_fraction: float,
+    num_workers: int,
+) -> dict[str, store.TokenStore]:
+    """Opens the store in `folder`, after writing it if it is not there.
+
+    Several processes may ask for the same store: one writes, the others wait. A writer
+    that fails or is killed leaves no store behind.
+
+    Args:
+      folder: where the store is or is to be.
+      corpus: documents, numbered in their order.
+      tokenizer: gives their tokens.
+      heldout_fraction: share of the documents that is held out, see `is_heldout`.
+      num_workers: threads that tokenise; the store does not depend on it.
+
+    Raises:
+      DataError: the corpus is damaged, or has too few documents for both splits.
+      OSError: the disk is full or not writable.
+    """
+    if not folder.exists():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with locked(folder.parent / f".{folder.name}.lock"):
+                if not folder.exists():
+                    _remove_leftovers(folder)
+                    _write(folder, corpus, tokenizer, heldout_fraction, num_workers)
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+    return store.open_store(folder)
+
+
+def is_heldout(number: int, fraction: float) -> bool:
+    """Whether a document is held out, by its number: evenly spread, always the same.
+
+    The multiples of the golden ratio, modulo 1, below `fraction`: any stretch of n
+    documents has n * fraction of them to within a few. Document 0 is the first one.
+    """
+    return (number * 0x9E3779B97F4A7C15) % 2**64 < int(fraction * 2**64)
+
+
+def _write(
+    folder: pathlib.Path,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    heldout_fraction: float,
+    num_workers: int,
+) -> None:
+    temporary = pathlib.Path(
+        tempfile.mkdtemp(prefix=f"{TEMPORARY}{folder.name}-", dir=folder.parent)
+    )
+    try:
+        header = _write_files(
+            temporary, corpus, tokenizer, heldout_fraction, num_workers
+        )
+        store.write_header(temporary, header)
+        for path in temporary.iterdir():
+            _sync(path)
+        _sync(temporary)
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            # Where there are no locks another process may have been first.
+            if not folder.exists():
+                raise
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_files(
+    folder: pathlib.Path,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    heldout_fraction: float,
+    num_workers: int,
+) -> dict[str, Any]:
+    """Writes everything but the header, and returns the header."""
+    eod_id = tokenizer.require_separator()
+    dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
+    writers = {
+        split: _SplitWriter(folder, split, tokenizer.vocab_size)
+        for split in store.SPLITS
+    }
+    try:
+        number = 0
+        progress = tqdm.tqdm(
+            total=corpus.size,
+            desc=f"tokenising {corpus.name}",
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+            disable=None,
+            leave=False,
+        )
+        encode = _encoder(tokenizer, eod_id, dtype)
+        with progress, one_thread():
+            for chunk in _map_in_order(encode, _chunks(corpus), num_workers):
+                heldout = [
+                    is_heldout(number + i, heldout_fraction)
+                    for i in range(len(chunk.lengths))
+                ]
+                writers["train"].append(chunk, ~np.array(heldout))
+                writers["heldout"].append(chunk, np.array(heldout))
+                number += len(chunk.lengths)
+                progress.update(chunk.extent - progress.n)
+        for writer in writers.values():
+            writer.finish()
+    finally:
+        for writer in writers.values():
+            writer.close()
+    _check_splits(corpus, writers, heldout_fraction)
+    return {
+        "corpus": corpus.origin,
+        "heldout_fraction": heldout_fraction,
+        "tokenizer": tokenizer.fingerprint,
+        "vocab_size": tokenizer.vocab_size,
+        "eod_id": eod_id,
+        "dtype": dtype,
+        "splits": {split: writer.counts() for split, writer in writers.items()},
+        "files": {
+            file.name: {"size": file.size, "checksum": file.checksum}
+            for writer in writers.values()
+            for file in writer.files
+        },
+    }
+
+
+def _check_splits(corpus: Corpus, writers: dict, heldout_fraction: float) -> None:
+    train, heldout = (writers[split].num_documents for split in store.SPLITS)
+    if train == 0 or (heldout == 0 and heldout_fraction > 0):
+        raise DataError(
+            f"Corpus {corpus.name!r} has {train + heldout} document(s), too few to hold "
+            f"out a share of {heldout_fraction}. Set data.heldout_fraction=0, or divide "
+            "the text: blank lines separate the documents of a .txt file."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunk:
+    """Some documents' tokens, with an [EOD] after each.
+
+    Attributes:
+      tokens: [sum of lengths].
+      lengths: int64 [n], tokens of each document.
+      num_bytes: int64 [n], UTF-8 bytes of each document's text.
+      extent: how much of the corpus had been read.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    num_bytes: np.ndarray
+    extent: int
+
+
+def _chunks(corpus: Corpus) -> Iterator[tuple[list[str], int]]:
+    """Documents in groups that are worth a thread's while, with the extent read."""
+    texts: list[str] = []
+    characters = 0
+    extent = 0
+    for text, extent in corpus.read():
+        texts.append(text)
+        characters += len(text)
+        if characters >= CHUNK_CHARACTERS:
+            yield texts, extent
+            texts, characters = [], 0
+    if texts:
+        yield texts, extent
+
+
+def _encoder(
+    tokenizer: Tokenizer, eod_id: int, dtype: str
+) -> Callable[[tuple[list[str], int]], _Chunk]:
+    """A function that tokenises a chunk; each thread has a tokenizer of its own.
+
+    Threads that share one wait for each other at its cache of words.
+    """
+    local = threading.local()
+
+    def encode(chunk: tuple[list[str], int]) -> _Chunk:
+        if not hasattr(local, "tokenizer"):
+            local.tokenizer = dataclasses.replace(tokenizer)
+        texts, extent = chunk
+        found = local.tokenizer.encode_batch(texts)
+        documents = [np.array([*ids, eod_id], dtype) for ids in found]
+        return _Chunk(
+            tokens=np.concatenate(documents),
+            lengths=np.array([len(document) for document in documents]),
+            num_bytes=np.array([len(text.encode("utf-8")) for text in texts]),
+            extent=extent,
+        )
+
+    return encode
+
+
+def _map_in_order(
+    function: Callable[[Any], Any], items: Iterable[Any], num_workers: int
+) -> Iterator[Any]:
+    """function(item) of each item, computed ahead in threads, a bounded way."""
+    pending: collections.deque[Future] = collections.deque()
+    with ThreadPoolExecutor(num_workers) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > 2 * num_workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+class _HashedFile:
+    """A file that is only appended to, its size and its checksum."""
+
+    def __init__(self, path: pathlib.Path):
+        self.name = path.name
+        self.size = 0
+        self._file = path.open("xb")
+        self._digest = hashlib.blake2b(digest_size=16)
+
+    def append(self, array: np.ndarray) -> None:
+        data = array.tobytes()
+        self._file.write(data)
+        self._digest.update(data)
+        self.size += len(data)
+
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def checksum(self) -> str:
+        return self._digest.hexdigest()
+
+
+class _SplitWriter:
+    """Appends documents to the files of one split."""
+
+    def __init__(self, folder: pathlib.Path, split: str, vocab_size: int):
+        names = ("tokens", "documents", "counts")
+        self.files = [_HashedFile(folder / f"{split}.{name}") for name in names]
+        self.num_documents = 0
+        self._num_tokens = 0
+        self._num_bytes = 0
+        self._counts = np.zeros(vocab_size, np.int64)
+
+    def append(self, chunk: _Chunk, chosen: np.ndarray) -> None:
+        """Appends the documents of a chunk where `chosen`, bool [n], is True."""
+        if not chosen.any():
+            return
+        tokens = chunk.tokens[np.repeat(chosen, chunk.lengths)]
+        lengths = chunk.lengths[chosen]
+        starts = self._num_tokens + np.cumsum(lengths) - lengths
+        self.files[0].append(tokens)
+        self.files[1].append(starts)
+        self._counts += np.bincount(tokens, minlength=len(self._counts))
+        self._num_tokens += len(tokens)
+        self._num_bytes += int(chunk.num_bytes[chosen].sum())
+        self.num_documents += len(lengths)
+
+    def finish(self) -> None:
+        """Writes what is known only at the end."""
+        self.files[2].append(self._counts)
+
+    def close(self) -> None:
+        for file in self.files:
+            file.close()
+
+    def counts(self) -> dict[str, int]:
+        return {
+            "num_tokens": self._num_tokens,
+            "num_documents": self.num_documents,
+            "num_bytes": self._num_bytes,
+        }
+
+
+def _sync(path: pathlib.Path) -> None:
+    """Waits until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(folder: pathlib.Path) -> None:
+    """Removes what writers of this store that were killed have left."""
+    for path in folder.parent.glob(f"{TEMPORARY}{folder.name}-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _cannot_write(folder: pathlib.Path, error: OSError) -> OSError:
+    place = folder.parent
+    if error.errno in DISK_FULL:
+        problem = f"the disk that holds {place} is full"
+    else:
+        problem = f"{place} cannot be written ({error})"
+    return OSError(
+        error.errno,
+        f"The token store was not written and nothing of it is left: {problem}. Free "
+        "some space, or set data.cache_dir to a folder on another disk.",
+    )

@@ -1,0 +1,286 @@
+"""Tokenizers: text to token ids and back, and what objectives know about the ids.
+
+Trained here, or loaded from files (see `tokenizer_files`). One trained here of size V with
+n sentinels has the ids
+
+    0 .. 7          [PAD] [UNK] [CLS] [SEP] [MASK] [BOS] [EOS] [EOD]
+    8 ..            learned pieces; then [unused0], [unused1], .. if the text gave fewer
+    V - n .. V - 1  <extra_id_{n-1}> .. <extra_id_0>: the first sentinel is the last id
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tokenizers
+
+from objectives.vocabulary import Vocabulary
+from research.data import pieces
+from research.data.errors import DataError
+
+# Names a role goes by in other vocabularies, ours first; the first one present counts.
+NAMES: dict[str, tuple[str, ...]] = {
+    "pad": ("[PAD]", "<pad>", "<|pad|>"),
+    "unk": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]",),
+    "sep": ("[SEP]",),
+    "mask": ("[MASK]", "<mask>"),
+    "bos": ("[BOS]", "<s>", "<|begin_of_text|>", "<|startoftext|>", "<|endoftext|>"),
+    "eos": ("[EOS]", "</s>", "<|end_of_text|>", "<|endoftext|>"),
+    # What separates documents, where nothing was made for it: the end of a text.
+    "eod": ("[EOD]", "<|endoftext|>", "<|end_of_text|>", "</s>", "[SEP]"),
+}
+# RoBERTa and BART frame a text as <s> .. </s>; vocabularies of decoders and of T5 have
+# the same names but no <mask>, and no frame.
+FRAMES = {"cls": "<s>", "sep": "</s>"}
+SENTINEL = re.compile(r"<extra_id_(\d+)>")
+UNUSED = re.compile(r"\[unused\d+\]")
+
+TOKENIZER_FILE = "tokenizer.json"
+SPECIALS_FILE = "special_tokens_map.json"
+COUNTS_FILE = "unigram_counts.npy"
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Tokenizer:
+    """Token ids of text, without any framing.
+
+    Attributes:
+      definition: the tokenizer in the JSON format of the `tokenizers` library.
+      special_ids: id of each role in NAMES, -1 where there is none.
+      sentinel_ids: span markers, first sentinel first.
+      unigram_counts: how often each id occurs in the training split, int64 [V], or None.
+    """
+
+    definition: str
+    special_ids: Mapping[str, int]
+    sentinel_ids: tuple[int, ...]
+    unigram_counts: np.ndarray | None
+
+    @classmethod
+    def train(cls, texts, config) -> Tokenizer:
+        """Trains one as a `TokenizerConfig` says, see `tokenizer_training`."""
+        from research.data import tokenizer_training
+
+        return cls.of(tokenizer_training.train(texts, config))
+
+    @classmethod
+    def load(cls, path: str | pathlib.Path) -> Tokenizer:
+        """Loads a file or a folder of any kind in `tokenizer_files`.
+
+        Raises:
+          DataError: there is nothing of a known kind, or it is damaged.
+        """
+        from research.data import tokenizer_files
+
+        backend, names, counts = tokenizer_files.load(pathlib.Path(path).expanduser())
+        return cls.of(backend, names=names, unigram_counts=counts)
+
+    @classmethod
+    def of(
+        cls,
+        backend: tokenizers.Tokenizer,
+        *,
+        names: Mapping[str, str] | None = None,
+        unigram_counts: np.ndarray | None = None,
+    ) -> Tokenizer:
+        """Wraps a tokenizer of the `tokenizers` library.
+
+        Args:
+          backend: the tokenizer.
+          names: the token of each role, {'mask': '<mask>'}, before those in NAMES.
+          unigram_counts: of the training split.
+        """
+        backend.no_padding()
+        backend.no_truncation()
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        sentinels = {
+            int(match[1]): number
+            for token, number in vocabulary.items()
+            if (match := SENTINEL.fullmatch(token))
+        }
+        return cls(
+            definition=backend.to_str(),
+            special_ids=_special_ids(vocabulary, names or {}),
+            sentinel_ids=tuple(sentinels[i] for i in sorted(sentinels)),
+            unigram_counts=unigram_counts,
+        )
+
+    @functools.cached_property
+    def _text_backend(self) -> tokenizers.Tokenizer:
+        """Reads the names of special tokens as any other text."""
+        backend = tokenizers.Tokenizer.from_str(self.definition)
+        backend.encode_special_tokens = True
+        return backend
+
+    @functools.cached_property
+    def _prompt_backend(self) -> tokenizers.Tokenizer:
+        """Reads the names of special tokens as those tokens."""
+        return tokenizers.Tokenizer.from_str(self.definition)
+
+    def encode(self, text: str, *, parse_specials: bool = False) -> list[int]:
+        """Token ids of a text, without [CLS], [SEP] or the like around it.
+
+        With `parse_specials` the name of a special token in the text is that token, as
+        a prompt wants it; without, it is text, so that no document can contain [EOD].
+        """
+        return self.encode_batch([text], parse_specials=parse_specials)[0]
+
+    def encode_batch(
+        self, texts: Sequence[str], *, parse_specials: bool = False
+    ) -> list[list[int]]:
+        """Token ids of each text, see `encode`; uses all cores."""
+        backend = self._prompt_backend if parse_specials else self._text_backend
+        found = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in found]
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
+        """The text of token ids; with `skip_special` that of the others only."""
+        numbers = [int(number) for number in ids]
+        return self._prompt_backend.decode(numbers, skip_special_tokens=skip_special)
+
+    def token(self, number: int) -> str:
+        """The piece with this id, as the vocabulary writes it, e.g. 'Ġthe'.
+
+        Raises:
+          ValueError: no piece has this id.
+        """
+        if not 0 <= number < self.vocab_size or not self.pieces[number]:
+            raise ValueError(f"No token has the id {number}; V is {self.vocab_size}.")
+        return self.pieces[number]
+
+    @functools.cached_property
+    def pieces(self) -> tuple[str, ...]:
+        """The piece of every id, '' where an id has none."""
+        vocabulary = self._prompt_backend.get_vocab(with_added_tokens=True)
+        table = [""] * (max(vocabulary.values()) + 1)
+        for token, number in vocabulary.items():
+            table[number] = token
+        return tuple(table)
+
+    @property
+    def vocab_size(self) -> int:
+        """V, one more than the largest id."""
+        return len(self.pieces)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Changes whenever any text would get other ids or an id another role."""
+        identity = [self.definition, dict(self.special_ids), self.sentinel_ids]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def vocabulary(self, unigram_counts: np.ndarray | None = None) -> Vocabulary:
+        """Special ids and tables over the vocabulary.
+
+        Args:
+          unigram_counts: int64 [V]; None = those it was saved with, if any.
+        """
+        counts = self.unigram_counts if unigram_counts is None else unigram_counts
+        is_special = self._is_special()
+        text = pieces.texts(self.definition, self.pieces)
+        starts = text.is_word_start
+        return Vocabulary(
+            vocab_size=self.vocab_size,
+            **{f"{role}_id": number for role, number in self.special_ids.items()},
+            sentinel_ids=self.sentinel_ids,
+            is_special=is_special,
+            is_word_start=None if starts is None else starts | is_special,
+            is_sentence_end=text.is_sentence_end & ~is_special,
+            unigram_counts=np.zeros(0, np.int64) if counts is None else counts,
+            token_bytes=np.where(is_special, 0, text.num_bytes).astype(np.int32),
+        )
+
+    def _is_special(self) -> np.ndarray:
+        added = self._prompt_backend.get_added_tokens_decoder()
+        special = {number for number, token in added.items() if token.special}
+        special |= {number for number in self.special_ids.values() if number >= 0}
+        special |= set(self.sentinel_ids)
+        return np.array(
+            [
+                number in special or not piece or bool(UNUSED.fullmatch(piece))
+                for number, piece in enumerate(self.pieces)
+            ]
+        )
+
+    def extend(self, names: Sequence[str], *, num_sentinels: int = 0) -> Tokenizer:
+        """Appends the special tokens that are missing, at the end of the vocabulary.
+
+        Args:
+          names: as `Vocabulary` names them: 'mask_id', 'sentinel_ids', ...; those that
+            exist already are left as they are.
+          num_sentinels: how many sentinels to append where there are none; the first
+            one gets the last id.
+
+        Raises:
+          ValueError: a name that stands for no special token.
+        """
+        roles = [name.removesuffix("_id") for name in names if name != "sentinel_ids"]
+        unknown = [role for role in roles if role not in NAMES]
+        if unknown:
+            valid = ", ".join([*(f"{role}_id" for role in NAMES), "sentinel_ids"])
+            raise ValueError(f"Not special tokens: {unknown}; those known are {valid}.")
+        added = [NAMES[role][0] for role in roles if self.special_ids[role] < 0]
+        if "sentinel_ids" in names and not self.sentinel_ids:
+            added += [f"<extra_id_{i}>" for i in reversed(range(num_sentinels))]
+        backend = tokenizers.Tokenizer.from_str(self.definition)
+        backend.add_special_tokens(added)
+        return Tokenizer.of(backend, names=self._role_names())
+
+    def save(self, folder: str | pathlib.Path) -> None:
+        """Writes tokenizer.json, and the rest that `load` needs, into a folder."""
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        roles = {f"{role}_token": token for role, token in self._role_names().items()}
+        (folder / TOKENIZER_FILE).write_text(self.definition, encoding="utf-8")
+        (folder / SPECIALS_FILE).write_text(json.dumps(roles, indent=1) + "\n")
+        if self.unigram_counts is not None:
+            np.save(folder / COUNTS_FILE, self.unigram_counts)
+
+    def _role_names(self) -> dict[str, str]:
+        return {
+            role: self.pieces[number]
+            for role, number in self.special_ids.items()
+            if number >= 0
+        }
+
+    def require_separator(self) -> int:
+        """The id that ends documents in a token store.
+
+        Raises:
+          DataError: there is none.
+        """
+        number = self.special_ids["eod"]
+        if number < 0:
+            raise DataError(
+                "This tokenizer has no token to separate documents with: none of "
+                f"{', '.join(NAMES['eod'])}. Add one to tokenizer.json as a special "
+                "token, or train a tokenizer with data.tokenizer.kind=bpe."
+            )
+        return number
+
+
+def _special_ids(
+    vocabulary: Mapping[str, int], names: Mapping[str, str]
+) -> dict[str, int]:
+    """The id of each role, by the names given first and then by those in NAMES."""
+    ids = {}
+    for role, known in NAMES.items():
+        candidates = [names[role]] if role in names else []
+        candidates += known
+        if "<mask>" in vocabulary and role in FRAMES:
+            candidates.append(FRAMES[role])
+        ids[role] = next((vocabulary[n] for n in candidates if n in vocabulary), -1)
+    if ids["unk"] in (ids["eos"], ids["eod"]):
+        # GPT-2's files name the end of a text; it never stands for text.
+        ids["unk"] = -1
+    if ids["pad"] < 0:
+        # Padding is never read; any id that is no text serves.
+        ids["pad"] = ids["eod"]
+    return ids

@@ -1,0 +1,201 @@
+"""Tokenizers from files, with the ids that their authors gave.
+
+tokenizer.json                                the `tokenizers` library
+vocab.txt                                     BERT (WordPiece)
+encoder.json, vocab.bpe                       GPT-2 (also vocab.json, merges.txt)
+*.model                                       sentencepiece, unigram (T5)
+a folder                                      the first of these that it holds
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from research.data import sentencepiece_model
+from research.data.errors import DataError
+from research.data.tokenizer import (
+    COUNTS_FILE,
+    FRAMES,
+    NAMES,
+    SPECIALS_FILE,
+    TOKENIZER_FILE,
+)
+
+CONFIG_FILE = "tokenizer_config.json"
+VOCABULARY_FILES = ("encoder.json", "vocab.json")
+MERGES_FILES = ("vocab.bpe", "merges.txt")
+T5_SENTINELS = 100
+
+Loaded = tuple[tokenizers.Tokenizer, dict[str, str], np.ndarray | None]
+
+
+def load(path: pathlib.Path) -> Loaded:
+    """The tokenizer in a file or folder, the names of its roles, its counts.
+
+    Raises:
+      DataError: there is nothing of a known kind, or it is damaged.
+    """
+    if path.is_dir():
+        folder, file = path, _find(path)
+    elif path.is_file():
+        folder, file = path.parent, path
+    else:
+        raise DataError(
+            f"Tokenizer {str(path)!r} not found. Give data.tokenizer.path a file or a "
+            f"folder of one of these kinds:\n{_kinds()}"
+        )
+    settings = _settings(folder) if path.is_dir() else {}
+    try:
+        backend = _read(file, settings)
+    except DataError:
+        raise
+    except Exception as error:  # The library raises plain Exception.
+        raise DataError(
+            f"{file}: not a tokenizer, or a damaged one ({error}). Kinds of files:\n"
+            f"{_kinds()}"
+        ) from error
+    names = {
+        role: token
+        for role in NAMES
+        if (token := _content(settings.get(f"{role}_token"))) is not None
+    }
+    counts = folder / COUNTS_FILE
+    has_counts = path.is_dir() and counts.is_file()
+    return backend, names, np.load(counts) if has_counts else None
+
+
+def _kinds() -> str:
+    assert __doc__ is not None
+    return __doc__.partition("\n\n")[2].rstrip()
+
+
+def _find(folder: pathlib.Path) -> pathlib.Path:
+    """The file of a known kind that a folder holds."""
+    known = (TOKENIZER_FILE, "vocab.txt", *VOCABULARY_FILES)
+    found = [folder / name for name in known if (folder / name).is_file()]
+    found += sorted(folder.glob("*.model"))
+    if not found:
+        held = sorted(p.name for p in folder.iterdir())
+        raise DataError(
+            f"Folder {str(folder)!r} holds no tokenizer, only {held[:10]}. Kinds of "
+            f"files:\n{_kinds()}"
+        )
+    return found[0]
+
+
+def _settings(folder: pathlib.Path) -> dict[str, Any]:
+    """What tokenizer_config.json and special_tokens_map.json say."""
+    settings: dict[str, Any] = {}
+    for name in (CONFIG_FILE, SPECIALS_FILE):
+        file = folder / name
+        if file.is_file():
+            settings |= json.loads(file.read_text(encoding="utf-8"))
+    return settings
+
+
+def _content(token: Any) -> str | None:
+    """The text of a special token, written plainly or as an object with its flags."""
+    return token.get("content") if isinstance(token, Mapping) else token
+
+
+def _read(file: pathlib.Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    if file.suffix == ".model":
+        return _sentencepiece(file)
+    if file.name in MERGES_FILES or file.suffix == ".bpe":
+        return _gpt2(_sibling(file, VOCABULARY_FILES), file)
+    if file.suffix == ".txt":
+        return _bert(file, settings)
+    if file.suffix == ".json":
+        value = json.loads(file.read_text(encoding="utf-8"))
+        # A list of pieces may well have the word "model" in it.
+        if isinstance(value, dict) and isinstance(value.get("model"), dict):
+            return tokenizers.Tokenizer.from_file(str(file))
+        return _gpt2(file, _sibling(file, MERGES_FILES))
+    raise DataError(f"{file}: not a kind of tokenizer file known here:\n{_kinds()}")
+
+
+def _sibling(file: pathlib.Path, names: tuple[str, ...]) -> pathlib.Path:
+    for name in names:
+        if (file.parent / name).is_file():
+            return file.parent / name
+    raise DataError(f"{file} needs {' or '.join(names)} beside it.")
+
+
+def _bert(file: pathlib.Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """A vocab.txt, one piece a line. Uncased unless some piece has a capital letter."""
+    lines = file.read_text(encoding="utf-8").split("\n")
+    vocabulary = {line.rstrip("\r"): number for number, line in enumerate(lines)}
+    if lines[-1] == "":
+        del vocabulary[""]
+    unk = NAMES["unk"][0]
+    if unk not in vocabulary:
+        raise DataError(
+            f"{file}: a WordPiece vocabulary needs {unk}, one piece a line; the first "
+            f"lines are {lines[:3]}."
+        )
+    specials = [names[0] for names in NAMES.values() if names[0] in vocabulary]
+    text = (piece for piece in vocabulary if piece not in specials)
+    uncased = not any(piece != piece.lower() for piece in text)
+    backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=unk))
+    backend.normalizer = normalizers.BertNormalizer(
+        lowercase=settings.get("do_lower_case", uncased),
+        strip_accents=settings.get("strip_accents"),
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix="##")
+    backend.add_special_tokens(specials)
+    return backend
+
+
+def _gpt2(vocabulary: pathlib.Path, merges: pathlib.Path) -> tokenizers.Tokenizer:
+    """Byte-level BPE as ids of pieces and a list of merges."""
+    model = models.BPE.from_file(str(vocabulary), str(merges))
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    known = {name for names in NAMES.values() for name in names} | set(FRAMES.values())
+    present = sorted(known & backend.get_vocab().keys())
+    backend.add_special_tokens(
+        # RoBERTa's and BART's mask swallows the space before it.
+        [
+            tokenizers.AddedToken(name, lstrip=name == "<mask>", special=True)
+            for name in present
+        ]
+    )
+    return backend
+
+
+def _sentencepiece(file: pathlib.Path) -> tokenizers.Tokenizer:
+    """A unigram model of sentencepiece, and T5's sentinels, which are not in its file."""
+    model = sentencepiece_model.read(file)
+    backend = tokenizers.Tokenizer(
+        models.Unigram(
+            [(piece.text, piece.score) for piece in model.pieces],
+            unk_id=model.unk_id,
+            byte_fallback=model.byte_fallback,
+        )
+    )
+    if model.charsmap:
+        backend.normalizer = normalizers.Precompiled(model.charsmap)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Metaspace(prepend_scheme="always"),
+        ]
+    )
+    backend.decoder = decoders.Metaspace(prepend_scheme="always")
+    backend.add_special_tokens([p.text for p in model.pieces if p.is_special])
+    first = [piece.text for piece in model.pieces[:3]]
+    if first == ["<pad>", "</s>", "<unk>"]:
+        sentinels = [f"<extra_id_{i}>" for i in reversed(range(T5_SENTINELS))]
+        if not set(sentinels) & backend.get_vocab().keys():
+            backend.add_special_tokens(sentinels)
+    return backend
