@@ -99,8 +99,9 @@ def sentence_framing(
         decoder                         [BOS] A [SEP] B [SEP]
         encoder-decoder                 A </s> B </s>
 
-    A missing [SEP] is EOS, else [EOD]; a missing [BOS] is [EOD], which is what a decoder
-    saw before every document. A tokenizer with no separator at all joins the pair.
+    A missing [SEP] is EOS, else [EOD]. A [BOS] that is missing, or that the training
+    text is known not to have, is [EOD]: what a decoder saw before every document. A
+    tokenizer with no separator at all joins the pair.
 
     Raises:
       UserError: an encoder's vocabulary without [CLS].
@@ -120,8 +121,14 @@ def sentence_framing(
     start: tuple[int, ...] = ()
     if architecture == "decoder":
         starts = (vocabulary.bos_id, vocabulary.eod_id)
-        start = tuple(token for token in starts if token >= 0)[:1]
+        start = tuple(token for token in starts if _was_seen(vocabulary, token))[:1]
     return Framing(start, separator, separator, max_length)
+
+
+def _was_seen(vocabulary: Vocabulary, token: int) -> bool:
+    """Whether the token exists and, where counts are known, occurs in training."""
+    counts = vocabulary.unigram_counts
+    return token >= 0 and (not counts.any() or counts[token] > 0)
 
 
 @functools.lru_cache(maxsize=64)

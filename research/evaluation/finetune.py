@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from research.errors import UserError
 from research.evaluation import batching, depths, finetune_loop, styles
 from research.evaluation.encoding import EncodedSplit
 from research.evaluation.finetune_loop import FinetuneSettings, Outcome, Program
@@ -40,8 +41,8 @@ class FinetuneResult:
     Attributes:
       scores: of every labelled evaluation split, all metrics of the task.
       predictions: class or score of every row of every split but 'train'.
-      selection_score: of the split that selects, at the selected epoch; None if
-        nothing is selected there.
+      selection_score: of the selected parameters on the split that selects, higher is
+        better; what rates and batch sizes are compared by.
       selection_split: which split that is.
       best_epoch, num_epochs: selected epoch and epochs run.
       losses: mean train loss of each epoch.
@@ -56,7 +57,7 @@ class FinetuneResult:
 
     scores: dict[str, dict[str, float]]
     predictions: dict[str, np.ndarray]
-    selection_score: float | None
+    selection_score: float
     selection_split: str
     best_epoch: int
     num_epochs: int
@@ -102,6 +103,7 @@ def finetune(
         that the backbone cannot serve.
     """
     data.check_trainable()
+    check_backbone(backbone)
     config = finetune_loop.dropout_config(backbone.model_config, settings.dropout_rate)
     style = styles.make_style(backbone, config, data.task, settings)
     program = finetune_loop.make_program(config, style.objective)
@@ -121,6 +123,33 @@ def finetune(
     if progress_file is not None:
         progress_file.unlink(missing_ok=True)
     return result
+
+
+def check_backbone(backbone: Backbone) -> None:
+    """Refuses parameters, a config and a tokenizer that do not belong together.
+
+    Raises:
+      UserError: naming what differs.
+    """
+    config = backbone.model_config
+    size = backbone.tokenizer.vocab_size
+    if size > config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {size:,} ids, the model's embedding "
+            f"{config.vocab_size:,} rows: the checkpoint is of another vocabulary."
+        )
+    wanted = finetune_loop.model_shapes(config)
+    found = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(backbone.params["model"])
+    }
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise UserError(
+                f"the checkpoint is of another architecture or size: parameter {name} "
+                f"has the shape {found.get(name, 'none')}, the config says "
+                f"{wanted.get(name, 'none')}."
+            )
 
 
 def initial_params(
@@ -216,8 +245,10 @@ class _Prepared:
 
     def selection_score(self, params: Params) -> float:
         """Higher is better; 'loss' counts negatively."""
+        return self._score(self.outputs(params, self.selection_split))
+
+    def _score(self, outputs: np.ndarray) -> float:
         labels = self.data.splits[self.selection_split].labels
-        outputs = self.outputs(params, self.selection_split)
         if self.settings.selection_metric == "loss":
             losses = self.style.losses(outputs, labels)
             if losses is not None:
@@ -235,14 +266,14 @@ def _result(task: _Prepared, outcome: Outcome) -> FinetuneResult:
     for name, split in task.data.splits.items():
         if name == "train":
             continue
-        predictions[name] = task.style.predict(task.outputs(outcome.params, name))
+        outputs = task.outputs(outcome.params, name)
+        predictions[name] = task.style.predict(outputs)
         if split.labels is not None:
             scores[name] = metrics.score(
                 task.data.task.metrics, split.labels, predictions[name]
             )
-    selection = None
-    if outcome.scores:
-        selection = outcome.scores[outcome.best_epoch - 1]
+        if name == task.selection_split:
+            selection = task._score(outputs)
     return FinetuneResult(
         scores=scores,
         predictions=predictions,

@@ -18,10 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
+import models
 from models.config import TransformerConfig
 from objectives.base import Objective
-from research.errors import UserError, nearest
+from research.errors import nearest
 from research.evaluation import depths, finetune_optimizer, progress
 from research.training import state as state_lib
 from research.training.optimizer import Optimizer
@@ -63,6 +65,9 @@ class FinetuneSettings:
       selection_metric: what 'best' and early stopping compare: a metric or 'loss'.
       patience: epochs without a better score before stopping; 0 = never stop early.
       unit_scores: learn scores divided by their range, [0, 1].
+
+    Raises:
+      ValueError: for a value that is not allowed, naming it and what is.
     """
 
     style: str
@@ -100,15 +105,15 @@ class FinetuneSettings:
         for field, valid in choices.items():
             value = getattr(self, field)
             if value not in valid:
-                raise UserError(
+                raise ValueError(
                     f"{field} = {value!r}: must be one of {', '.join(valid)}."
                     f"{nearest(str(value), valid)}"
                 )
         for field in ("batch_size", "eval_batch_size", "num_epochs", "learning_rate"):
             if not getattr(self, field) > 0:
-                raise UserError(f"{field} = {getattr(self, field)}: must be > 0.")
+                raise ValueError(f"{field} = {getattr(self, field)}: must be > 0.")
         if self.max_length < 8:
-            raise UserError(f"max_length = {self.max_length}: must be at least 8.")
+            raise ValueError(f"max_length = {self.max_length}: must be at least 8.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,6 +140,20 @@ def dropout_config(config: TransformerConfig, rate: float | None) -> Transformer
     if rate is None:
         return config
     return dataclasses.replace(config, dropout_rate=rate, attention_dropout_rate=rate)
+
+
+@functools.lru_cache(maxsize=8)
+def model_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter of the backbone, by its path."""
+
+    def build() -> Params:
+        return nnx.to_pure_dict(nnx.state(models.create(config, rngs=nnx.Rngs(0))))
+
+    leaves = jax.tree_util.tree_leaves_with_path(jax.eval_shape(build))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in leaves
+    }
 
 
 @functools.lru_cache(maxsize=8)

@@ -307,6 +307,7 @@ def _text_style(
         z_loss=0.0,
         loss_normalizing_factor=0.0,
         bidirectional_inputs=True,
+        isolate_documents=False,
         free=settings.style == "text_to_text_free",
         answer_length=answer_length,
         reads_first=decoder_start_id(backbone),

@@ -56,29 +56,34 @@ class TaskData:
         """Names of the test splits at hand, in the task's order."""
         return tuple(name for name in self.task.test if name in self.splits)
 
+    @property
+    def untrainable(self) -> str:
+        """Which labelled split is missing for training and scoring, or ''."""
+        train = self.splits.get("train")
+        if train is None or train.labels is None or not len(train):
+            return f"{self.task.title}: no labelled train set"
+        if not any(self.splits[name].labels is not None for name in self.dev_splits):
+            wanted = ", ".join(self.task.dev)
+            return f"{self.task.title}: no labelled evaluation set ({wanted})"
+        return ""
+
     def check_trainable(self) -> None:
         """Refuses a task that cannot be trained and scored.
 
         Raises:
           UserError: no train set, no evaluation set, or a single class.
         """
-        for name in ("train", *self.dev_splits[:1]):
-            if name not in self.splits or self.splits[name].labels is None:
-                raise UserError(f"{self.task.title}: no labelled {name} set.")
-        if not self.dev_splits:
-            raise UserError(
-                f"{self.task.title}: no labelled evaluation set; expected one of "
-                f"{', '.join(self.task.dev)}."
-            )
-        found = np.unique(self.splits["train"].labels)
+        if self.untrainable:
+            raise UserError(f"{self.untrainable}.")
+        labels = self.splits["train"].labels
+        found = np.unique(labels)
         if len(found) < 2:
-            kind = "score" if self.task.is_regression else "class"
-            value = found[0]
-            if not self.task.is_regression:
-                value = self.task.labels[int(value)]
+            regression = self.task.is_regression
+            kind = "score" if regression else "class"
+            value = found[0] if regression else self.task.labels[int(found[0])]
             raise UserError(
-                f"{self.task.title}: all {len(self.splits['train'])} train rows have "
-                f"the {kind} {str(value)!r}; training needs at least two."
+                f"{self.task.title}: all {len(labels)} train rows have the {kind} "
+                f"{str(value)!r}; training needs at least two."
             )
 
     def replace(self, **splits: Split) -> TaskData:

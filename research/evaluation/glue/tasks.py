@@ -26,7 +26,6 @@ class Task:
       train, dev, test: file of each split; several dev or test sets have several.
       sizes: official number of rows of each split, to tell a partial file.
       headerless: columns of the splits whose file has no header.
-      symmetric: the order of the pair does not matter.
       broken_rows: rows that the official file is known to break at most.
       tfds: TFDS split of each of ours that has another name there, and the TFDS name
         of a column that differs.
@@ -49,7 +48,6 @@ class Task:
         default_factory=lambda: {"test": "test.tsv"}
     )
     headerless: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    symmetric: bool = False
     broken_rows: int = 0
     tfds: dict[str, str] = dataclasses.field(default_factory=dict)
     score_range: tuple[float, float] | None = None
@@ -117,7 +115,6 @@ TASKS: dict[str, Task] = {
             label_words=("not_equivalent", "equivalent"),
             metrics=("f1_accuracy", "f1", "accuracy"),
             sizes=_sizes(3668, 408, 1725),
-            symmetric=True,
             tfds={
                 "#1 String": "sentence1",
                 "#2 String": "sentence2",
@@ -134,7 +131,6 @@ TASKS: dict[str, Task] = {
             label_words=(),
             metrics=("pearson_spearman", "pearson", "spearman"),
             sizes=_sizes(5749, 1500, 1379),
-            symmetric=True,
             score_range=(0.0, 5.0),
             tfds={"score": "label"},
             submission={"test": "STS-B.tsv"},
@@ -148,7 +144,6 @@ TASKS: dict[str, Task] = {
             label_words=("not_duplicate", "duplicate"),
             metrics=("f1_accuracy", "f1", "accuracy"),
             sizes=_sizes(363846, 40430, 390965),
-            symmetric=True,
             broken_rows=32,
             tfds={"is_duplicate": "label"},
             submission={"test": "QQP.tsv"},

@@ -1,0 +1,119 @@
+"""The config of an evaluation on GLUE."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import ml_collections
+
+from research import strict
+from research.config import plain
+from research.errors import UserError
+from research.evaluation.glue import protocols
+from research.evaluation.glue.protocols import Protocol
+from research.evaluation.glue.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """Fields of FinetuneSettings; None = as the protocol says.
+
+    Attributes: see FinetuneSettings. Rates and batch sizes are searched, so they are
+    fields of GlueConfig.
+    """
+
+    style: str
+    readout: str
+    eval_batch_size: int
+    bucket_lengths: tuple[Any, ...]
+    num_epochs: int | None
+    max_length: int | None
+    schedule: str | None
+    warmup_fraction: float | None
+    final_fraction: float | None
+    beta1: float | None
+    beta2: float | None
+    epsilon: float | None
+    weight_decay: float | None
+    clip_norm: float | None
+    layer_decay: float | None
+    frozen_layers: int | None
+    reinit_layers: int | None
+    dropout_rate: float | None
+    selection: str | None
+    selection_metric: str | None
+    patience: int | None
+    unit_scores: bool | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GlueConfig:
+    """What to evaluate on, and how.
+
+    Attributes:
+      source: 'embedded', 'tfds', 'tfds:FOLDER' or a folder of the official TSVs.
+      protocol: a key of protocols.PROTOCOLS.
+      which: checkpoint of the run, 'last' or 'best'.
+      seeds, learning_rates, batch_sizes: () = the protocol's.
+      floor_seeds: fine-tuning seeds of the random-initialisation floor; 0 = no floor.
+      selection_share: of the train set that selects rates and epochs instead of the
+        evaluation set; 0 = the evaluation set, as published.
+      submission: whether to write the leaderboard's files.
+      save_seconds: how often an unfinished run is saved.
+      finetune: what differs from the protocol.
+    """
+
+    source: str
+    protocol: str
+    which: str
+    seeds: tuple[Any, ...]
+    learning_rates: tuple[Any, ...]
+    batch_sizes: tuple[Any, ...]
+    floor_seeds: int
+    selection_share: float
+    submission: bool
+    save_seconds: float
+    finetune: Overrides
+
+    def __post_init__(self):
+        if not 0.0 <= self.selection_share < 1.0:
+            raise ValueError(
+                f"selection_share = {self.selection_share}: must be >= 0 and < 1."
+            )
+
+    def grid(self, task: Task) -> tuple[tuple[float, int], ...]:
+        """(learning rate, batch size) pairs that are searched for a task."""
+        return tuple(
+            (float(rate), int(size))
+            for rate in self._searched(task, "learning_rates")
+            for size in self._searched(task, "batch_sizes")
+        )
+
+    def task_seeds(self, task: Task, init: str) -> tuple[int, ...]:
+        """Fine-tuning seeds of a task; the floor takes the first ones."""
+        seeds = tuple(int(seed) for seed in self._searched(task, "seeds"))
+        return seeds if init == "pretrained" else seeds[: self.floor_seeds]
+
+    def _searched(self, task: Task, field: str) -> tuple[Any, ...]:
+        given = getattr(self, field)
+        return given or protocols.get(self.protocol).for_task(task, field)
+
+    @property
+    def rules(self) -> Protocol:
+        """The protocol."""
+        return protocols.get(self.protocol)
+
+
+def parse(config: ml_collections.ConfigDict) -> GlueConfig:
+    """Checks a whole config.
+
+    Raises:
+      UserError: one message with every problem.
+    """
+    problems: list[str] = []
+    parsed = strict.build(GlueConfig, plain(config), "config", problems)
+    if parsed is None:
+        raise UserError("\n".join(problems))
+    protocols.get(parsed.protocol)
+    return parsed

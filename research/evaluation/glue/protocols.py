@@ -1,0 +1,343 @@
+"""Published fine-tuning protocols, as data.
+
+A GLUE number means little without its protocol: batch, rates, epochs, what was selected
+on which split, over how many seeds, and which tasks began from an MNLI model. Sources are
+the papers' own configurations; where one leaves a value open, the source says what fills
+it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from research.errors import UserError, nearest, user_errors
+from research.evaluation.finetune_loop import FinetuneSettings
+from research.evaluation.glue.tasks import TASKS, Task
+
+ALL = tuple(TASKS)
+WITHOUT_WNLI = tuple(name for name in ALL if name != "wnli")
+# The tasks that some protocols start from a model fine-tuned on MNLI.
+AFTER_MNLI = ("rte", "mrpc", "stsb")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a line of work fine-tunes and what it reports.
+
+    Attributes:
+      name: its key.
+      source: where the values come from.
+      learning_rates, batch_sizes: searched; the best pair on the selection split counts.
+      seeds: fine-tuning seeds.
+      statistic: over seeds, 'mean' or 'median', in the published table.
+      settings: fields of FinetuneSettings that hold for every task.
+      tasks: what differs for a task: fields of FinetuneSettings, learning_rates,
+        batch_sizes or seeds.
+      metrics: the published metric of each task.
+      average: tasks in the published average.
+      mnli_init: tasks that start from the MNLI model's backbone.
+      both_orders: tasks whose pairs are trained on in both orders.
+      train_limit: largest number of train rows of a task.
+    """
+
+    name: str
+    source: str
+    learning_rates: tuple[float, ...]
+    batch_sizes: tuple[int, ...]
+    seeds: tuple[int, ...]
+    statistic: str
+    settings: Mapping[str, Any]
+    tasks: Mapping[str, Mapping[str, Any]]
+    metrics: Mapping[str, str]
+    average: tuple[str, ...]
+    mnli_init: tuple[str, ...]
+    both_orders: tuple[str, ...]
+    train_limit: Mapping[str, int]
+
+    def for_task(self, task: Task, field: str) -> tuple[Any, ...]:
+        """learning_rates, batch_sizes or seeds of a task."""
+        return self.tasks.get(task.name, {}).get(field, getattr(self, field))
+
+    def metric(self, task: Task) -> str:
+        """The published metric of a task."""
+        return self.metrics.get(task.name, task.metrics[0])
+
+
+_ADAM = dict(beta1=0.9, beta2=0.999, epsilon=1e-6, clip_norm=1.0)
+_ADAM_98 = dict(beta1=0.9, beta2=0.98, epsilon=1e-6)
+_PLAIN = dict(
+    layer_decay=1.0,
+    frozen_layers=0,
+    reinit_layers=0,
+    final_fraction=0.0,
+    patience=0,
+    selection="last",
+    dropout_rate=0.1,
+)
+_ACCURACIES = {"mrpc": "accuracy", "qqp": "accuracy"}
+_F1 = {"mrpc": "f1", "qqp": "f1"}
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            name="bert",
+            source="Devlin et al. 2019, section 4.1 and appendix A.3",
+            learning_rates=(5e-5, 4e-5, 3e-5, 2e-5),
+            batch_sizes=(32,),
+            seeds=(0, 1, 2, 3, 4),
+            statistic="mean",
+            settings=dict(
+                **_PLAIN,
+                **_ADAM,
+                num_epochs=3,
+                max_length=128,
+                schedule="linear",
+                warmup_fraction=0.1,
+                weight_decay=0.01,
+                unit_scores=False,
+            ),
+            tasks={},
+            metrics={**_F1, "stsb": "spearman"},
+            average=WITHOUT_WNLI,
+            mnli_init=(),
+            both_orders=(),
+            train_limit={},
+        ),
+        Protocol(
+            name="turc",
+            source="Turc et al. 2019, README of the small BERT models (batches of 32)",
+            learning_rates=(3e-4, 1e-4, 5e-5, 3e-5),
+            batch_sizes=(32,),
+            seeds=(0, 1, 2),
+            statistic="mean",
+            settings=dict(
+                **_PLAIN,
+                **_ADAM,
+                num_epochs=4,
+                max_length=128,
+                schedule="linear",
+                warmup_fraction=0.1,
+                weight_decay=0.01,
+                unit_scores=False,
+            ),
+            tasks={},
+            metrics={},
+            average=ALL,
+            mnli_init=(),
+            both_orders=(),
+            train_limit={},
+        ),
+        Protocol(
+            name="roberta",
+            source="Liu et al. 2019, fairseq examples/roberta/config/finetuning",
+            learning_rates=(1e-5,),
+            batch_sizes=(32,),
+            seeds=(0, 1, 2, 3, 4),
+            statistic="median",
+            settings=dict(
+                {**_PLAIN, "selection": "best"},
+                **_ADAM_98,
+                num_epochs=10,
+                max_length=512,
+                schedule="linear",
+                warmup_fraction=0.06,
+                weight_decay=0.1,
+                clip_norm=0.0,
+                unit_scores=True,
+            ),
+            tasks={
+                # The checkpoint of CoLA is chosen by accuracy, that of STS-B by loss.
+                "cola": dict(batch_sizes=(16,), selection_metric="accuracy"),
+                "mrpc": dict(batch_sizes=(16,), selection_metric="accuracy"),
+                "rte": dict(batch_sizes=(16,), learning_rates=(2e-5,)),
+                "stsb": dict(
+                    batch_sizes=(16,), learning_rates=(2e-5,), selection_metric="loss"
+                ),
+                "qqp": dict(warmup_fraction=0.25, selection_metric="accuracy"),
+            },
+            metrics={**_ACCURACIES, "stsb": "pearson"},
+            average=WITHOUT_WNLI,
+            mnli_init=(),
+            both_orders=(),
+            train_limit={},
+        ),
+        Protocol(
+            name="electra",
+            source="Clark et al. 2020, configure_finetuning.py (small and base)",
+            learning_rates=(1e-4,),
+            batch_sizes=(32,),
+            seeds=tuple(range(10)),
+            statistic="median",
+            settings=dict(
+                {**_PLAIN, "layer_decay": 0.8},
+                **_ADAM,
+                num_epochs=3,
+                max_length=128,
+                schedule="linear",
+                warmup_fraction=0.1,
+                weight_decay=0.01,
+                unit_scores=True,
+            ),
+            tasks={"rte": dict(num_epochs=10), "stsb": dict(num_epochs=10)},
+            metrics={**_ACCURACIES, "stsb": "spearman"},
+            average=WITHOUT_WNLI,
+            mnli_init=(),
+            both_orders=("mrpc", "stsb"),
+            train_limit={},
+        ),
+        Protocol(
+            name="mosaic",
+            source="Portes et al. 2023, mosaicml/examples finetuning_jobs.py",
+            learning_rates=(5e-5,),
+            batch_sizes=(32,),
+            seeds=(19,),
+            statistic="mean",
+            settings=dict(
+                **_PLAIN,
+                **_ADAM_98,
+                num_epochs=10,
+                max_length=256,
+                schedule="linear",
+                warmup_fraction=0.06,
+                weight_decay=5e-6,
+                clip_norm=0.0,
+                unit_scores=False,
+            ),
+            tasks={
+                "mnli": dict(batch_sizes=(48,), num_epochs=3),
+                "qqp": dict(
+                    batch_sizes=(16,),
+                    num_epochs=5,
+                    learning_rates=(3e-5,),
+                    weight_decay=3e-6,
+                ),
+                "qnli": dict(
+                    batch_sizes=(16,), learning_rates=(1e-5,), weight_decay=1e-6
+                ),
+                "sst2": dict(
+                    batch_sizes=(16,),
+                    num_epochs=3,
+                    learning_rates=(3e-5,),
+                    weight_decay=3e-6,
+                    seeds=(19, 8364, 717),
+                ),
+                "cola": dict(seeds=(19, 8364, 717, 10536)),
+                "rte": dict(
+                    batch_sizes=(16,),
+                    num_epochs=3,
+                    learning_rates=(1e-5,),
+                    weight_decay=1e-5,
+                    seeds=(19, 8364, 717, 10536, 90166),
+                ),
+                "mrpc": dict(
+                    learning_rates=(8e-5,),
+                    weight_decay=8e-6,
+                    seeds=(19, 8364, 717, 10536, 90166),
+                ),
+                "stsb": dict(
+                    learning_rates=(3e-5,),
+                    weight_decay=3e-6,
+                    seeds=(19, 8364, 717, 10536, 90166),
+                ),
+            },
+            metrics={**_ACCURACIES, "stsb": "spearman"},
+            average=WITHOUT_WNLI,
+            mnli_init=AFTER_MNLI,
+            both_orders=(),
+            train_limit={},
+        ),
+        Protocol(
+            name="cramming",
+            source="Geiping and Goldstein 2022, config/eval/GLUE_sane.yaml",
+            learning_rates=(4e-5,),
+            batch_sizes=(16,),
+            seeds=(0, 1, 2, 3, 4),
+            statistic="mean",
+            settings=dict(
+                **_PLAIN,
+                **_ADAM_98,
+                num_epochs=5,
+                max_length=128,
+                schedule="cosine",
+                warmup_fraction=0.1,
+                weight_decay=0.0,
+                clip_norm=0.0,
+                unit_scores=False,
+            ),
+            tasks={},
+            metrics={**_F1, "stsb": "pearson"},
+            average=WITHOUT_WNLI,
+            mnli_init=(),
+            both_orders=(),
+            train_limit={},
+        ),
+        Protocol(
+            name="babylm",
+            source="BabyLM 2025, evaluation_pipeline/finetune (clipping: as in bert)",
+            learning_rates=(3e-5,),
+            batch_sizes=(32,),
+            seeds=(42,),
+            statistic="mean",
+            settings=dict(
+                {**_PLAIN, "selection": "best", "final_fraction": 0.1},
+                **_ADAM,
+                num_epochs=10,
+                max_length=512,
+                schedule="cosine",
+                warmup_fraction=0.06,
+                weight_decay=0.01,
+                unit_scores=False,
+            ),
+            tasks={},
+            metrics=_F1,
+            average=("mrpc", "qqp", "mnli", "rte"),
+            mnli_init=(),
+            both_orders=(),
+            train_limit={"mnli": 10_000, "qqp": 10_000},
+        ),
+    )
+}
+
+
+def get(name: str) -> Protocol:
+    """The protocol called `name`.
+
+    Raises:
+      UserError: listing the valid ones, the nearest first.
+    """
+    if name not in PROTOCOLS:
+        raise UserError(
+            f"there is no protocol {name!r}.{nearest(name, PROTOCOLS)} "
+            f"Valid: {', '.join(PROTOCOLS)}."
+        )
+    return PROTOCOLS[name]
+
+
+def settings(
+    protocol: Protocol,
+    task: Task,
+    given: Mapping[str, Any],
+    *,
+    learning_rate: float,
+    batch_size: int,
+) -> FinetuneSettings:
+    """The settings of one run.
+
+    Args:
+      protocol: gives what `given` leaves None.
+      task: may have values of its own in the protocol.
+      given: fields of FinetuneSettings; those that no protocol has must be set.
+      learning_rate, batch_size: one of those searched.
+    """
+    fields = {field.name for field in dataclasses.fields(FinetuneSettings)}
+    values: dict[str, Any] = {"selection_metric": protocol.metric(task)}
+    values |= protocol.settings
+    own = protocol.tasks.get(task.name, {})
+    values |= {name: value for name, value in own.items() if name in fields}
+    values |= {name: value for name, value in given.items() if value is not None}
+    values |= {"learning_rate": learning_rate, "batch_size": batch_size}
+    with user_errors(ValueError):
+        return FinetuneSettings(**values)

@@ -1,0 +1,258 @@
+"""results.md: every score beside its floors, its protocol and what is missing."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from research.evaluation.glue import summary as summary_lib
+from research.evaluation.glue.config import GlueConfig
+from research.evaluation.glue.data import TaskData
+from research.evaluation.glue.metrics import TITLES
+from research.evaluation.glue.results import RunRow
+from research.evaluation.glue.run import PRETRAINED, RANDOM, Evaluation
+from research.evaluation.glue.summary import Summary
+from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS
+
+_HEADER = (
+    "task",
+    "split",
+    "metric",
+    "majority",
+    "random init",
+    "mean",
+    "sd",
+    "median",
+    "seeds",
+    "failed",
+    "rate",
+    "batch",
+    "MNLI-init",
+    "train rows",
+)
+DASH = "–"
+
+
+def write(
+    evaluation: Evaluation,
+    rows: dict[tuple[str, str], list[RunRow]],
+    missing: Sequence[str],
+) -> str:
+    """The whole file."""
+    summaries = {
+        (name, init): summary_lib.summarise(TASKS[name], found)
+        for (name, init), found in rows.items()
+    }
+    order = [name for name in TASKS if (name, PRETRAINED) in summaries]
+    caveat = evaluation.source.caveat
+    parts = [
+        f"# GLUE: {evaluation.checkpoint}",
+        *([f"**{caveat}**"] if caveat else []),
+        _provenance(evaluation, rows),
+        _table(_HEADER, _main_rows(evaluation, summaries, order)),
+        _averages(evaluation, summaries, order),
+        "## All metrics",
+        _all_metrics(summaries, order),
+        "## Read this before comparing",
+        _bullets(_notes(evaluation, rows, missing)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _provenance(
+    evaluation: Evaluation, rows: dict[tuple[str, str], list[RunRow]]
+) -> str:
+    config, rules = evaluation.config, evaluation.config.rules
+    any_row = next(iter(rows.values()))[0]
+    rules_used = {row.selection for found in rows.values() for row in found}
+    lines = [
+        f"source: {evaluation.source.name}",
+        (
+            f"protocol: {config.protocol} ({rules.source}); "
+            f"its published tables give the {rules.statistic} over seeds"
+        ),
+        f"changed from the protocol: {_changes(config) or 'nothing'}",
+        (
+            f"checkpoint: {any_row.checkpoint}, step {any_row.checkpoint_step:,}, "
+            f"{any_row.objective}, {any_row.architecture}"
+        ),
+        f"selection: {' | '.join(sorted(rules_used))}",
+        f"code: {any_row.commit or 'no commit'}",
+    ]
+    return _bullets(lines)
+
+
+def _changes(config: GlueConfig) -> str:
+    """What the config sets that the protocol does not say."""
+    own = {
+        name: getattr(config, name)
+        for name in ("seeds", "learning_rates", "batch_sizes")
+        if getattr(config, name)
+    }
+    for name in vars(config.finetune):
+        value = getattr(config.finetune, name)
+        if name not in ("eval_batch_size", "bucket_lengths") and value is not None:
+            own[name] = value
+    return ", ".join(f"{name} = {value}" for name, value in own.items())
+
+
+def _main_rows(
+    evaluation: Evaluation, summaries: dict[tuple[str, str], Summary], order: list[str]
+) -> list[list[str]]:
+    table = []
+    for name in order:
+        found = summaries[name, PRETRAINED]
+        floor = summaries.get((name, RANDOM))
+        metric = evaluation.config.rules.metric(found.task)
+        majority = summary_lib.majority_scores(evaluation.source.tasks[name])
+        for split in found.splits:
+            floor_cell = DASH
+            if floor is not None:
+                floor_cell = _percent(statistics.fmean(floor.values(split, metric)))
+                floor_cell += f" ({len(floor.rows)})"
+            row = found.rows[0]
+            table.append(
+                [
+                    found.task.title,
+                    split,
+                    TITLES[metric],
+                    _percent(majority[split][metric]),
+                    floor_cell,
+                    *_statistics(found.values(split, metric)),
+                    str(len(found.rows)),
+                    str(found.num_failed),
+                    f"{row.learning_rate:g}",
+                    str(row.batch_size),
+                    "yes" if row.mnli_init else "no",
+                    f"{row.train_rows:,}",
+                ]
+            )
+    return table
+
+
+def _statistics(values: list[float]) -> list[str]:
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return [
+        _percent(statistics.fmean(values)),
+        DASH if deviation is None else _percent(deviation),
+        _percent(statistics.median(values)),
+    ]
+
+
+def _averages(
+    evaluation: Evaluation, summaries: dict[tuple[str, str], Summary], order: list[str]
+) -> str:
+    rules = evaluation.config.rules
+    found = [summaries[name, PRETRAINED] for name in order]
+    mean = summary_lib.average(rules, found)
+    if mean is None:
+        return "No average: none of these tasks is in the protocol's."
+    floors = [summaries[n, RANDOM] for n in order if (n, RANDOM) in summaries]
+    floor = summary_lib.average(rules, floors)
+    majority = statistics.fmean(
+        statistics.fmean(
+            scores[rules.metric(TASKS[name])]
+            for scores in summary_lib.majority_scores(
+                evaluation.source.tasks[name]
+            ).values()
+        )
+        for name in mean.members
+    )
+    contents = ", ".join(
+        f"{TASKS[name].title} ({TITLES[rules.metric(TASKS[name])]}"
+        f"{', mean of ' + ' and '.join(s.splits) if len(s.splits) > 1 else ''})"
+        for name in mean.members
+        for s in [summaries[name, PRETRAINED]]
+    )
+    spread = "" if mean.deviation is None else f" ± {_percent(mean.deviation)}"
+    absent = [TASKS[name].title for name in rules.average if name not in mean.members]
+    outside = [TASKS[name].title for name in order if name not in rules.average]
+    sentences = [
+        f"**Average of {len(mean.members)}: {_percent(mean.value)}{spread}**",
+        f"random init {_percent(floor.value) if floor else DASH}",
+        f"majority {_percent(majority)}",
+    ]
+    text = f"{'; '.join(sentences)}. In it ({rules.statistic} over seeds): {contents}."
+    if absent:
+        text += f" The protocol's average also has {', '.join(absent)}: not run here."
+    if outside:
+        text += f" Not in the protocol's average: {', '.join(outside)}."
+    return text
+
+
+def _all_metrics(summaries: dict[tuple[str, str], Summary], order: list[str]) -> str:
+    table = []
+    for name in order:
+        for init in (PRETRAINED, RANDOM):
+            found = summaries.get((name, init))
+            if found is None:
+                continue
+            for split in found.splits:
+                for metric in found.task.metrics:
+                    values = found.values(split, metric)
+                    title = [found.task.title, split, init, TITLES[metric]]
+                    table.append([*title, *_statistics(values), str(len(values))])
+    header = ("task", "split", "init", "metric", "mean", "sd", "median", "seeds")
+    return _table(header, table)
+
+
+def _notes(
+    evaluation: Evaluation,
+    rows: dict[tuple[str, str], list[RunRow]],
+    missing: Sequence[str],
+) -> list[str]:
+    notes = [
+        (
+            "These are dev scores unless the split says otherwise. Dev and test scores, F1 "
+            "and accuracy, Pearson and Spearman, and runs that began from an MNLI model or "
+            "not, are different columns."
+        ),
+        (
+            "Failed runs (diverged, or one answer for every row) are counted and stay in "
+            "mean and median."
+        ),
+        (
+            "majority: the most frequent train class, or the mean train score, for every "
+            "row. random init: the same protocol, with its own search, on the same "
+            "architecture before any pretraining (seeds in brackets)."
+        ),
+    ]
+    if evaluation.config.selection_share == 0.0:
+        notes.append(
+            "What was selected was selected on the split that is reported. Set "
+            "selection_share to select on a share of train instead."
+        )
+    notes += list(missing)
+    for name, data in evaluation.source.tasks.items():
+        if (name, PRETRAINED) in rows:
+            notes += _task_notes(data, rows[name, PRETRAINED][0])
+        elif name == DIAGNOSTIC.name:
+            notes += [f"{data.task.title}: {note}" for note in data.notes]
+    return notes
+
+
+def _task_notes(data: TaskData, row: RunRow) -> list[str]:
+    notes = [f"{data.task.title}: {note}" for note in data.notes]
+    cut = {split: count for split, count in row.truncated.items() if count}
+    if cut:
+        counts = ", ".join(f"{count:,} of {split}" for split, count in cut.items())
+        length = row.settings["max_length"]
+        notes.append(
+            f"{data.task.title}: rows longer than the model reads or than {length} "
+            f"tokens were cut, the longer sentence first: {counts}"
+        )
+    return notes
+
+
+def _percent(value: float) -> str:
+    text = f"{100 * value:.1f}"
+    return "0.0" if text == "-0.0" else text.replace("-", "\u2212")
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)

@@ -1,0 +1,99 @@
+"""Fine-tunes a pretrained run on GLUE and scores it.
+
+    python -m research.glue --config=experiments/glue.py --checkpoint=runs/mlm \
+        --workdir=runs/mlm-glue [--tasks=cola,mrpc,rte] [--config.protocol=bert]
+
+The workdir gets results.jsonl (one line a run), results.md, predictions/, submission/ and
+config.json. A second start skips finished runs and continues an unfinished one.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from research import cli
+from research.config import plain
+from research.evaluation.glue import config as config_lib
+from research.evaluation.glue import sources, submission, tables, tasks
+from research.evaluation.glue import summary as summary_lib
+from research.evaluation.glue.results import RunRow, RunStore
+from research.evaluation.glue.run import AX_SPLIT, PRETRAINED, Evaluation
+from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS
+from research.training import backbone as backbone_lib
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "experiments/glue.py")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "workdir of a pretraining run")
+_WORKDIR = flags.DEFINE_string("workdir", None, "where results go")
+_TASKS = flags.DEFINE_list("tasks", [*TASKS, DIAGNOSTIC.name], "tasks to run")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Loads everything, runs what is not finished, writes the tables."""
+    del argv
+    config = config_lib.parse(_CONFIG.value)
+    wanted = tasks.resolve(_TASKS.value)
+    source = sources.load(config.source, wanted)
+    missing = skipped(source)
+    for line in missing:
+        print(f"skipped: {line}")
+    backbone = backbone_lib.load(_CHECKPOINT.value, which=config.which)
+    workdir = pathlib.Path(_WORKDIR.value)
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "config.json").write_text(json.dumps(plain(_CONFIG.value), indent=2))
+    evaluation = Evaluation(
+        config=config,
+        source=source,
+        checkpoint=_CHECKPOINT.value,
+        backbone=backbone,
+        store=RunStore(workdir),
+        say=print,
+    )
+    rows = evaluation.run()
+    if config.submission:
+        missing = [*missing, *write_submission(evaluation, rows)]
+    text = tables.write(evaluation, rows, missing)
+    (workdir / "results.md").write_text(text, encoding="utf-8")
+    print(f"\n{text}\n{workdir / 'results.md'}")
+
+
+def skipped(source: sources.Source) -> list[str]:
+    """Why tasks that were asked for do not run."""
+    reasons = list(source.missing.values())
+    for name, data in source.tasks.items():
+        if name != DIAGNOSTIC.name and data.untrainable:
+            reasons.append(data.untrainable)
+    if DIAGNOSTIC.name in source.tasks and "mnli" not in source.tasks:
+        reasons.append("diagnostic: its rows are answered by MNLI's model; add mnli")
+    return reasons
+
+
+def write_submission(
+    evaluation: Evaluation, rows: dict[tuple[str, str], list[RunRow]]
+) -> list[str]:
+    """Writes the leaderboard's files; returns what is missing for a submission."""
+    folder = evaluation.store.workdir / "submission"
+    for (name, init), found in rows.items():
+        if init != PRETRAINED:
+            continue
+        task = TASKS[name]
+        best = summary_lib.summarise(task, found).best
+        predictions = evaluation.store.predictions(best.key)
+        for split in task.test:
+            if split in predictions:
+                submission.write(folder, task, split, predictions[split])
+        if AX_SPLIT in predictions:
+            submission.write(folder, DIAGNOSTIC, "test", predictions[AX_SPLIT])
+    lacking = submission.missing(folder, (*TASKS.values(), DIAGNOSTIC))
+    if not lacking:
+        return []
+    return [f"submission: the leaderboard also wants {', '.join(lacking)}"]
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "checkpoint", "workdir"])
+    cli.run(main)
