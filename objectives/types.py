@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from models.inputs import ModelInputs
 from models.pytree import pytree
 
-# Batches come from the host.
-AnyArray = Array | np.ndarray
+# Batches come from the host, or are mere shapes.
+AnyArray = Array | np.ndarray | jax.ShapeDtypeStruct
 
 
 @pytree

@@ -1,0 +1,357 @@
+"""What every objective and every composition must do; a new one is tested by itself."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import models
+import objectives
+from experiments import presets
+from objectives.types import TokenBatch
+from tests.helpers import CLS, MASK, PAD, UNK, tiny_config, toy_batch, toy_vocabulary
+
+VOCABULARY = toy_vocabulary()
+BATCH, LENGTH = 8, 30
+# Whose inputs show every target, so that there is nothing to leak.
+NOTHING_HIDDEN = {"deshuffling"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """An objective or composition, for one architecture."""
+
+    names: tuple[str, ...]
+    architecture: str
+    isolated: bool = False
+
+    def __str__(self):
+        isolated = "-isolated" if self.isolated else ""
+        return f"{'+'.join(self.names)}-{self.architecture}{isolated}"
+
+    def create(self, row_length: int = LENGTH, **overrides):
+        """The preset's objective; `overrides` go to every stage with such a field."""
+        params = {}
+        for name in self.names:
+            fields = dict(presets.OBJECTIVES[name])
+            changes = {"isolate_documents": self.isolated, **overrides}
+            fields |= {key: changes[key] for key in changes if key in fields}
+            params[name] = fields
+        return objectives.create(
+            self.names,
+            params,
+            vocabulary=VOCABULARY,
+            row_length=row_length,
+            architecture=self.architecture,
+        )
+
+
+def all_cases() -> list[Case]:
+    """Every objective, and every second stage behind every first one."""
+    table = objectives.OBJECTIVES
+    chains = [(name,) for name in table]
+    for first, second in itertools.permutations(table, 2):
+        if table[first].produces in table[second].accepts:
+            chains.append((first, second))
+    return [
+        Case(chain, architecture)
+        for chain in chains
+        for architecture in ("encoder", "decoder", "encoder_decoder")
+        if all(architecture in table[name].architectures for name in chain)
+    ]
+
+
+CASES = all_cases()
+ISOLATED = [
+    dataclasses.replace(case, isolated=True)
+    for case in CASES
+    if len(case.names) == 1
+    and "isolate_documents" in objectives.hyperparameters(case.names[0])
+]
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+# Isolation doubles the matrix: `make test-all` runs it whole.
+every_variant = pytest.mark.parametrize(
+    "case",
+    CASES + [pytest.param(case, marks=pytest.mark.slow) for case in ISOLATED],
+    ids=str,
+)
+
+
+def rows_of(seed: int = 0) -> TokenBatch:
+    """Rows with several documents, one with [UNK], one half padding, one all padding."""
+    batch = toy_batch(
+        BATCH, LENGTH, vocabulary=VOCABULARY, seed=seed, document_length=12
+    )
+    tokens = np.array(batch.tokens)
+    tokens[1, 7] = UNK
+    tokens[2, LENGTH // 2 :] = PAD
+    tokens[3] = PAD
+    return TokenBatch(
+        tokens=jnp.asarray(tokens),
+        row_ids=jnp.asarray(batch.row_ids),
+        first_document=jnp.asarray(batch.first_document),
+    )
+
+
+@functools.cache
+def program(case: Case):
+    """One compiled function: the example, its readouts and its losses.
+
+    Weights are large, so that a leak shows; nothing selected is left as it was, so
+    that no target is in the inputs by design.
+    """
+    objective = case.create(mask_prob=1.0, random_prob=0.0)
+    config = tiny_config(case.architecture, init_stddev=0.3)
+    model = models.create(config, rngs=nnx.Rngs(0))
+    heads = objective.init_heads(config, rngs=nnx.Rngs(1))
+    graph, params = nnx.split((model, heads))
+
+    @jax.jit
+    def run(params, rng, batch):
+        model, heads = nnx.merge(graph, params)
+        example = objective.corrupt(rng, batch)
+        hidden = model(example.inputs)
+        readouts = {
+            term: objective.readout(term, heads, hidden, target, model.embedding)
+            for term, target in example.targets.items()
+        }
+        return example, readouts, objective.losses(model, heads, example)
+
+    return objective, functools.partial(run, params)
+
+
+@functools.cache
+def outcome(case: Case):
+    """Example, readouts and losses of `rows_of()` with key 0."""
+    return program(case)[1](jax.random.key(0), rows_of())
+
+
+def assert_equal_trees(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def take(example, index):
+    return jax.tree.map(lambda x: x[index], example)
+
+
+@every_case
+@pytest.mark.parametrize("length", [16, 126, 4096])
+def test_shapes_are_the_promised_lengths(case, length):
+    objective = case.create(length)
+    batch = TokenBatch(
+        tokens=jax.ShapeDtypeStruct((2, length), jnp.int32),
+        row_ids=jax.ShapeDtypeStruct((2,), jnp.int32),
+        first_document=jax.ShapeDtypeStruct((2,), jnp.int32),
+    )
+    rng = jax.eval_shape(lambda: jax.random.key(0))
+    example = jax.eval_shape(objective.corrupt, rng, batch)
+    lengths = objective.lengths
+    assert lengths.tokens == length
+    assert example.inputs.tokens.shape == (2, lengths.inputs)
+    encoder = example.inputs.encoder
+    assert (0 if encoder is None else encoder.tokens.shape[1]) == lengths.encoder
+    assert (encoder is not None) == (case.architecture == "encoder_decoder")
+    assert set(example.targets) == set(lengths.targets) == set(objective.terms)
+    for term, target in example.targets.items():
+        assert target.values.shape == (2, lengths.targets[term])
+        assert target.denominators().shape == (2,)
+    for leaf in jax.tree.leaves(example):
+        assert leaf.shape[0] == 2
+
+
+@every_variant
+def test_example_is_a_function_of_the_key(case):
+    run = program(case)[1]
+    example = outcome(case)[0]
+    assert_equal_trees(example, run(jax.random.key(0), rows_of())[0])
+    other = run(jax.random.key(1), rows_of())[0]
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), example, other)
+    assert all(jax.tree.leaves(same)) == (case.names == ("causal_lm",))
+
+
+@every_variant
+def test_eager_equals_jit_and_a_row_alone_equals_the_row_in_its_batch(case):
+    objective = program(case)[0]
+    batch, example = rows_of(), outcome(case)[0]
+    if all(stage.row_wise for stage in objective.stages):
+        batch, example = take(batch, slice(4, 5)), take(example, slice(4, 5))
+    assert_equal_trees(objective.corrupt(jax.random.key(0), batch), example)
+
+
+@every_variant
+def test_rows_do_not_depend_on_their_order_or_on_other_rows(case):
+    objective, run = program(case)
+    if not all(stage.row_wise for stage in objective.stages):
+        pytest.skip("looks at other rows by design")
+    example = outcome(case)[0]
+    order = np.random.default_rng(0).permutation(BATCH)
+    shuffled = run(jax.random.key(0), take(rows_of(), order))[0]
+    assert_equal_trees(shuffled, take(example, order))
+    others = jax.tree.map(
+        lambda mine, other: other.at[4].set(mine[4]), rows_of(), rows_of(seed=9)
+    )
+    found = run(jax.random.key(0), others)[0]
+    assert_equal_trees(take(found, 4), take(example, 4))
+
+
+@every_variant
+def test_targets_are_real_and_dead_slots_harmless(case):
+    example, readouts, _ = outcome(case)
+    segments = np.asarray(example.inputs.segment_ids)
+    for term, target in example.targets.items():
+        values, weights = np.asarray(target.values), np.asarray(target.loss_weights)
+        num_classes = readouts[term][1].shape[0]
+        assert (values >= 0).all() and (values < num_classes).all()
+        assert (weights >= 0).all() and weights.sum() > 0
+        live = weights > 0
+        if target.positions is not None:
+            positions = np.asarray(target.positions)
+            assert (positions >= 0).all() and (positions < segments.shape[1]).all()
+            at = np.take_along_axis(segments, positions, axis=1)
+        else:
+            at = segments[:, -values.shape[1] :]
+        assert (at[live] > 0).all()
+        if num_classes == VOCABULARY.vocab_size:
+            assert not np.isin(values[live], [PAD, CLS, MASK]).any()
+        # Nothing but padding: nothing to learn.
+        assert not (values[3][live[3]] > 8).any()
+    for leaf in jax.tree.leaves((readouts, outcome(case)[2])):
+        assert np.isfinite(np.asarray(leaf)).all()
+
+
+@every_variant
+def test_corruption_never_selects_special_tokens(case):
+    if case.architecture != "encoder":
+        pytest.skip("the targets of sequences include what frames them")
+    example = outcome(case)[0]
+    for target in example.targets.values():
+        if target.values.shape[1] == 1:
+            continue
+        selected = np.asarray(target.values)[np.asarray(target.loss_weights) > 0]
+        # [UNK] stands for text.
+        allowed = ~VOCABULARY.is_special[selected] | (selected == UNK)
+        assert allowed.all()
+
+
+def other_tokens(batch: TokenBatch, rng) -> TokenBatch:
+    """One text token of each row exchanged for another of its kind."""
+    tokens = np.array(batch.tokens)
+    ends = VOCABULARY.is_sentence_end | VOCABULARY.is_special
+    for row in tokens:
+        places = np.flatnonzero(~ends[row])
+        if not len(places):
+            continue
+        place = rng.choice(places)
+        kind = VOCABULARY.is_word_start == VOCABULARY.is_word_start[row[place]]
+        row[place] = rng.choice(np.flatnonzero(kind & ~ends))
+    return dataclasses.replace(batch, tokens=jnp.asarray(tokens))
+
+
+def shown(example) -> np.ndarray:
+    """What the model may see of a row at every target, whatever the target's place."""
+    inputs = example.inputs
+    if inputs.encoder is not None:
+        return np.asarray(inputs.encoder.tokens)
+    if inputs.bidirectional is not None:
+        return np.where(inputs.bidirectional, inputs.tokens, -1)
+    return np.zeros((BATCH, 1))
+
+
+@every_variant
+def test_hidden_targets_do_not_reach_their_features(case):
+    objective, run = program(case)
+    token_terms = [t for t, k in objective.lengths.targets.items() if k > 1]
+    if not token_terms or NOTHING_HIDDEN & set(case.names):
+        pytest.skip("hides no token")
+    example, readouts, _ = outcome(case)
+    rng = np.random.default_rng(0)
+    compared = 0
+    for _ in range(20):
+        changed, others, _ = run(jax.random.key(0), other_tokens(rows_of(), rng))
+        hidden = (shown(changed) == shown(example)).all(1)
+        for term in token_terms:
+            before, after = example.targets[term], changed.targets[term]
+            moved = np.asarray(before.values != after.values)
+            moved &= np.asarray(before.loss_weights > 0) & hidden[:, None]
+            features = np.asarray(readouts[term][0])
+            assert np.abs(features).max() > 0.1
+            np.testing.assert_allclose(
+                features[moved], np.asarray(others[term][0])[moved], atol=1e-5
+            )
+            compared += moved.sum()
+    assert compared >= 10
+
+
+@every_case
+def test_losses_are_the_cross_entropies_of_the_readouts(case):
+    objective = program(case)[0]
+    example, readouts, (terms, metrics) = outcome(case)
+    assert set(terms) == set(objective.terms)
+    for term, (features, table, bias) in readouts.items():
+        target = example.targets[term]
+        logits = np.float64(features) @ np.float64(table).T
+        logits += 0 if bias is None else np.float64(bias)
+        log_z = np.logaddexp.reduce(logits, axis=-1)
+        chosen = np.take_along_axis(
+            logits, np.asarray(target.values)[..., None], axis=-1
+        )[..., 0]
+        losses = log_z - chosen + objective.z_loss_of(term) * log_z**2
+        weights = np.asarray(target.loss_weights)
+        total, weight = terms[term]
+        np.testing.assert_allclose(total, (weights * losses).sum(), rtol=1e-4)
+        np.testing.assert_allclose(weight, target.denominators().sum(), rtol=1e-6)
+        right = weights * (logits.argmax(-1) == np.asarray(target.values))
+        correct, count = metrics[f"{term}_accuracy"]
+        np.testing.assert_allclose(correct, right.sum(), atol=1e-3)
+        np.testing.assert_allclose(count, weights.sum(), rtol=1e-6)
+
+
+@every_case
+def test_loss_at_initialisation_is_its_closed_form(case):
+    """ln C of a flat table; with N(0, s) tied embeddings after a norm + D s^2 / 2."""
+    objective, stddev = case.create(), 0.02
+    config = tiny_config(case.architecture, init_stddev=stddev, emb_dim=64)
+    model = models.create(config, rngs=nnx.Rngs(0))
+    heads = objective.init_heads(config, rngs=nnx.Rngs(1))
+    batch = toy_batch(32, LENGTH, vocabulary=VOCABULARY, document_length=None)
+    example = objective.corrupt(jax.random.key(0), batch)
+    terms, _ = objective.losses(model, heads, example)
+    for term, (total, _) in terms.items():
+        target = example.targets[term]
+        table = VOCABULARY.vocab_size if target.values.shape[1] > 1 else 2
+        expected = np.log(table) + (64 * stddev**2 / 2 if table > 2 else 0.0)
+        count = float(target.loss_weights.sum())
+        assert float(total) / count == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.slow
+@every_case
+def test_losses_add_up_over_microbatches(case):
+    objective = case.create()
+    config = tiny_config(case.architecture)
+    model = models.create(config, rngs=nnx.Rngs(0))
+    heads = objective.init_heads(config, rngs=nnx.Rngs(1))
+    losses = jax.jit(lambda example: objective.losses(model, heads, example)[0])
+    example = jax.jit(objective.corrupt)(jax.random.key(0), rows_of())
+    whole = losses(example)
+    parts = [losses(take(example, slice(i, i + 2))) for i in range(0, BATCH, 2)]
+    added = jax.tree.map(lambda *x: sum(x), *parts)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), added, whole)
+
+
+@pytest.mark.slow
+@every_variant
+@pytest.mark.parametrize("length", [16, 4096])
+def test_shortest_and_longest_rows(case, length):
+    objective = case.create(length)
+    batch = toy_batch(1, length, vocabulary=VOCABULARY, document_length=100)
+    example = jax.jit(objective.corrupt)(jax.random.key(0), batch)
+    for target in example.targets.values():
+        assert np.isfinite(np.asarray(target.loss_weights)).all()
+    if "next_sentence" not in case.names:
+        assert sum(float(t.loss_weights.sum()) for t in example.targets.values()) > 0
