@@ -272,7 +272,7 @@ def provisional_vocabulary(tokenizer: TokenizerConfig) -> Vocabulary:
         sentinel_ids=tuple(range(size - 1, size - 1 - sentinels, -1)),
         is_special=is_special,
         is_word_start=np.ones(size, bool),
-        is_sentence_end=np.zeros(size, bool),
+        is_sentence_end=~is_special,
         unigram_counts=np.ones(size, np.int64),
         token_bytes=np.ones(size, np.int32),
     )
