@@ -6,11 +6,19 @@ The first use of a dataset downloads it.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import socket
+import urllib.request
 from collections.abc import Iterator
 
 from research.data.errors import DataError
+from research.errors import nearest
 
 SPLIT = "train"
+# Without TensorFlow a dataset is only known once its group has been imported.
+GROUPS = ("text", "question_answering", "summarization", "translate", "structured")
+DOWNLOAD_HOST = "storage.googleapis.com"
 
 
 def open_parts(name: str, text_field: str):
@@ -55,18 +63,32 @@ def _builder(name: str):
             'not installed: pip install "palimpsest[tfds]" (TensorFlow itself is not '
             "needed). Or give the path of a file or folder of text, JSONL or Parquet."
         ) from None
+    for group in GROUPS:
+        # A group that needs something else only lacks its names.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"tensorflow_datasets.{group}")
     try:
         return tfds.builder(name, file_format="array_record")
     except Exception as error:  # TFDS has a class of its own for every reason.
+        known = tfds.core.registered.list_imported_builders()
         raise DataError(
-            f"No TFDS dataset {name!r}: {_first_line(error)}. Names are listed at "
-            "https://www.tensorflow.org/datasets/catalog; the package "
-            "importlib_resources has to be installed. Or give the path of a file or "
+            f"No TFDS dataset {name!r}: {_first_line(error)}"
+            f"{nearest(name.partition('/')[0], known)} Names are listed at "
+            "https://www.tensorflow.org/datasets/catalog. Or give the path of a file or "
             "folder of text, JSONL or Parquet as data.source."
         ) from error
 
 
 def _data_source(builder, name: str):
+    advice = (
+        "The first use of a dataset downloads it. Without a network, prepare it "
+        f"elsewhere and copy it to {str(builder.data_dir)!r}, or give the path of a "
+        "file or folder of text, JSONL or Parquet as data.source."
+    )
+    if not builder.is_prepared() and not _has_network():
+        raise DataError(
+            f"TFDS dataset {name!r} is not prepared and there is no network. {advice}"
+        )
     try:
         builder.download_and_prepare()
         return builder.as_data_source(split=SPLIT)
@@ -78,13 +100,21 @@ def _data_source(builder, name: str):
                 "Export the split you want to JSONL and give its path as data.source."
             ) from error
         raise DataError(
-            f"TFDS dataset {name!r} cannot be prepared: {_first_line(error)}. Its first "
-            "use downloads it and needs a network. Without one, prepare it elsewhere "
-            f"and copy it to {builder.data_dir!r}, or give the path of a file or folder "
-            "of text, JSONL or Parquet as data.source."
+            f"TFDS dataset {name!r} cannot be prepared: {_first_line(error)}. {advice}"
         ) from error
+
+
+def _has_network() -> bool:
+    """Whether a download is worth trying: TFDS itself would try for minutes."""
+    if urllib.request.getproxies():
+        return True
+    try:
+        socket.getaddrinfo(DOWNLOAD_HOST, 443)
+    except OSError:
+        return False
+    return True
 
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else chr(39) * 2}"
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
