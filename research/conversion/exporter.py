@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from models.config import TransformerConfig
+from objectives.vocabulary import Vocabulary
 from research.conversion.families import FAMILIES
 from research.conversion.family import Family, Row
 from research.conversion.importer import flatten, layers_of
@@ -134,6 +135,21 @@ def _differences(family: Family, config: TransformerConfig) -> list[str]:
     if bool(config.num_token_types) != ("num_token_types" in copied):
         found.append(f"num_token_types = {config.num_token_types}")
     return found
+
+
+def special_ids(export: Export, vocabulary: Vocabulary) -> dict[str, Any]:
+    """The ids that transformers' configs name; families with fixed ones keep them."""
+    ids = {
+        f"{role}_token_id": getattr(vocabulary, f"{role}_id")
+        for role in ("pad", "bos", "eos")
+    }
+    if export.family.architecture == "decoder" and vocabulary.eod_id >= 0:
+        # A decoder trained on packed documents ends a text as the corpus does.
+        ids["eos_token_id"] = vocabulary.eod_id
+    if export.family.architecture == "encoder_decoder":
+        ids["decoder_start_token_id"] = vocabulary.pad_id
+    ids = {name: number for name, number in ids.items() if number >= 0}
+    return {k: v for k, v in ids.items() if k not in export.hf_config}
 
 
 Specs = dict[str, tuple[np.dtype, tuple[int, ...]]]

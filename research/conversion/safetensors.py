@@ -88,6 +88,11 @@ def open_folder(folder: pathlib.Path) -> Tensors:
     raise ValueError(f"{folder} has neither {_SINGLE} nor {_INDEX}.")
 
 
+def open_file(path: pathlib.Path) -> Tensors:
+    """Opens one file."""
+    return Tensors(dict.fromkeys(_read_header(path), path))
+
+
 def _read_header(path: pathlib.Path) -> dict[str, tuple[int, str, tuple[int, ...]]]:
     """Offset in the file, dtype and shape of every tensor."""
     size = path.stat().st_size

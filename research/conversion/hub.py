@@ -1,0 +1,71 @@
+"""Folders and tokenizer files of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+from objectives.vocabulary import Vocabulary
+from research.data.tokenizer import Tokenizer
+
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "merges.txt", "vocab.bpe")
+
+
+def folder_of(source: str) -> pathlib.Path:
+    """A folder as it is; a hub id is fetched.
+
+    Raises:
+      ValueError: if it is neither, or cannot be fetched, saying which files to put
+        where.
+    """
+    path = pathlib.Path(source).expanduser()
+    if path.is_dir():
+        return path
+    advice = (
+        "Put config.json, model.safetensors and the tokenizer's files (tokenizer.json, "
+        "or vocab.txt, or vocab.json and merges.txt, or spiece.model) into a folder and "
+        "give that as --from."
+    )
+    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise ValueError(f"There is no folder {source}. {advice}")
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise ValueError(
+            f"{source} is no folder, and fetching it from the hub needs the package "
+            f"huggingface_hub (the extra 'hub'). {advice}"
+        ) from None
+    try:
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(source, allow_patterns=list(_FILES))
+        )
+    except Exception as error:
+        raise ValueError(
+            f"{source} is no folder and could not be fetched from the hub "
+            f"({type(error).__name__}). {advice}"
+        ) from error
+
+
+def write_tokenizer(
+    folder: pathlib.Path,
+    tokenizer: Tokenizer,
+    vocabulary: Vocabulary,
+    max_length: int,
+) -> None:
+    """tokenizer.json and what transformers' AutoTokenizer reads beside it."""
+    tokenizer.save(folder)
+    (folder / "unigram_counts.npy").unlink(missing_ok=True)
+    roles = {
+        f"{role}_token": tokenizer.token(getattr(vocabulary, f"{role}_id"))
+        for role in ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
+        if getattr(vocabulary, f"{role}_id") >= 0
+    }
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_length,
+        "clean_up_tokenization_spaces": False,
+        **roles,
+    }
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(settings, indent=2) + "\n")

@@ -1,0 +1,173 @@
+"""A run's checkpoint as something that writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from models.config import TransformerConfig
+from objectives.base import Objective
+from objectives.vocabulary import Vocabulary
+from research import config as config_lib
+from research.data.tokenizer import Tokenizer
+from research.generation import filling, prompts
+from research.generation.decoding import DecodingConfig, generate
+from research.generation.language_model import LanguageModel
+from research.training import backbone, state
+
+# Candidates shown for a mask where --top_k does not say.
+CANDIDATES = 5
+
+
+@dataclasses.dataclass
+class Writer:
+    """A checkpoint, its tokenizer, and the compiled programs that decode with it."""
+
+    language_model: LanguageModel
+    params: Any
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    model_config: TransformerConfig
+    rng: jax.Array
+
+    @classmethod
+    def load(cls, workdir: pathlib.Path, *, which: str, seed: int) -> Writer:
+        """Reads a run.
+
+        Raises:
+          ValueError: if its objective has no language-model head.
+        """
+        run = backbone.load(workdir, which)
+        objective = config_lib.create_objective(run.config, run.vocabulary)
+        modules = state.create_modules(run.model_config, objective)
+        return cls(
+            language_model=language_model(objective, modules),
+            params=run.params,
+            tokenizer=run.tokenizer,
+            vocabulary=run.vocabulary,
+            model_config=run.model_config,
+            rng=jax.random.key(seed),
+        )
+
+    def settings(self, **settings: Any) -> DecodingConfig:
+        """Checked settings of decoding; for encoders only top_k counts."""
+        return DecodingConfig(**settings)
+
+    def write(self, texts: Sequence[str], settings: DecodingConfig) -> list[str]:
+        """What follows each prompt, or each prompt with its masks filled.
+
+        Raises:
+          ValueError: for a prompt that is longer than the model can read, or an
+            encoder's prompt without a mask.
+        """
+        architecture = self.model_config.architecture
+        encoded = prompts.encode(
+            texts, self.tokenizer, self.vocabulary, architecture=architecture
+        )
+        self._check_lengths(encoded, settings)
+        # Absolute positions of encoders count from the left edge; decoders continue
+        # at the right one.
+        tokens, is_text = (
+            jnp.asarray(x)
+            for x in prompts.pad(
+                encoded, self.vocabulary.pad_id, left=architecture == "decoder"
+            )
+        )
+        if architecture == "encoder":
+            return self._fill(texts, tokens, is_text, settings.top_k or CANDIDATES)
+        self.rng, rng = jax.random.split(self.rng)
+        written = generate(
+            self.language_model, settings, self.params, tokens, is_text, rng
+        )
+        return [self._text(row) for row in jax.device_get(written)]
+
+    def _check_lengths(self, encoded: list[list[int]], settings: DecodingConfig):
+        config = self.model_config
+        if config.position != "learned":
+            return
+        longest = max(len(prompt) for prompt in encoded)
+        longest = -(-longest // prompts.MULTIPLE) * prompts.MULTIPLE
+        new = settings.max_new_tokens if config.architecture == "decoder" else 0
+        if longest + new > config.max_seq_len:
+            raise ValueError(
+                f"A prompt of {longest} tokens (padded) and {new} new ones exceed the "
+                f"{config.max_seq_len} positions of the model: shorten the prompt or "
+                f"lower --max_new_tokens."
+            )
+
+    def _text(self, row: Sequence[int]) -> str:
+        ids = []
+        for number in row:
+            if number in self.language_model.stop_ids:
+                break
+            ids.append(int(number))
+        # Sentinels say which span an answer belongs to, so they are shown.
+        hidden = {self.vocabulary.pad_id}
+        return self.tokenizer.decode([n for n in ids if n not in hidden]).strip()
+
+    def _fill(self, texts, tokens, is_text, count) -> list[str]:
+        mask_id = self.vocabulary.mask_id
+        filled = filling.fill(
+            self.language_model,
+            self.params,
+            tokens,
+            is_text,
+            mask_id=mask_id,
+            count=count,
+        )
+        lines = []
+        for text, masks in zip(texts, filled, strict=True):
+            if not masks:
+                raise ValueError(
+                    f"The prompt {text!r} has no {prompts.MASK} for the encoder to fill."
+                )
+            lines.append("\n  ".join(self._candidates(mask) for mask in masks))
+        return lines
+
+    def _candidates(self, mask: list[filling.Candidate]) -> str:
+        shown = [
+            f"{self.tokenizer.decode([c.token_id]).strip() or '(space)'} "
+            f"{c.probability:.3f}"
+            for c in mask
+        ]
+        return "[MASK] = " + "   ".join(shown)
+
+
+def language_model(objective: Objective, modules: state.Modules) -> LanguageModel:
+    """The network of an objective as functions of its parameters.
+
+    Raises:
+      ValueError: if no term of the objective predicts tokens of the vocabulary.
+    """
+    vocabulary = objective.vocabulary
+    decoder = objective.architecture == "decoder"
+    stops = (vocabulary.eod_id, vocabulary.eos_id) if decoder else (vocabulary.eos_id,)
+    stages = getattr(objective, "stages", (objective,))
+    start_id = next(
+        (stage.start_id for stage in stages if hasattr(stage, "start_id")),
+        vocabulary.pad_id,
+    )
+    return LanguageModel(
+        modules=modules,
+        objective=objective,
+        term=_token_term(objective),
+        start_id=start_id,
+        stop_ids=tuple(stop for stop in stops if stop >= 0),
+        pad_id=vocabulary.pad_id,
+    )
+
+
+def _token_term(objective: Objective) -> str:
+    """The term whose targets are tokens anywhere, not labels of a row."""
+    lengths = objective.lengths.targets
+    term = max(objective.terms, key=lambda name: lengths[name])
+    if lengths[term] <= 1:
+        raise ValueError(
+            f"The objective {objective.name} has no language-model head to write with."
+        )
+    return term
