@@ -28,7 +28,7 @@ from models.inputs import ModelInputs
 from models.layers import Linear, kernel_stddev
 from models.pytree import pytree
 from objectives.base import Objective, WeightedSum
-from objectives.types import Example, Lengths, Target
+from objectives.types import AnyArray, Example, Lengths, Target
 
 READOUTS = ("cls", "mean", "last")
 # The head's dropout site, beside the sites that backbones number from 0.
@@ -51,13 +51,13 @@ class LabelledBatch:
       row_ids: number of each row in the step; dropout folds it in.
     """
 
-    tokens: Int[Array, "B L"]
-    segment_ids: Int[Array, "B L"]
-    token_type_ids: Int[Array, "B L"] | None
-    labels: Float[Array, " B"]
-    num_classes: Int[Array, " B"]
-    weights: Float[Array, " B"]
-    row_ids: Int[Array, " B"]
+    tokens: Int[AnyArray, "B L"]
+    segment_ids: Int[AnyArray, "B L"]
+    token_type_ids: Int[AnyArray, "B L"] | None
+    labels: Float[AnyArray, " B"]
+    num_classes: Int[AnyArray, " B"]
+    weights: Float[AnyArray, " B"]
+    row_ids: Int[AnyArray, " B"]
 
 
 @pytree

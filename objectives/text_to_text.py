@@ -22,7 +22,7 @@ from models.inputs import ModelInputs
 from models.pytree import pytree
 from objectives.sequence_to_sequence import SequenceToSequence
 from objectives.streams import Stream
-from objectives.types import Example
+from objectives.types import AnyArray, Example
 
 # Log-probability of a choice that the task does not have.
 _NO_CHOICE = -1e9
@@ -41,14 +41,14 @@ class TextBatch:
       row_ids: number of each row in the step; dropout folds it in.
     """
 
-    tokens: Int[Array, "B L"]
-    segment_ids: Int[Array, "B L"]
-    targets: Int[Array, "B T"]
-    target_segment_ids: Int[Array, "B T"]
-    choices: Int[Array, "B C T"]
-    choice_segment_ids: Int[Array, "B C T"]
-    weights: Float[Array, " B"]
-    row_ids: Int[Array, " B"]
+    tokens: Int[AnyArray, "B L"]
+    segment_ids: Int[AnyArray, "B L"]
+    targets: Int[AnyArray, "B T"]
+    target_segment_ids: Int[AnyArray, "B T"]
+    choices: Int[AnyArray, "B C T"]
+    choice_segment_ids: Int[AnyArray, "B C T"]
+    weights: Float[AnyArray, " B"]
+    row_ids: Int[AnyArray, " B"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

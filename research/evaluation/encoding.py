@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from objectives.vocabulary import Vocabulary
+from research.data.tokenizer import Tokenizer
 from research.errors import UserError
 from research.evaluation.glue.data import Split
-
-if TYPE_CHECKING:
-    from research.data.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,10 +24,8 @@ from research.evaluation.glue.data import TaskData
 from research.evaluation.styles import BatchShape, Style
 from research.training import rngs
 from research.training import state as state_lib
+from research.training.backbone import Backbone
 from research.training.state import Params
-
-if TYPE_CHECKING:
-    from research.training.backbone import Backbone
 
 SELECTION_SPLIT = "selection"
 # Scores that spread less than this share of their range are constant predictions.

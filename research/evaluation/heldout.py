@@ -2,9 +2,9 @@
 
 The unigram baseline of a term is the loss of the best prediction that ignores its input:
 
-    special tokens (sentinels, [EOD], labels)   their share among the held-out targets
-    all other tokens                            the training split's unigram counts,
-                                                plus one each, times what is left
+    labels, sentinels, [EOD]   their share among the held-out targets
+    all other tokens           the training split's unigram counts, plus one each,
+                               times what is left
 
 It is a cross-entropy on exactly the targets that the loss was computed on. A term whose
 loss is above it has learnt nothing but frequencies; the margin is in nats.
@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from objectives.base import Objective
 from objectives.vocabulary import Vocabulary
 from research.training.step import EvalSums
 
@@ -64,8 +65,7 @@ def evaluate(
     *,
     seed: jax.Array,
     numbers: Iterable[jax.Array],
-    terms: Mapping[str, float],
-    vocabulary: Vocabulary,
+    objective: Objective,
 ) -> Heldout:
     """The held-out loss of parameters.
 
@@ -75,8 +75,7 @@ def evaluate(
       batches: held-out batches on the devices.
       seed: of the run, on the devices.
       numbers: of the batches, on the devices; they choose the corruption.
-      terms: weights of the loss terms.
-      vocabulary: whose unigram counts the baseline uses.
+      objective: its terms' weights, and whose vocabulary the baseline uses.
     """
     # Dispatched one after another; fetched together, so that nothing waits in between.
     results = [
@@ -93,9 +92,11 @@ def evaluate(
     for term, counts in total.targets.items():
         weight = total.sums[term][1]
         if weight > 0:
-            baselines[term] = float(unigram_sum(counts, vocabulary) / weight)
+            baselines[term] = float(_baseline(term, counts, objective) / weight)
     loss = sum(
-        factor * values[term] for term, factor in terms.items() if term in values
+        factor * values[term]
+        for term, factor in objective.terms.items()
+        if term in values
     )
     return Heldout(loss=float(loss), values=values, baselines=baselines)
 
@@ -104,6 +105,19 @@ def _add(results: list[EvalSums]) -> EvalSums:
     """The sums of all batches, in float64."""
     doubled = [jax.tree.map(lambda x: np.asarray(x, np.float64), r) for r in results]
     return jax.tree.map(lambda *parts: np.sum(parts, axis=0), *doubled)
+
+
+def _baseline(term: str, counts: np.ndarray, objective: Objective) -> float:
+    # One target a row is a label, whose values are classes and no tokens.
+    if objective.lengths.targets[term] == 1:
+        return constant_sum(counts)
+    return unigram_sum(counts, objective.vocabulary)
+
+
+def constant_sum(counts: np.ndarray) -> float:
+    """Summed -log p of labels whose shares are known: (3, 1) gives 2.249."""
+    used = counts[counts > 0]
+    return float(-(used * np.log(used / counts.sum())).sum())
 
 
 def unigram_sum(counts: np.ndarray, vocabulary: Vocabulary) -> float:

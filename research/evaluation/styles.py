@@ -7,7 +7,7 @@ the loop owns none of that.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -22,9 +22,7 @@ from research.evaluation.encoding import EncodedSplit
 from research.evaluation.finetune_loop import FinetuneSettings
 from research.evaluation.glue.data import Split
 from research.evaluation.glue.tasks import Task
-
-if TYPE_CHECKING:
-    from research.training.backbone import Backbone
+from research.training.backbone import Backbone
 
 # Logits of a head that serves all of GLUE: MNLI has three classes.
 MIN_CLASSES = 3

@@ -9,7 +9,6 @@ import json
 import pathlib
 import subprocess
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -25,9 +24,7 @@ from research.evaluation.glue.results import RunRow, RunStore
 from research.evaluation.glue.sources import Source
 from research.evaluation.glue.tasks import DIAGNOSTIC, Task
 from research.training import backbone as backbone_lib
-
-if TYPE_CHECKING:
-    from research.training.backbone import Backbone
+from research.training.backbone import Backbone
 
 PRETRAINED, RANDOM = "pretrained", "random"
 # The diagnostic set rides along with MNLI, whose model answers it.
