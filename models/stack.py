@@ -21,6 +21,7 @@ from models.positions import (
     relative_bias_by_index,
     rope_tables,
 )
+from models.sharding import place_block
 
 
 class Stack(nnx.Module):
@@ -93,6 +94,7 @@ class Stack(nnx.Module):
         """One block as a function of its parameters, under the remat policy."""
 
         def run(params, hidden, context, rngs):
+            params, hidden = place_block(params, hidden)
             return nnx.merge(graph, params)(hidden, context, rngs=rngs)[0]
 
         if self.config.remat == "full":

@@ -54,7 +54,7 @@ def quiet_libraries() -> None:
     """Keeps other libraries' progress out of the run's own lines."""
     if flags.FLAGS.is_parsed() and flags.FLAGS["verbosity"].present:
         return
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ gathers the batch's integers, corrupts the whole, keeps its rows and sums gradie
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from research.config import ParallelConfig, RunConfig
 from research.errors import UserError
-from research.training.step import WHOLE_BATCH, Collectives
+from research.training.step import ONE_DEVICE, Distribution
 
 # Mesh axes. Rows are split over the first two.
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
@@ -72,8 +73,9 @@ def param_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """'model/stack/layers/0/mlp/up/kernel' of a path in a tree."""
-    return "/".join(str(_key(part)) for part in path)
+    """'model/stack/layers/0/mlp/up/kernel' of a path in a tree or in NNX's state."""
+    names = [str(_key(part)) for part in path]
+    return "/".join(names[:-1] if names[-1] == "value" else names)
 
 
 def _key(part: Any) -> Any:
@@ -129,11 +131,45 @@ class Parallel:
         return jax.tree_util.tree_map_with_path(sharding, state)
 
     @property
-    def collectives(self) -> Collectives:
-        """What a step of this mode does with its part of the batch."""
+    def distribution(self) -> Distribution:
+        """What a step of this mode does to be spread over the devices."""
         if self.mode == "pmap":
-            return Collectives(gather=_all_gather, own=_own_rows, add=_psum)
-        return dataclasses.replace(WHOLE_BATCH, own=self._split_rows)
+            return dataclasses.replace(
+                ONE_DEVICE, gather=_all_gather, own=_own_rows, add=_psum
+            )
+        if self.mesh.size == 1:
+            return ONE_DEVICE
+        return dataclasses.replace(
+            ONE_DEVICE,
+            own=self._split_rows,
+            place_params=self._place_params,
+            place_block=self._place_block,
+        )
+
+    def _gathered(self, name: str, leaf: Any) -> Any:
+        """A parameter as computations use it: gathered over fsdp, split over tensor."""
+        spec = param_spec(name, leaf.shape, self.mesh)
+        whole = PartitionSpec(*(axis if axis == TENSOR else None for axis in spec))
+        if spec == whole:
+            return leaf
+        used, kept = (NamedSharding(self.mesh, s) for s in (whole, spec))
+        return _gather_parameter(leaf, used, kept)
+
+    def _place_block(self, params: Any, hidden: jax.Array) -> tuple[Any, jax.Array]:
+        """A block's parameters gathered over fsdp, its input split by rows."""
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: self._gathered(path_name(path), leaf), params
+        )
+        return params, jax.lax.with_sharding_constraint(hidden, self.rows)
+
+    def _place_params(self, params: Any) -> Any:
+        """Embeddings and heads gathered over fsdp; blocks gather their own."""
+
+        def gather(path: tuple[Any, ...], leaf: Any) -> Any:
+            name = path_name(path)
+            return leaf if "/layers/" in name else self._gathered(name, leaf)
+
+        return jax.tree_util.tree_map_with_path(gather, params)
 
     def _split_rows(self, example: Any) -> Any:
         """Tells XLA to keep the example's rows where the batch's rows are."""
@@ -234,6 +270,29 @@ class Parallel:
         return shardings(outputs)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather_parameter(leaf: Any, used: NamedSharding, kept: NamedSharding) -> Any:
+    """The parameter with the sharding `used`, its gradient with the sharding `kept`.
+
+    The transpose of a plain constraint would sum the whole gradient on every device,
+    where each needs the sum of its shard only.
+    """
+    del kept
+    return jax.lax.with_sharding_constraint(leaf, used)
+
+
+def _gather_forward(leaf, used, kept):
+    return _gather_parameter(leaf, used, kept), None
+
+
+def _gather_backward(used, kept, _, grad):
+    del used
+    return (jax.lax.with_sharding_constraint(grad, kept),)
+
+
+_gather_parameter.defvjp(_gather_forward, _gather_backward)
+
+
 def _all_gather(batch: Any) -> Any:
     return jax.tree.map(
         lambda x: jax.lax.all_gather(x, REPLICAS, axis=0, tiled=True), batch
@@ -297,6 +356,17 @@ def _mesh_shape(config: ParallelConfig, count: int) -> tuple[int, int, int]:
             f"and there are {count}: set data = -1 for all that are left over."
         )
     return config.data, config.fsdp, config.tensor
+
+
+def check(config: RunConfig) -> None:
+    """Refuses a config whose mesh or batches the devices cannot share.
+
+    Raises:
+      UserError: with every problem.
+    """
+    problems = batch_problems(config, create(config.parallel))
+    if problems:
+        raise UserError("\n".join(problems))
 
 
 def batch_problems(config: RunConfig, parallel: Parallel) -> list[str]:

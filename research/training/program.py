@@ -20,7 +20,7 @@ from research import config as config_lib
 from research import config_checks
 from research.config import RunConfig
 from research.errors import UserError, user_errors
-from research.training import memory, optimizer, parallelism, state, step
+from research.training import memory, optimizer, parallelism, rngs, state, step
 from research.training.optimizer import Optimizer
 from research.training.parallelism import Parallel
 from research.training.state import Modules, TrainState
@@ -71,7 +71,7 @@ class Program:
             self.modules,
             self.optimizer,
             num_microbatches=self.config.train.num_microbatches,
-            collectives=self.parallel.collectives,
+            distribution=self.parallel.distribution,
         )
         batch = self.batch_shapes(self.config.train.batch_size)
         with memory.explained(self.config, self.state):
@@ -82,7 +82,7 @@ class Program:
     def compile_eval_step(self) -> Callable[..., Any]:
         """The compiled evaluation step: (params, batch, seed, number) -> EvalSums."""
         eval_step = step.make_eval_step(
-            self.objective, self.modules, collectives=self.parallel.collectives
+            self.objective, self.modules, distribution=self.parallel.distribution
         )
         batch = self.batch_shapes(self.config.eval.batch_size)
         arguments = (self.state.params, batch, self.state.seed, self.state.step)
@@ -166,8 +166,6 @@ def _init(
     rule: Optimizer,
     seed: jax.Array,
 ) -> TrainState:
-    from research.training import rngs
-
     params = state.init_params(model_config, objective, rngs.stream(seed, "params"))
     return state.init_state(params, rule, seed)
 
@@ -180,30 +178,32 @@ def _with_shardings(shapes: Any, shardings: Any) -> Any:
     )
 
 
-class TrainSteps:
-    """Compiled train steps, one for each objective that `Objective.at` returns.
+class Steps:
+    """The compiled steps of a run, each compiled once.
 
-    The first is compiled in a thread while parameters are initialised or restored.
+    Compiling runs in a thread of its own: the first train step while parameters are
+    initialised or restored, the evaluation step while the first steps train.
     """
 
     def __init__(self, program: Program, first_step: int):
         self._program = program
-        self._compiled: dict[Objective, Callable[..., Any]] = {}
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "compile")
-        objective = program.objective.at(first_step)
-        self._first = (
-            objective,
-            self._pool.submit(program.compile_train_step, objective),
-        )
+        first = program.objective.at(first_step)
+        self._train = {first: self._pool.submit(program.compile_train_step, first)}
+        self._evaluation = self._pool.submit(program.compile_eval_step)
 
-    def at(self, step_number: int) -> Callable[..., Any]:
-        """The compiled step for a step number; compiles it where it is new."""
+    def train(self, step_number: int) -> Callable[..., Any]:
+        """The compiled step for a step number."""
         objective = self._program.objective.at(step_number)
-        if objective not in self._compiled:
-            first, future = self._first
-            self._compiled[objective] = (
-                future.result()
-                if objective == first
-                else self._program.compile_train_step(objective)
-            )
-        return self._compiled[objective]
+        if objective not in self._train:
+            compile_step = self._program.compile_train_step
+            self._train[objective] = self._pool.submit(compile_step, objective)
+        return self._train[objective].result()
+
+    def evaluation(self) -> Callable[..., Any]:
+        """The compiled evaluation step."""
+        return self._evaluation.result()
+
+    def close(self) -> None:
+        """Lets the thread end."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from models.dropout import DropoutRngs
 from models.pytree import pytree
+from models.sharding import PlaceBlock, placing_blocks
 from objectives.base import Objective, WeightedSum
 from objectives.types import Example
 from research.training import rngs
@@ -32,26 +33,36 @@ Batch = Any  # A pytree of arrays with a leading axis of rows.
 
 
 @dataclasses.dataclass(frozen=True)
-class Collectives:
-    """What a step does where it sees only a part of the batch.
+class Distribution:
+    """What a step does because it is spread over devices.
 
     Attributes:
-      gather: this part of the batch to the whole batch.
-      own: the whole batch's example to the rows of this part.
-      add: sums over this part's rows to sums over the whole batch.
+      gather: the batch that this program sees to the whole batch.
+      own: the whole batch's example to the rows of this program.
+      add: sums over this program's rows to sums over the whole batch.
+      place_params: parameters to where computations want them.
+      place_block: parameters and input of one block likewise; see models.sharding.
     """
 
     gather: Callable[[Batch], Batch]
     own: Callable[[Example], Example]
     add: Callable[[Any], Any]
+    place_params: Callable[[Params], Params]
+    place_block: PlaceBlock
 
 
 def _same(tree: Any) -> Any:
     return tree
 
 
-# A step that sees the whole batch, on one device or as one program over a mesh.
-WHOLE_BATCH = Collectives(gather=_same, own=_same, add=_same)
+# A program that sees everything on one device.
+ONE_DEVICE = Distribution(
+    gather=_same,
+    own=_same,
+    add=_same,
+    place_params=_same,
+    place_block=lambda params, hidden: (params, hidden),
+)
 
 
 @pytree
@@ -80,7 +91,7 @@ def make_train_step(
     optimizer: Optimizer,
     *,
     num_microbatches: int,
-    collectives: Collectives = WHOLE_BATCH,
+    distribution: Distribution = ONE_DEVICE,
 ) -> TrainStep:
     """The step of an objective, ready for jax.jit or jax.pmap.
 
@@ -89,32 +100,33 @@ def make_train_step(
       modules: backbone and heads of the state's parameters.
       optimizer: update rule and schedule.
       num_microbatches: parts of the batch that are computed one after another.
-      collectives: how this program's rows relate to the global batch.
+      distribution: how the step is spread over devices.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         rng = rngs.at(state.seed, "corruption", state.step)
-        example = objective.corrupt(rng, collectives.gather(batch))
+        example = objective.corrupt(rng, distribution.gather(batch))
         weights = term_weights(objective, example)
         counts = _row_counts(example)
-        example = collectives.own(example)
+        example = distribution.own(example)
         dropout_rng = rngs.at(state.seed, "dropout", state.step)
 
         def loss_fn(params: Params, part: Example) -> tuple[Array, Any]:
-            model, heads = modules.merge(params)
-            terms, metrics = objective.losses(
-                model,
-                heads,
-                part,
-                rngs=DropoutRngs.from_key(dropout_rng, part.row_ids),
-                deterministic=False,
-            )
+            with placing_blocks(distribution.place_block):
+                model, heads = modules.merge(distribution.place_params(params))
+                terms, metrics = objective.losses(
+                    model,
+                    heads,
+                    part,
+                    rngs=DropoutRngs.from_key(dropout_rng, part.row_ids),
+                    deterministic=False,
+                )
             return _total(objective, terms, weights), (terms, metrics)
 
         grads, (terms, metrics) = _accumulate(
             loss_fn, state.params, microbatches(example, num_microbatches)
         )
-        grads, terms, metrics = collectives.add((grads, terms, metrics))
+        grads, terms, metrics = distribution.add((grads, terms, metrics))
         return _apply(
             objective, optimizer, state, grads, terms, {**counts, **metrics}, weights
         )
@@ -246,7 +258,7 @@ def make_eval_step(
     objective: Objective,
     modules: Modules,
     *,
-    collectives: Collectives = WHOLE_BATCH,
+    distribution: Distribution = ONE_DEVICE,
 ) -> EvalStep:
     """The sums of one held-out batch, from parameters, batch, seed and batch number.
 
@@ -258,14 +270,15 @@ def make_eval_step(
         params: Params, batch: Batch, seed: Int[Array, ""], number: Int[Array, ""]
     ) -> EvalSums:
         rng = rngs.at(seed, "evaluation", number)
-        example = objective.corrupt(rng, collectives.gather(batch))
+        example = objective.corrupt(rng, distribution.gather(batch))
         counts = _row_counts(example)
         weights = term_weights(objective, example)
         targets = _target_counts(objective, example)
-        example = collectives.own(example)
-        model, heads = modules.merge(params)
-        terms, metrics = objective.losses(model, heads, example, deterministic=True)
-        terms, metrics = collectives.add((terms, metrics))
+        example = distribution.own(example)
+        with placing_blocks(distribution.place_block):
+            model, heads = modules.merge(distribution.place_params(params))
+            terms, metrics = objective.losses(model, heads, example, deterministic=True)
+        terms, metrics = distribution.add((terms, metrics))
         sums = {term: (value, weights[term]) for term, (value, _) in terms.items()}
         return EvalSums(sums={**counts, **metrics, **sums}, targets=targets)
 

@@ -1,0 +1,198 @@
+"""Pretrains one model.
+
+    python -m research.pretrain --config=experiments/masked_lm.py --workdir=runs/mlm \
+        [--config.optimizer.learning_rate=3e-4] [--profile_steps=10:15]
+
+The same command goes on where the run stopped. Several hosts run it together under
+Slurm, Open MPI or a TPU launcher, or with --coordinator, --num_processes and
+--process_id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import jax
+import ml_collections
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from research import cli, data
+from research import config as config_lib
+from research.comparison import flops
+from research.config import RunConfig
+from research.data import Data
+from research.errors import UserError, user_errors
+from research.training import (
+    compilation_cache,
+    distributed,
+    initialise,
+    loop,
+    metrics,
+    parallelism,
+    program,
+    summary,
+    workdir,
+)
+from research.training.checkpoints import Checkpoints
+from research.training.monitor import Monitor
+from research.training.program import Program
+from research.training.state import TrainState
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "experiments/NAME.py")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+_PROFILE = flags.DEFINE_string(
+    "profile_steps", None, "FIRST:LAST, steps to trace into workdir/plugins/profile"
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "of the whole run")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "of this process, from 0")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Pretrains as the flags say; returns the exit code."""
+    if len(argv) > 1:
+        raise UserError(f"unknown arguments: {' '.join(argv[1:])}.")
+    if _CONFIG.value is None or not _WORKDIR.value:
+        raise UserError(
+            "both are needed: --config=experiments/NAME.py --workdir=FOLDER."
+        )
+    distributed.initialise(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    profile_steps = _parse_steps(_PROFILE.value)
+    result = pretrain(_CONFIG.value, _WORKDIR.value, profile_steps=profile_steps)
+    return result.exit_code
+
+
+def pretrain(
+    config: ml_collections.ConfigDict,
+    folder: str | os.PathLike[str],
+    *,
+    profile_steps: tuple[int, int] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> loop.Result:
+    """Runs a config in a workdir, from the start or from where it stopped.
+
+    Args:
+      config: of one run, as experiments give it.
+      folder: the workdir.
+      profile_steps: first and last step to trace; None = none.
+      say: prints lines of progress; None = print.
+
+    Returns:
+      The last state, its step, its held-out loss, and why the session ended.
+
+    Raises:
+      UserError: for everything that is the user's to mend, before any work where it
+        can be known before.
+    """
+    say = _quiet_unless_first(say)
+    compilation_cache.enable()
+    run = config_lib.parse(config)
+    parallelism.check(run)
+    folder = pathlib.Path(folder)
+    with contextlib.ExitStack() as closing:
+        closing.enter_context(workdir.locked(folder))
+        workdir.check_config(folder, config)
+        corpus = _load_data(run, folder)
+        parts = program.create(run, corpus.vocabulary)
+        checkpoints = Checkpoints(folder / "checkpoints", run.checkpoint, say=say)
+        closing.callback(checkpoints.close)
+        first_step = checkpoints.latest_step or 0
+        steps = program.Steps(parts, first_step)
+        closing.callback(steps.close)
+        say(summary.opening(parts, corpus, first_step))
+        start = _restore_or_init(parts, checkpoints, say)
+        steps.train(first_step)  # No run is recorded that does not compile.
+        writer, seconds = _record(folder, config, first_step)
+        monitor = Monitor(
+            parts,
+            writer=writer,
+            say=say,
+            first_step=first_step,
+            seconds_before=seconds,
+            flops_per_token=_flops_per_token(parts),
+            last_checkpoint=lambda: checkpoints.latest_step,
+        )
+        result = loop.train(
+            parts,
+            steps,
+            start,
+            first_step=first_step,
+            train_store=corpus.train,
+            heldout_store=corpus.heldout,
+            checkpoints=checkpoints,
+            monitor=monitor,
+            writer=writer,
+            say=say,
+            profile=loop.Profile(folder, profile_steps),
+        )
+        say(summary.closing(parts, result, monitor.values, folder))
+    return result
+
+
+def _load_data(run: RunConfig, folder: pathlib.Path) -> Data:
+    """Tokens and tokenizer; the first host writes what the others read."""
+    tokenizer = None
+    if run.train.init_from:
+        tokenizer = initialise.source_tokenizer(run)
+    with user_errors():
+        if jax.process_index() == 0:
+            corpus = data.load(run.data, workdir=folder, tokenizer=tokenizer)
+        distributed.wait_for_all("data_written")
+        if jax.process_index() != 0:
+            corpus = data.load(run.data, tokenizer=tokenizer)
+    return corpus
+
+
+def _restore_or_init(
+    parts: Program, checkpoints: Checkpoints, say: Callable[[str], None]
+) -> TrainState:
+    """The newest checkpoint, or the parameters of another run, or fresh ones."""
+    seed = jax.device_put(np.uint32(parts.config.train.seed), parts.parallel.replicated)
+    if checkpoints.latest_step is not None:
+        return checkpoints.restore(dataclasses.replace(parts.state, seed=seed))
+    start = parts.init()
+    if parts.config.train.init_from:
+        start = initialise.from_run(parts, start, say=say)
+    return start
+
+
+def _record(
+    folder: pathlib.Path, config: ml_collections.ConfigDict, first_step: int
+) -> tuple[metrics.Writer | None, float]:
+    """Writes what the session is; returns its writer and the seconds before it."""
+    if jax.process_index() != 0:
+        return None, 0.0
+    workdir.save_config(folder, config)
+    workdir.add_session(folder, first_step)
+    seconds = workdir.trim_metrics(folder, first_step)
+    return metrics.Writer(folder, first_step), seconds
+
+
+def _flops_per_token(parts: Program) -> float:
+    count = flops.count(parts.model_config, parts.objective)
+    return count.training / count.tokens
+
+
+def _quiet_unless_first(say: Callable[[str], None] | None) -> Callable[[str], None]:
+    if jax.process_index() != 0:
+        return lambda line: None
+    return say or (lambda line: print(line, flush=True))
+
+
+def _parse_steps(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
+        raise UserError(f"--profile_steps={text}: must be FIRST:LAST, such as 10:15.")
+    return int(first), int(last)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,97 @@
+"""A pretrained run, as everything downstream of pretraining reads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import pathlib
+
+import jax
+import ml_collections
+
+from models.config import TransformerConfig
+from objectives.base import Objective
+from objectives.vocabulary import Vocabulary
+from research import config as config_lib
+from research.config import RunConfig
+from research.data.tokenizer import Tokenizer
+from research.errors import UserError, user_errors
+from research.training import checkpoints, program, rngs, state, workdir
+from research.training.state import Params
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Backbone:
+    """A run's parameters and what gives them meaning.
+
+    Attributes:
+      config: of the run, checked.
+      raw: the same as it was saved.
+      tokenizer: the run's.
+      vocabulary: the tokenizer's, with the training split's unigram counts.
+      model_config: `config.model` with the vocabulary's size.
+      params: {'model', 'heads'}, nested dicts of arrays on one device.
+      step: optimizer steps taken; 0 for fresh parameters.
+      workdir: where it was loaded from.
+    """
+
+    config: RunConfig
+    raw: ml_collections.ConfigDict
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    model_config: TransformerConfig
+    params: Params
+    step: int
+    workdir: pathlib.Path
+
+    @functools.cached_property
+    def objective(self) -> Objective:
+        """The run's objective over its vocabulary; `params['heads']` are its heads."""
+        with user_errors():
+            return config_lib.create_objective(self.config, self.vocabulary)
+
+
+def load(path: str | os.PathLike[str], which: str = "last") -> Backbone:
+    """Loads a run from its workdir.
+
+    Args:
+      path: workdir of a pretraining run, or of a converted checkpoint.
+      which: 'last', 'best' (lowest held-out loss), or a step.
+
+    Raises:
+      UserError: if there is no run, no such checkpoint, or it is damaged.
+    """
+    folder = pathlib.Path(path)
+    raw = workdir.load_config(folder)
+    config = config_lib.parse(raw)
+    if not (folder / "tokenizer").is_dir():
+        raise UserError(f"{folder} has no tokenizer/: it is not the workdir of a run.")
+    with user_errors():
+        tokenizer = Tokenizer.load(folder / "tokenizer")
+    vocabulary = tokenizer.vocabulary()
+    params, step = checkpoints.load_params(folder / "checkpoints", str(which))
+    return Backbone(
+        config=config,
+        raw=raw,
+        tokenizer=tokenizer,
+        vocabulary=vocabulary,
+        model_config=program.resolve_model(config.model, vocabulary),
+        params=params,
+        step=step,
+        workdir=folder,
+    )
+
+
+def random_init(backbone: Backbone, seed: int) -> Backbone:
+    """The same run before its first step: the floor of every evaluation.
+
+    Args:
+      backbone: whose config, tokenizer and objective are kept.
+      seed: of the fresh parameters; the run's own seed gives those it began with.
+    """
+    init = functools.partial(
+        state.init_params, backbone.model_config, backbone.objective
+    )
+    params = jax.jit(init)(rngs.stream(seed, "params"))
+    return dataclasses.replace(backbone, params=params, step=0)

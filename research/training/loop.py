@@ -1,0 +1,215 @@
+"""The training loop, top to bottom."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from research.data import loader
+from research.data.store import TokenStore
+from research.evaluation import heldout as heldout_lib
+from research.evaluation.heldout import Heldout
+from research.training import guards, metrics
+from research.training.checkpoints import Checkpoints
+from research.training.monitor import Monitor
+from research.training.program import Program, Steps
+from research.training.state import TrainState
+
+# Batches on their way to the devices ahead of the step that takes them.
+DEVICE_PREFETCH = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a session ended.
+
+    Attributes:
+      state: the last one.
+      step: its step.
+      heldout: its held-out loss; None if the session was stopped before the end.
+      stopped_by: name of the signal that stopped it, or None.
+      exit_code: of the process.
+    """
+
+    state: TrainState
+    step: int
+    heldout: Heldout | None
+    stopped_by: str | None
+    exit_code: int
+
+
+def train(
+    program: Program,
+    steps: Steps,
+    state: TrainState,
+    *,
+    first_step: int,
+    train_store: TokenStore,
+    heldout_store: TokenStore,
+    checkpoints: Checkpoints,
+    monitor: Monitor,
+    writer: metrics.Writer | None,
+    say: Callable[[str], None],
+    profile: Profile,
+) -> Result:
+    """Trains from `first_step` to the end of the config, or until asked to stop.
+
+    Args:
+      program: of the run.
+      steps: its compiled steps.
+      state: at `first_step`; donated.
+      first_step: steps already taken.
+      train_store, heldout_store: tokens.
+      checkpoints: of the run.
+      monitor: follows the steps.
+      writer: of held-out values; None on hosts that write nothing.
+      say: prints a line.
+      profile: which steps to trace.
+
+    Raises:
+      NonFinite: after the checkpoints under way are on disk.
+      UserError: if a checkpoint cannot be written.
+    """
+    config = program.config
+    last_step = config.train.num_train_steps
+    batches = train_batches(program, train_store, first_step)
+    evaluation = Evaluation(program, steps, heldout_store)
+    watchdog = guards.Watchdog(config.train.hang_seconds, say)
+    heldout, step = None, first_step
+
+    with guards.stop_signals() as stop, jax.transfer_guard("disallow"):
+        monitor.start()
+        while step < last_step and not stop.at(step):
+            profile.before(step)
+            with monitor.waiting():
+                batch = next(batches)
+            state, step_metrics = steps.train(step)(state, batch)
+            step += 1
+            watchdog.beat(f"the step after {step}")
+            monitor.add(step, step_metrics)
+            profile.after(step, state)
+
+            is_last = step == last_step
+            is_eval = is_last or step % config.eval.every_steps == 0
+            is_save = is_last or step % config.checkpoint.every_steps == 0
+            if not (is_eval or is_save):
+                continue
+            # What follows reads the state, so it has to be a finite one.
+            _finish(monitor, checkpoints)
+            with monitor.pausing(), jax.transfer_guard("allow"):
+                heldout = evaluation(state.params) if is_eval else None
+                if heldout is not None:
+                    say(f"step {step}  held-out {heldout.line()}")
+                    if writer is not None:
+                        writer.write(step, "eval", heldout.flat())
+                if is_save:
+                    loss = None if heldout is None else heldout.loss
+                    checkpoints.save(step, state, loss=loss)
+            watchdog.beat(f"the step after {step}")
+
+        watchdog.close()
+        _finish(monitor, checkpoints)
+        with jax.transfer_guard("allow"):
+            if checkpoints.latest_step != step and step > first_step:
+                checkpoints.save(step, state)
+            checkpoints.wait()
+    return Result(
+        state=state,
+        step=step,
+        heldout=heldout if step == last_step else None,
+        stopped_by=stop.name,
+        exit_code=stop.exit_code,
+    )
+
+
+def train_batches(
+    program: Program, store: TokenStore, first_step: int
+) -> Iterator[Any]:
+    """This host's part of every batch, on the devices ahead of its step."""
+    train, parallel = program.config.train, program.parallel
+    num_hosts, host = parallel.host_part
+    batches = loader.train_batches(
+        store,
+        row_length=program.config.data.row_length,
+        batch_size=train.batch_size,
+        seed=train.seed,
+        start_step=first_step,
+        num_hosts=num_hosts,
+        host=host,
+    )
+    return loader.device_prefetch(batches, parallel.place, size=DEVICE_PREFETCH)
+
+
+class Evaluation:
+    """The held-out loss of parameters; rows and keys are the same every time."""
+
+    def __init__(self, program: Program, steps: Steps, store: TokenStore):
+        config, parallel = program.config, program.parallel
+        num_hosts, host = parallel.host_part
+        batches = loader.heldout_batches(
+            store,
+            row_length=config.data.row_length,
+            batch_size=config.eval.batch_size,
+            num_batches=config.eval.num_batches,
+            num_hosts=num_hosts,
+            host=host,
+        )
+        self._steps = steps
+        self._objective = program.objective
+        self._batches = [parallel.place(batch) for batch in batches]
+        self._numbers = [
+            jax.device_put(np.int32(number), parallel.replicated)
+            for number in range(len(self._batches))
+        ]
+        self._seed = jax.device_put(np.uint32(config.train.seed), parallel.replicated)
+
+    def __call__(self, params: Any) -> Heldout:
+        return heldout_lib.evaluate(
+            self._steps.evaluation(),
+            params,
+            self._batches,
+            seed=self._seed,
+            numbers=self._numbers,
+            objective=self._objective,
+        )
+
+
+def _finish(monitor: Monitor, checkpoints: Checkpoints) -> None:
+    """Waits for the last step; if it stops the run, checkpoints are made safe first."""
+    try:
+        monitor.catch_up()
+    except Exception:
+        checkpoints.wait()
+        raise
+
+
+class Profile:
+    """Traces some steps for XProf and TensorBoard.
+
+    Args:
+      folder: where the trace goes.
+      steps: (first, last) step to trace, counted from 0; None = none.
+    """
+
+    def __init__(self, folder: pathlib.Path, steps: tuple[int, int] | None):
+        self._folder = folder
+        self._steps = steps
+        self._running = False
+
+    def before(self, step: int) -> None:
+        """Begins the trace before its first step."""
+        if self._steps is not None and step == self._steps[0]:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+    def after(self, step: int, state: TrainState) -> None:
+        """Ends the trace once its last step has run."""
+        if self._running and self._steps is not None and step > self._steps[1]:
+            jax.block_until_ready(state.step)
+            jax.profiler.stop_trace()
+            self._running = False

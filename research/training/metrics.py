@@ -1,0 +1,133 @@
+"""What a run says: sums over steps, a line a person reads, files that programs read."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from research.training.event_file import EventFile
+from research.training.workdir import METRICS
+
+# Peak rate of dense bfloat16 matrix products by the vendors' data sheets, FLOP/s.
+PEAK_FLOPS = {
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+}
+
+
+def peak_flops() -> float | None:
+    """Of all devices together; None where no data sheet gives a peak (CPUs)."""
+    devices = jax.devices()
+    for name, peak in PEAK_FLOPS.items():
+        if devices[0].device_kind.startswith(name):
+            return peak * len(devices)
+    return None
+
+
+class Means:
+    """(sum, weight) pairs added over steps; a mean is divided once."""
+
+    def __init__(self):
+        self._sums: dict[str, tuple[float, float]] = {}
+
+    def add(self, sums: Mapping[str, tuple[Any, Any]]) -> None:
+        """Adds the pairs of one step, as numbers on the host."""
+        for name, (value, weight) in sums.items():
+            old_value, old_weight = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = old_value + float(value), old_weight + float(weight)
+
+    def values(self) -> dict[str, float]:
+        """The means; a name without any weight has none."""
+        return {
+            name: value / weight
+            for name, (value, weight) in self._sums.items()
+            if weight > 0
+        }
+
+    def clear(self) -> None:
+        """Begins anew."""
+        self._sums = {}
+
+
+class Writer:
+    """metrics.jsonl and a TensorBoard event file of one session."""
+
+    def __init__(self, workdir: pathlib.Path, first_step: int):
+        self._lines = open(workdir / METRICS, "a")  # noqa: SIM115
+        self._events = EventFile(workdir, first_step)
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Adds one object with `step`, `split` ('train' or 'eval') and the values."""
+        # JSON has no NaN; a value that is not finite is null.
+        safe = {n: v if math.isfinite(v) else None for n, v in values.items()}
+        line = json.dumps({"step": step, "split": split, **safe}, allow_nan=False)
+        self._lines.write(line + "\n")
+        self._lines.flush()
+        self._events.scalars(
+            step, {f"{split}/{name}": value for name, value in values.items()}
+        )
+
+    def close(self) -> None:
+        """Closes both files."""
+        self._lines.close()
+        self._events.close()
+
+
+def progress_line(
+    step: int,
+    num_steps: int,
+    values: Mapping[str, float],
+    terms: tuple[str, ...],
+    seconds_left: float,
+) -> str:
+    """One step for a person, e.g.
+
+    step  120/1000  loss 6.412 (mlm 5.73, nsp 0.68)  lr 9.1e-04  grad 1.2  42.1k tokens/s
+    MFU 52%  input 0.1%  3m12s left
+    """
+    parts = [f"step {step:>{len(str(num_steps))}}/{num_steps}"]
+    parts.append(f"loss {values['loss']:.3f}{_terms(values, terms)}")
+    parts.append(f"lr {values['learning_rate']:.1e}")
+    parts.append(f"grad {values['grad_norm']:.2f}")
+    parts.append(f"{short(values['tokens_per_second'])} tokens/s")
+    if "mfu" in values:
+        parts.append(f"MFU {values['mfu']:.0%}")
+    parts.append(f"input {values['input_wait']:.1%}")
+    parts.append(f"{duration(seconds_left)} left")
+    return "  ".join(parts)
+
+
+def _terms(values: Mapping[str, float], terms: tuple[str, ...]) -> str:
+    """' (mlm 5.73, nsp 0.68)'; nothing for a single term, which is the loss."""
+    if len(terms) < 2:
+        return ""
+    return f" ({', '.join(f'{t} {values[t]:.3f}' for t in terms if t in values)})"
+
+
+def short(number: float) -> str:
+    """42100 as '42.1k'."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """3725 as '1h02m', 192 as '3m12s'."""
+    seconds = max(round(seconds), 0)
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

@@ -1,0 +1,190 @@
+"""Turns the metrics of steps into log lines, files, warnings and the decision to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+from research.errors import UserError
+from research.training import metrics
+from research.training.guards import SpikeDetector
+from research.training.program import Program
+from research.training.step import StepMetrics
+
+
+class NonFinite(UserError):
+    """Loss or gradients were not finite more often than the config allows."""
+
+
+class Monitor:
+    """Follows a run one step behind the device.
+
+    Args:
+      program: of the run.
+      writer: where values go; None on hosts that write nothing.
+      say: prints a line.
+      first_step: the step the session begins at.
+      seconds_before: training time of earlier sessions.
+      flops_per_token: of training, for TFLOP/s and MFU.
+      last_checkpoint: step of the newest checkpoint, for the message of an error.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        writer: metrics.Writer | None,
+        say: Callable[[str], None],
+        first_step: int,
+        seconds_before: float,
+        flops_per_token: float,
+        last_checkpoint: Callable[[], int | None],
+    ):
+        self._config = program.config
+        self._terms = tuple(program.objective.terms)
+        self._writer = writer
+        self._say = say
+        self._flops_per_token = flops_per_token
+        self._last_checkpoint = last_checkpoint
+        self._peak = metrics.peak_flops()
+        self._spikes = SpikeDetector(program.config.train.spike_deviations)
+        self._means = metrics.Means()
+        self._pending: tuple[int, StepMetrics] | None = None
+        self._skipped: int | None = None
+        self._first_step = first_step
+        self._logged_step = first_step
+        self._seconds = seconds_before
+        self._session_seconds = 0.0
+        self._start = time.perf_counter()
+        self._waited = 0.0
+        self._paused = 0.0
+        self.values: dict[str, float] = {}
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time in here is time spent waiting for input."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Time in here is no training time: evaluation, checkpoints."""
+        start = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - start
+
+    def start(self) -> None:
+        """Training time begins now."""
+        self._start = time.perf_counter()
+
+    def add(self, step: int, step_metrics: StepMetrics) -> None:
+        """Notes a step that was just dispatched, and reports the one before it.
+
+        Raises:
+          NonFinite: if the one before it was one too many.
+        """
+        for leaf in jax.tree.leaves(step_metrics):
+            leaf.copy_to_host_async()
+        previous, self._pending = self._pending, (step, step_metrics)
+        if previous is not None:
+            self._report(*previous)
+
+    def catch_up(self) -> None:
+        """Waits for the last step and reports it.
+
+        Raises:
+          NonFinite: if it was one too many.
+        """
+        previous, self._pending = self._pending, None
+        if previous is not None:
+            self._report(*previous)
+
+    def _report(self, step: int, step_metrics: StepMetrics) -> None:
+        fetched: StepMetrics = jax.device_get(step_metrics)
+        if fetched.finite:
+            self._means.add(fetched.sums)
+            loss = float(fetched.sums["loss"][0])
+            median = self._spikes.add(loss)
+            if median is not None:
+                self._say(
+                    f"step {step}  warning: the loss jumped to {loss:.3f}, its recent "
+                    f"median is {median:.3f}"
+                )
+        else:
+            self._not_finite(step, fetched)
+        steps = self._config.train.num_train_steps
+        if step % self._config.train.log_every_steps == 0 or step == steps:
+            self._log(step)
+
+    def _not_finite(self, step: int, fetched: StepMetrics) -> None:
+        allowed = self._config.train.max_skipped_steps
+        skipped = int(fetched.skipped)
+        what = (
+            f"loss {float(fetched.sums['loss'][0])}, gradient norm "
+            f"{float(fetched.sums['grad_norm'][0])}"
+        )
+        if skipped <= allowed:
+            self._say(
+                f"step {step}  warning: skipped, {what} (skipped {skipped} of {allowed} "
+                f"allowed)"
+            )
+            return
+        checkpoint = self._last_checkpoint()
+        saved = (
+            "there is no checkpoint yet"
+            if checkpoint is None
+            else f"the last good checkpoint is of step {checkpoint}"
+        )
+        optimizer = self._config.optimizer
+        raise NonFinite(
+            f"step {step} is not finite: {what}; {saved}. What to try: a lower "
+            f"config.optimizer.learning_rate (it was {optimizer.learning_rate:g}) or a "
+            f"longer warmup_steps ({optimizer.warmup_steps}), a smaller clip_norm "
+            f"({optimizer.clip_norm:g}), float32 for config.model.dtype, or "
+            f"config.train.max_skipped_steps above {allowed} if it is a rare batch; "
+            f"config.train.init_from begins a new run from this one's checkpoint."
+        )
+
+    def _log(self, step: int) -> None:
+        values = self._means.values()
+        values |= self._speed(step)
+        self._means.clear()
+        self._logged_step = step
+        if "loss" not in values:  # Every step since the last line was skipped.
+            return
+        self.values = values
+        if self._writer is not None:
+            self._writer.write(step, "train", values)
+        total = self._config.train.num_train_steps
+        seconds = self._session_seconds / (step - self._first_step)
+        self._say(
+            metrics.progress_line(
+                step, total, values, self._terms, seconds * (total - step)
+            )
+        )
+
+    def _speed(self, step: int) -> dict[str, float]:
+        now = time.perf_counter()
+        seconds = max(now - self._start - self._paused, 1e-9)
+        steps = step - self._logged_step
+        self._seconds += seconds
+        self._session_seconds += seconds
+        tokens = self._config.train.batch_size * self._config.data.row_length
+        rate = steps * tokens / seconds
+        speed: dict[str, Any] = {
+            "tokens": step * tokens,
+            "tokens_per_second": rate,
+            "step_seconds": seconds / steps,
+            "teraflops": rate * self._flops_per_token / 1e12,
+            "input_wait": self._waited / seconds,
+            "seconds": self._seconds,
+        }
+        if self._peak is not None:
+            speed["mfu"] = rate * self._flops_per_token / self._peak
+        self._start, self._waited, self._paused = now, 0.0, 0.0
+        return speed

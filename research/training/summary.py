@@ -1,0 +1,78 @@
+"""What a run prints before its first step and after its last."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+
+import jax
+
+from research.data import Data
+from research.training import metrics
+from research.training.loop import Result
+from research.training.program import Program
+from research.training.state import count_params
+
+
+def opening(program: Program, data: Data, first_step: int) -> str:
+    """Model, objective, data and devices in a few lines."""
+    config, model, short = program.config, program.model_config, metrics.short
+    backbone = count_params(program.state.params["model"])
+    heads = count_params(program.state.params["heads"])
+    devices = jax.devices()
+    mesh = f" as {config.parallel.mode} {dict(program.parallel.mesh.shape)}"
+    what = (
+        f"{program.objective.name} on {model.architecture}: {short(backbone)} "
+        f"parameters in the backbone, {short(heads)} in heads"
+    )
+    tokens = (
+        f"{config.data.source}: {short(data.train.num_tokens)} tokens to train on, "
+        f"{short(data.heldout.num_tokens)} held out, vocabulary of "
+        f"{data.vocabulary.vocab_size}"
+    )
+    steps = (
+        f"{config.train.num_train_steps} steps of {config.train.batch_size} rows of "
+        f"{config.data.row_length} tokens, on {len(devices)} {devices[0].device_kind}"
+        f"{mesh if len(devices) > 1 else ''}"
+    )
+    lines = [what, tokens, steps]
+    if first_step:
+        lines.append(f"going on from the checkpoint of step {first_step}")
+    return "\n".join(lines)
+
+
+def closing(
+    program: Program, result: Result, values: Mapping[str, float], folder: pathlib.Path
+) -> str:
+    """Losses beside their unigram baselines, cost, and where everything is."""
+    total = program.config.train.num_train_steps
+    if result.stopped_by is not None:
+        return (
+            f"stopped by {result.stopped_by} after step {result.step} of {total}, which "
+            f"is saved: the same command goes on from there"
+        )
+    lines = [f"finished {total} steps"]
+    if result.heldout is not None:
+        lines += _losses(result)
+    if values:
+        lines.append(
+            f"{metrics.short(values['tokens'])} tokens in "
+            f"{metrics.duration(values['seconds'])}, "
+            f"{metrics.short(values['tokens_per_second'])} tokens/s at the end"
+        )
+    lines.append(f"everything is in {folder}")
+    return "\n".join(lines)
+
+
+def _losses(result: Result) -> list[str]:
+    heldout = result.heldout
+    assert heldout is not None
+    lines = []
+    for term, baseline in heldout.baselines.items():
+        margin = heldout.margin(term)
+        verdict = "" if margin > 0 else "; still on its plateau: no better than that"
+        lines.append(
+            f"  {term}: held-out loss {heldout.values[term]:.3f} nats, unigram "
+            f"{baseline:.3f}, margin {margin:+.3f}{verdict}"
+        )
+    return lines

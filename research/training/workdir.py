@@ -1,0 +1,222 @@
+"""The folder of a run: its lock, its config, and where its numbers come from.
+
+config.json     the config as it was run
+run.json        data checksum; commit, versions and devices of every session
+metrics.jsonl   one object a logged step
+checkpoints/    tokenizer/    events.out.tfevents.*
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from research.config import differing_fields, plain
+from research.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Not a POSIX system: two runs are then not kept apart.
+    fcntl = None  # type: ignore[assignment]
+
+CONFIG, RUN, METRICS, LOCK = "config.json", "run.json", "metrics.jsonl", ".lock"
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+# What may change when a run goes on: none of it changes what is computed.
+RESUMABLE = (
+    "parallel.",
+    "checkpoint.",
+    "train.log_every_steps",
+    "train.num_microbatches",
+    "train.spike_deviations",
+    "train.hang_seconds",
+    "data.cache_dir",
+    "data.num_workers",
+)
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Holds the workdir for one process; the lock ends with the process.
+
+    Raises:
+      UserError: if another process holds it, saying which, or if the folder cannot be
+        written.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = open(workdir / LOCK, "a+")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(
+            f"workdir {workdir} cannot be written: {error.strerror}. Choose another."
+        ) from error
+    with file:
+        _take(file, workdir)
+        yield
+
+
+def _take(file: Any, workdir: pathlib.Path) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise UserError(
+            f"workdir {workdir} is in use by {file.read().strip() or 'another run'}. "
+            f"Wait for it, stop it, or choose another workdir."
+        ) from None
+    file.seek(0)
+    file.truncate()
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+
+
+def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Refuses to go on with a run under another config.
+
+    Raises:
+      UserError: listing the fields that differ and may not.
+    """
+    if not (workdir / CONFIG).is_file():
+        return
+    saved = load_config(workdir)
+    different = differing_fields(saved, config)
+    refused = {
+        name: values
+        for name, values in different.items()
+        if not name.startswith(RESUMABLE)
+    }
+    if refused:
+        listed = "\n".join(
+            f"  config.{name}: {old!r} there, {new!r} now"
+            for name, (old, new) in refused.items()
+        )
+        raise UserError(
+            f"workdir {workdir} holds a run of another config:\n{listed}\n"
+            f"Set these back to go on with it, or choose another workdir."
+        )
+
+
+def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config of the run in a workdir.
+
+    Raises:
+      UserError: if there is none.
+    """
+    path = workdir / CONFIG
+    try:
+        return ml_collections.ConfigDict(plain(json.loads(path.read_text())))
+    except FileNotFoundError:
+        raise UserError(
+            f"{workdir} is not the workdir of a run: no {CONFIG}."
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+
+
+def save_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Writes config.json, whole or not at all."""
+    write_json(workdir / CONFIG, plain(config))
+
+
+def write_json(path: pathlib.Path, values: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(values, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def add_session(workdir: pathlib.Path, step: int) -> None:
+    """Notes in run.json what runs from `step` on, and on what."""
+    path = workdir / RUN
+    sessions = json.loads(path.read_text())["sessions"] if path.is_file() else []
+    sessions.append(
+        {
+            "step": step,
+            "time": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
+            "command": sys.argv,
+            **provenance(),
+        }
+    )
+    write_json(path, {"sessions": sessions})
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, versions and devices that a number comes from."""
+    devices = jax.devices()
+    return {
+        "commit": commit(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        },
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "hosts": jax.process_count(),
+    }
+
+
+def commit() -> str:
+    """Hash of the code's commit, with '+' if files differ from it; '' if unknown."""
+    root = pathlib.Path(__file__).parent.parent.parent
+
+    def git(*arguments: str) -> str:
+        result = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
+        )
+        return result.stdout.strip()
+
+    try:
+        head = git("rev-parse", "HEAD")
+        return head + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def trim_metrics(workdir: pathlib.Path, step: int) -> float:
+    """Drops lines of metrics.jsonl after a step, and a line cut short by a kill.
+
+    A resumed run logs these steps again.
+
+    Returns:
+      Seconds of training up to the step.
+    """
+    path = workdir / METRICS
+    if not path.is_file():
+        return 0.0
+    kept = [line for line in read_lines(path) if line["step"] <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    temporary.replace(path)
+    return max((line.get("seconds", 0.0) for line in kept), default=0.0)
+
+
+def read_metrics(workdir: pathlib.Path) -> list[Mapping[str, Any]]:
+    """The lines of metrics.jsonl."""
+    path = workdir / METRICS
+    return read_lines(path) if path.is_file() else []
+
+
+def read_lines(path: pathlib.Path) -> list[Mapping[str, Any]]:
+    """Objects of a JSON lines file; a last line that was cut short is left out."""
+    lines = []
+    for text in path.read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(text))
+    return lines
