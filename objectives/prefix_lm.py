@@ -18,6 +18,7 @@ from models.inputs import ModelInputs
 from objectives import spans, streams
 from objectives.base import row_keys
 from objectives.heads import LMHead, Readout
+from objectives.selection import round_share
 from objectives.sequence_to_sequence import SequenceToSequence
 from objectives.streams import Stream
 from objectives.types import Example, Lengths, Target
@@ -148,19 +149,26 @@ class PrefixLM(SequenceToSequence):
         """
         num_segments = self.row_length + 2
         sizes = streams.segment_lengths(text, num_segments)
-        shortest = jnp.asarray(prefix_minima(self.row_length, self.noise_density))
-        # A single token is all prefix: it has nothing before it to be predicted from.
-        drawn = jax.random.randint(rng, (num_segments,), shortest[sizes], sizes)
-        lengths = jnp.where(sizes < 2, sizes, drawn)
+        lengths = prefix_lengths(rng, sizes, self.row_length, self.noise_density)
         return streams.positions_in_segment(segment_ids) < lengths[segment_ids]
 
 
-def prefix_minima(row_length: int, noise_density: float) -> np.ndarray:
-    """Shortest prefix of 0, 1, .. row_length tokens, int32 [row_length + 1]."""
-    return np.array(
+def prefix_lengths(
+    rng: Array, sizes: Int[Array, " S"], largest: int, noise_density: float
+) -> Int[Array, " S"]:
+    """A uniform prefix length for each text of at most `largest` tokens.
+
+    At least 1 and (1 - 2 noise_density) (size - 1) rounded half to even, at most
+    size - 1. A single token is all prefix: nothing before it predicts it.
+    """
+    shortest = np.array(
         [
-            min(max(1, round((1 - 2 * noise_density) * (size - 1))), max(size - 1, 0))
-            for size in range(row_length + 1)
+            min(
+                max(1, round_share(max(n - 1, 0), 1 - 2 * noise_density)), max(n - 1, 0)
+            )
+            for n in range(largest + 1)
         ],
         np.int32,
     )
+    drawn = jax.random.randint(rng, sizes.shape, jnp.asarray(shortest)[sizes], sizes)
+    return jnp.where(sizes < 2, sizes, drawn)
