@@ -21,6 +21,7 @@ from tests.helpers import (
     PAD,
     SEP,
     UNK,
+    quick_jit,
     tiny_config,
     toy_batch,
     toy_vocabulary,
@@ -44,7 +45,7 @@ def masked_lm(row_length: int, vocabulary=VOCABULARY, **overrides):
 
 
 def corrupt(objective, batch, seed: int = 0):
-    return jax.jit(objective.corrupt)(jax.random.key(seed), batch)
+    return quick_jit(objective.corrupt)(jax.random.key(seed), batch)
 
 
 def selected_counts(example) -> np.ndarray:

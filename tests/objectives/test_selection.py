@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from objectives import selection
+from tests.helpers import quick_jit
 
 LENGTH = 48
 
@@ -53,7 +54,7 @@ def test_ceil_share_is_span_berts_budget(n_el, expected):
 
 
 def test_stochastic_share_of_512_is_76_one_time_in_five():
-    draw = jax.jit(
+    draw = quick_jit(
         jax.vmap(lambda key: selection.stochastic_share(key, jnp.int32(512), 0.15))
     )
     counts = np.asarray(draw(keys(20_000)))
@@ -65,7 +66,7 @@ def test_choose_is_exact_sorted_and_uniform():
     # A pair of 509 tokens in 512 places: [CLS] at 0, [SEP] in the middle and at the end.
     eligible = np.ones(512, bool)
     eligible[[0, 200, 511]] = False
-    choose = jax.jit(
+    choose = quick_jit(
         jax.vmap(
             lambda key: selection.choose(key, jnp.asarray(eligible), jnp.int32(77), 80)
         )
@@ -109,7 +110,7 @@ def test_fill_in_order_equals_one_item_at_a_time():
     rng = np.random.default_rng(0)
     sizes = rng.integers(0, 6, (300, 20)).astype(np.int32)
     budgets = rng.integers(0, 40, 300).astype(np.int32)
-    found = jax.jit(jax.vmap(selection.fill_in_order))(sizes, budgets)
+    found = quick_jit(jax.vmap(selection.fill_in_order))(sizes, budgets)
     expected = [greedy(s, b) for s, b in zip(sizes, budgets, strict=True)]
     np.testing.assert_array_equal(np.asarray(found), expected)
 
@@ -124,7 +125,7 @@ def words_of(sizes: list[int], gaps: tuple[int, ...] = ()) -> np.ndarray:
 
 def test_whole_words_meet_the_budget_exactly():
     word_ids = words_of([2, 1, 3, 1, 1, 2, 4, 1, 1, 2, 3, 1, 1, 2, 1], gaps=(4, 9))
-    choose = jax.jit(
+    choose = quick_jit(
         jax.vmap(
             lambda key: selection.choose_words(key, jnp.asarray(word_ids), jnp.int32(7))
         )
@@ -172,7 +173,7 @@ def ngram_lengths(visits: np.ndarray, word_ids: np.ndarray) -> list[int]:
 
 def test_ngrams_of_single_piece_words_have_alberts_lengths():
     word_ids = np.concatenate([[-1], np.arange(510), [-1]]).astype(np.int32)
-    choose = jax.jit(
+    choose = quick_jit(
         jax.vmap(
             lambda key: selection.choose_ngrams(
                 key, jnp.asarray(word_ids), jnp.int32(77), 3
@@ -191,7 +192,7 @@ def test_ngrams_of_single_piece_words_have_alberts_lengths():
 def test_ngrams_of_longer_words_agree_with_the_reference():
     sizes = [2, 1, 3, 1, 1, 2, 4, 1, 1, 2, 3, 1, 1, 2, 1, 1, 2]
     word_ids = words_of(sizes, gaps=(4, 9))
-    choose = jax.jit(
+    choose = quick_jit(
         jax.vmap(
             functools.partial(selection.choose_ngrams, max_words=3),
             in_axes=(0, None, None),
