@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from research import config as run_config
+from research import strict
 from research.comparison import arms as arms_lib
 from research.comparison import budgets, statistics
 from research.comparison.arms import Arm
@@ -100,9 +101,9 @@ def parse(config: Any) -> ComparisonConfig:
             "single run."
         )
     problems: list[str] = []
-    run_config._check_names(raw, _FIELDS, "config", problems)
+    strict.check_names(raw, _FIELDS, "config", problems)
     sections = {
-        name: run_config._build(kind, raw[name], f"config.{name}", problems)
+        name: strict.build(kind, raw[name], f"config.{name}", problems)
         for name, kind in (
             ("budget", Budget),
             ("tuning", Tuning),
@@ -111,7 +112,7 @@ def parse(config: Any) -> ComparisonConfig:
         )
         if name in raw
     }
-    run_config._refuse(problems)
+    _refuse(problems)
     arms = [_arm(name, values) for name, values in raw["arms"].items()]
     arms_lib.check(arms, raw["varies"])
     parsed = ComparisonConfig(
@@ -126,7 +127,7 @@ def parse(config: Any) -> ComparisonConfig:
         raw=raw,
         **sections,
     )
-    run_config._refuse(_contradictions(parsed))
+    _refuse(_contradictions(parsed))
     return parsed
 
 
@@ -183,3 +184,8 @@ def _contradictions(config: ComparisonConfig) -> list[str]:
             f"of {', '.join(statistics.EXAMPLES)}."
         )
     return problems
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise UserError("\n       ".join(problems))

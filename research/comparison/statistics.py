@@ -100,7 +100,15 @@ class Difference:
 
     @property
     def tested(self) -> bool:
+        """Whether there is a test at all."""
         return self.p_value is not None
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of 0."""
+        if self.low is None or self.high is None:
+            return False
+        return self.low > 0 or self.high < 0
 
 
 def mean_interval(values: np.ndarray, *, alpha: float) -> Interval:

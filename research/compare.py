@@ -1,0 +1,34 @@
+"""Compares pretraining objectives: arms, seeds and a budget to a report.
+
+    python -m research.compare --config=experiments/quickstart.py --workdir=runs/q
+
+The same command goes on where it stopped. Started several times over a shared workdir,
+on one machine or many, it divides the work.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+# Pretraining has the same two flags, and a flag is defined once.
+from research import cli, pretrain  # noqa: F401
+from research.comparison import runner
+from research.errors import UserError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Compares as the flags say; returns the exit code."""
+    if len(argv) > 1:
+        raise UserError(f"unknown arguments: {' '.join(argv[1:])}.")
+    if flags.FLAGS.config is None or not flags.FLAGS.workdir:
+        raise UserError(
+            "both are needed: --config=experiments/NAME.py --workdir=FOLDER."
+        )
+    return runner.run(flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir))
+
+
+if __name__ == "__main__":
+    cli.run(main)

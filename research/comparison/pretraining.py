@@ -1,0 +1,235 @@
+"""The pretraining runs of a comparison: what they cost, how long they are, what they gave."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import resource
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from research import config as run_config
+from research import data as data_lib
+from research import pretrain
+from research.comparison import (
+    baselines,
+    budgets,
+    flops,
+    hardware,
+    outcomes,
+    results,
+    tasks,
+    tuning,
+)
+from research.comparison.budgets import StepCost
+from research.comparison.config import ComparisonConfig
+from research.comparison.tasks import Task
+from research.errors import UserError, user_errors
+from research.training import program, workdir
+from research.training.program import Program
+from research.training.state import count_params
+
+# Steps that are timed for a budget of seconds, after one that compiles.
+_TIMED_STEPS = 20
+
+
+def create_program(config: Mapping[str, Any]) -> Program:
+    """The compiled side of a run's config; loads its data to know the vocabulary."""
+    run = run_config.parse(ml_collections.ConfigDict(config))
+    return program.create(run, _data(run.data).vocabulary)
+
+
+@functools.lru_cache(maxsize=4)
+def _data(config: run_config.DataConfig) -> data_lib.Data:
+    """Arms share their data: it is opened once."""
+    with user_errors():
+        return data_lib.load(config)
+
+
+def step_costs(config: ComparisonConfig, workdir: pathlib.Path) -> dict[str, StepCost]:
+    """What one step of every arm costs; measured seconds where the budget needs them.
+
+    An arm whose rate is not measured yet has none.
+    """
+    costs = {}
+    for arm in config.arms:
+        parts = create_program(arm.config)
+        counted = flops.count(parts.model_config, parts.objective)
+        batch_size = parts.config.train.batch_size
+        costs[arm.name] = StepCost(
+            tokens=batch_size * counted.tokens,
+            targets=batch_size * counted.targets,
+            flops=batch_size * counted.training,
+            device_seconds=_measured_rate(workdir, arm.name),
+        )
+    return costs
+
+
+def _measured_rate(workdir: pathlib.Path, arm: str) -> float | None:
+    folder = workdir / "rates" / arm
+    if not outcomes.is_done(folder):
+        return None
+    return float(outcomes.read(folder / outcomes.DONE)["device_seconds"])
+
+
+def check_budget(config: ComparisonConfig) -> None:
+    """Refuses a budget that some arm cannot spend, before any run.
+
+    Raises:
+      UserError: naming the arms.
+    """
+    if config.budget.axis != "device_seconds":
+        budgets.num_train_steps(config.budget, step_costs(config, pathlib.Path()))
+
+
+def measure_rate(config: ComparisonConfig, task: Task) -> dict[str, Any]:
+    """Times an arm's train step: device-seconds of one step, compilation excluded."""
+    parts = create_program(config.arm(task.arm).config)
+    state = parts.init()
+    steps = program.Steps(parts, 0)
+    try:
+        batches = pretrain.loop.train_batches(parts, _data(parts.config.data).train, 0)
+        train_step = steps.train(0)
+        state, _ = train_step(state, next(batches))
+        jax.block_until_ready(state.step)
+        started = time.perf_counter()
+        for _ in range(_TIMED_STEPS):
+            state, _ = train_step(state, next(batches))
+        jax.block_until_ready(state.step)
+        seconds = (time.perf_counter() - started) / _TIMED_STEPS
+    finally:
+        steps.close()
+    return {
+        "device_seconds": seconds * jax.device_count(),
+        "environment": workdir.provenance(),
+    }
+
+
+def run_settings(
+    config: ComparisonConfig, task: Task, folder: pathlib.Path
+) -> ml_collections.ConfigDict:
+    """The config of a run or trial: its seed, learning rate and fitted schedule."""
+    arm = config.arm(task.arm)
+    cost = step_costs_of(config, task.arm, folder)
+    steps = budgets.num_train_steps(config.budget, {task.arm: cost})[task.arm]
+    rate = task.learning_rate
+    if task.kind == "trial":
+        steps = max(
+            config.budget.num_evals, round(config.tuning.budget_fraction * steps)
+        )
+    elif config.tuning.learning_rates:
+        rate = tuning.best(results.load(folder), task.arm)
+        if rate is None:
+            raise UserError(f"{task.arm} has no learning rate: its trials failed.")
+    assert task.seed is not None
+    return budgets.fit(
+        arm.config,
+        budget=config.budget,
+        steps=steps,
+        seed=task.seed,
+        learning_rate=rate,
+        points=config.points,
+    )
+
+
+def step_costs_of(config: ComparisonConfig, arm: str, folder: pathlib.Path) -> StepCost:
+    """What one step of one arm costs."""
+    return step_costs(config, folder)[arm]
+
+
+def run(
+    config: ComparisonConfig,
+    task: Task,
+    folder: pathlib.Path,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Trains a run or trial to its end, and sums it up.
+
+    Args:
+      folder: workdir of the comparison.
+
+    Returns:
+      'summary' and the hash of the run's metrics.
+
+    Raises:
+      Stopped: if a signal stopped it; it is saved and goes on later.
+    """
+    settings = run_settings(config, task, folder)
+    run_folder = folder / task.folder
+    result = pretrain.pretrain(settings, run_folder, say=say)
+    if result.stopped_by is not None:
+        raise Stopped(result.stopped_by, result.exit_code)
+    return {
+        "summary": summarise(settings, run_folder),
+        "metrics_sha256": results.metrics_digest(run_folder),
+    }
+
+
+class Stopped(BaseException):
+    """A signal stopped a run: no failure, and nothing that a retry should catch."""
+
+    def __init__(self, signal: str, exit_code: int):
+        super().__init__(signal)
+        self.exit_code = exit_code
+
+
+def summarise(
+    settings: ml_collections.ConfigDict, folder: pathlib.Path
+) -> dict[str, Any]:
+    """What a finished run learnt and spent."""
+    parts = create_program(settings)
+    config = parts.config
+    counted = flops.count(parts.model_config, parts.objective)
+    found = baselines.targets(config, parts.objective, _data(config.data))
+    lines = workdir.read_metrics(folder)
+    heldout = [line for line in lines if line["split"] == "eval"][-1]
+    train = [line for line in lines if line["split"] == "train"][-1]
+    num_rows = config.train.num_train_steps * config.train.batch_size
+    spent = num_rows * counted.training
+    seconds = train["seconds"]
+    rate = hardware.matrix_rate(parts.model_config.dtype)
+    return {
+        "heldout_loss": heldout["loss"],
+        "unigram_loss": sum(
+            weight * heldout[f"{term}_unigram"]
+            for term, weight in parts.objective.terms.items()
+            if f"{term}_unigram" in heldout
+        ),
+        "content_unigram_loss": found.content_unigram_loss,
+        "heldout": {k: v for k, v in heldout.items() if k not in ("step", "split")},
+        "num_params": count_params(parts.state.params),
+        "num_steps": config.train.num_train_steps,
+        "tokens": num_rows * counted.tokens,
+        "targets": num_rows * found.per_row,
+        "flops": spent,
+        "seconds": seconds,
+        "tokens_per_second": num_rows * counted.tokens / seconds,
+        "peak_memory_bytes": peak_memory(),
+        "utilisation": None if rate is None else spent / seconds / rate,
+        "learning_rate": config.optimizer.learning_rate,
+        "environment": workdir.provenance() | hardware.description(),
+    }
+
+
+def peak_memory() -> int:
+    """Peak bytes of the devices, or of the process where they do not say (CPUs)."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    if all(stat and "peak_bytes_in_use" in stat for stat in stats):
+        return max(stat["peak_bytes_in_use"] for stat in stats)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def point_folder(
+    config: ComparisonConfig, task: Task, folder: pathlib.Path
+) -> tuple[pathlib.Path, int]:
+    """Where the run of an evaluation is, and the step of the evaluation's point."""
+    assert task.seed is not None
+    run_folder = folder / tasks.run_folder(task.arm, task.seed)
+    steps = workdir.load_config(run_folder).train.num_train_steps
+    point = 1.0 if task.point is None else task.point
+    found = budgets.point_steps(steps, config.points, config.budget.num_checkpoints)
+    return run_folder, found[point]

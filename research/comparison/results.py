@@ -1,0 +1,270 @@
+"""Reads a comparison's workdir, finished or not, into what the report shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from research.comparison import config as config_lib
+from research.comparison import outcomes, tasks
+from research.comparison.config import ComparisonConfig
+from research.comparison.evaluations import Metric, Result
+from research.comparison.statistics import Scores
+from research.comparison.tasks import Task
+from research.errors import UserError
+
+COMPARISON_FILE = "comparison.json"
+METRICS_FILE = "metrics.jsonl"
+STATES = ("done", "failed", "damaged", "unfinished", "missing")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A loss over a run: optimizer steps and nats, both [points]."""
+
+    steps: np.ndarray
+    losses: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One pretraining run, as far as it got.
+
+    Attributes:
+      task: which run.
+      state: one of STATES.
+      train, heldout: losses, in nats per target.
+      summary: what the finished run recorded; empty until then.
+      config: of the run; empty until it started.
+    """
+
+    task: Task
+    state: str
+    train: Curve
+    heldout: Curve
+    summary: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Something that is not there, or not as it should be."""
+
+    task: Task
+    state: str
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Results:
+    """Everything a workdir knows.
+
+    Attributes:
+      runs: (arm, seed) -> run.
+      trials: (arm, learning rate, seed) -> run.
+      scores: (evaluation, arm, point) -> seed -> result; point None is the floor.
+      problems: tasks that are not done, with what is known about why.
+    """
+
+    config: ComparisonConfig
+    workdir: pathlib.Path
+    runs: Mapping[tuple[str, int], Run]
+    trials: Mapping[tuple[str, float, int], Run]
+    scores: Mapping[tuple[str, str, float | None], Mapping[int, Result]]
+    problems: tuple[Problem, ...]
+    num_tasks: int
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.problems
+
+    def arm_runs(self, arm: str) -> list[Run]:
+        """The arm's runs that have at least started, by seed."""
+        runs = (self.runs[arm, seed] for seed in self.config.seeds)
+        return [run for run in runs if run.state != "missing"]
+
+    def finished_runs(self, arm: str) -> list[Run]:
+        """The arm's finished runs, by seed."""
+        return [run for run in self.arm_runs(arm) if run.state == "done"]
+
+    def metrics(self) -> dict[str, Metric]:
+        """'evaluation/metric' -> what it means, of all scores at hand."""
+        found: dict[str, Metric] = {}
+        for name in self.config.evaluations:
+            for (evaluation, _, _), by_seed in self.scores.items():
+                if evaluation == name:
+                    for result in by_seed.values():
+                        for metric, meaning in result.metrics.items():
+                            found.setdefault(f"{name}/{metric}", meaning)
+        return found
+
+    def arm_scores(self, metric: str, arm: str, point: float | None) -> Scores | None:
+        """Scores of an arm (or of its floor, for point None) on 'evaluation/metric'."""
+        evaluation, _, name = metric.partition("/")
+        if point is None:
+            arm = tasks.floor_arms(self.config)[arm]
+        by_seed = {
+            seed: result
+            for seed, result in self.scores.get((evaluation, arm, point), {}).items()
+            if name in result.scores
+        }
+        if not by_seed:
+            return None
+        examples = None
+        if all(name in result.examples for result in by_seed.values()):
+            examples = {
+                seed: [np.asarray(row, np.float64) for row in result.examples[name]]
+                for seed, result in by_seed.items()
+            }
+        return Scores.average(
+            {seed: result.scores[name] for seed, result in by_seed.items()}, examples
+        )
+
+    def floor_value(self, metric: str) -> float | None:
+        """Score of knowing nothing on 'evaluation/metric'."""
+        meaning = self.metrics().get(metric)
+        return None if meaning is None else meaning.floor
+
+
+def load_config(workdir: pathlib.Path) -> ComparisonConfig:
+    """The config of the comparison in a workdir.
+
+    Raises:
+      UserError: if there is none, or it was edited or cut.
+    """
+    path = workdir / COMPARISON_FILE
+    if not path.exists():
+        raise UserError(
+            f"{workdir} holds no comparison: there is no {COMPARISON_FILE}. Start one "
+            f"with python -m research.compare --config=... --workdir={workdir}."
+        )
+    try:
+        return config_lib.parse(outcomes.read(path)["config"])
+    except outcomes.DamagedError as error:
+        raise UserError(str(error)) from error
+
+
+def load(workdir: pathlib.Path) -> Results:
+    """Reads the whole workdir."""
+    config = load_config(workdir)
+    runs: dict[tuple[str, int], Run] = {}
+    trials: dict[tuple[str, float, int], Run] = {}
+    scores: dict[tuple[str, str, float | None], dict[int, Result]] = {}
+    problems = []
+    plan = tasks.plan(config)
+    for task in plan:
+        state, value, detail = _read_task(workdir, task)
+        if state != "done":
+            problems.append(Problem(task=task, state=state, detail=detail))
+        if task.kind in ("run", "trial"):
+            run = _read_run(workdir / task.folder, task, state, value)
+            assert task.seed is not None
+            if task.kind == "run":
+                runs[task.arm, task.seed] = run
+            else:
+                assert task.learning_rate is not None
+                trials[task.arm, task.learning_rate, task.seed] = run
+        elif task.kind == "evaluation" and state == "done":
+            key = (str(task.evaluation), task.arm, task.point)
+            scores.setdefault(key, {})[int(task.seed or 0)] = Result.from_json(
+                value["result"]
+            )
+    return Results(
+        config=config,
+        workdir=workdir,
+        runs=runs,
+        trials=trials,
+        scores=scores,
+        problems=tuple(problems),
+        num_tasks=len(plan),
+    )
+
+
+def _read_task(workdir: pathlib.Path, task: Task) -> tuple[str, dict[str, Any], str]:
+    """State of a task, what it recorded, and what is known if it is not done."""
+    folder = workdir / task.folder
+    if outcomes.is_done(folder):
+        try:
+            value = outcomes.read(folder / outcomes.DONE)
+            _check_metrics(folder, value)
+            return "done", value, ""
+        except outcomes.DamagedError as error:
+            return "damaged", {}, str(error)
+    failures = outcomes.failures(folder)
+    if failures:
+        try:
+            error = outcomes.read(failures[-1])["error"]
+        except outcomes.DamagedError as damaged:
+            error = str(damaged)
+        if outcomes.has_failed(folder):
+            return "failed", {}, f"{error} ({len(failures)} attempts)"
+        return "unfinished", {}, f"failed once: {error}"
+    if folder.exists():
+        return "unfinished", {}, ""
+    return "missing", {}, ""
+
+
+def metrics_digest(folder: pathlib.Path) -> str:
+    """Hash of a run's metrics file; '' without one."""
+    path = folder / METRICS_FILE
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
+def _check_metrics(folder: pathlib.Path, value: Mapping[str, Any]) -> None:
+    """Refuses a metrics file that changed after its run finished."""
+    expected = value.get("metrics_sha256", "")
+    if expected and metrics_digest(folder) != expected:
+        raise outcomes.DamagedError(
+            f"{folder / METRICS_FILE} was edited or cut after the run had finished. "
+            f"Delete the folder {folder} and start the comparison again to redo it."
+        )
+
+
+def _read_run(
+    folder: pathlib.Path, task: Task, state: str, value: Mapping[str, Any]
+) -> Run:
+    records = list(read_lines(folder / METRICS_FILE))
+    config_path = folder / "config.json"
+    config = {}
+    if config_path.exists():
+        try:
+            config = json.loads(config_path.read_text())
+        except ValueError:
+            config = {}
+    return Run(
+        task=task,
+        state=state,
+        train=_curve(record for record in records if record["split"] == "train"),
+        heldout=_curve(record for record in records if record["split"] == "eval"),
+        summary=value.get("summary", {}),
+        config=config,
+    )
+
+
+def read_lines(path: pathlib.Path) -> Iterable[dict[str, Any]]:
+    """Records of a metrics file; a last line that is not whole is left out."""
+    if not path.exists():
+        return
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and {"step", "split", "loss"} <= record.keys():
+            yield record
+
+
+def _curve(records: Iterable[Mapping[str, Any]]) -> Curve:
+    # A resumed run may have logged a step twice; the later record counts.
+    by_step = {int(record["step"]): float(record["loss"]) for record in records}
+    steps = sorted(by_step)
+    return Curve(
+        steps=np.array(steps, np.int64),
+        losses=np.array([by_step[step] for step in steps], np.float64),
+    )

@@ -1,0 +1,238 @@
+"""Does the tasks of a comparison, alone or together with other processes.
+
+Any number of processes may run this over one workdir: each takes the first task that
+can be done and nobody works on. Finished tasks are never done again, interrupted ones go
+on where they stopped, failed ones are tried once more.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+from research import config as run_config
+from research.comparison import config as config_lib
+from research.comparison import (
+    evaluations,
+    outcomes,
+    pretraining,
+    report,
+    results,
+    tasks,
+)
+from research.comparison.claims import Claims
+from research.comparison.config import ComparisonConfig
+from research.comparison.pretraining import Stopped
+from research.comparison.tasks import Task
+from research.comparison.view import View
+from research.errors import UserError
+from research.training import backbone as backbone_lib
+from research.training import workdir as workdir_lib
+
+# How often to look whether other processes have finished what a task needs.
+_POLL_SECONDS = 2.0
+
+
+def run(config: Any, workdir: pathlib.Path) -> int:
+    """Does everything that is left to do, and writes the report.
+
+    Args:
+      config: of the comparison, as its experiment gives it.
+      workdir: its folder.
+
+    Returns:
+      The exit code: 0 when all is done, 1 if tasks failed for good, else that of the
+      signal that stopped it.
+
+    Raises:
+      UserError: before any work, for a config that cannot be run or a workdir of another
+        comparison.
+    """
+    parsed = config_lib.parse(config)
+    check_evaluations(parsed)
+    workdir.mkdir(parents=True, exist_ok=True)
+    adopt(parsed, workdir)
+    pretraining.check_budget(parsed)
+    claims = Claims()
+    exit_code = 0
+    with View(parsed, workdir) as view:
+        try:
+            _work(parsed, workdir, claims, view)
+        except Stopped as stopped:
+            exit_code = stopped.exit_code
+        finally:
+            claims.close()
+    found = report.build(workdir)
+    print(report.closing(found), flush=True)
+    has_failed = any(
+        problem.state in ("failed", "damaged") for problem in found.problems
+    )
+    return exit_code or int(has_failed)
+
+
+def check_evaluations(config: ComparisonConfig) -> None:
+    """Refuses evaluations that do not exist, or that an arm cannot do.
+
+    Raises:
+      UserError: naming evaluation, arm and reason; or a primary metric of no evaluation.
+    """
+    for name, settings in config.evaluations.items():
+        evaluation = evaluations.create(name, settings)
+        for arm in config.arms:
+            reason = evaluation.refusal(run_config.parse(arm.config))
+            if reason:
+                raise UserError(
+                    f"config.evaluations.{name} cannot judge the arm {arm.name!r}: "
+                    f"{reason}"
+                )
+    evaluation_name, _, metric = config.primary.metric.partition("/")
+    if evaluation_name not in config.evaluations or not metric:
+        valid = ", ".join(
+            f"{name}/{evaluations.create(name, settings).primary}"
+            for name, settings in config.evaluations.items()
+        )
+        raise UserError(
+            f"config.primary.metric = {config.primary.metric!r}: must be "
+            f"EVALUATION/METRIC of config.evaluations, such as {valid or 'none yet'}."
+        )
+
+
+def adopt(config: ComparisonConfig, workdir: pathlib.Path) -> None:
+    """Writes the comparison's config, or checks that the workdir is of this one.
+
+    Seeds and evaluations may be added to a comparison; anything else is another one.
+
+    Raises:
+      UserError: if the workdir holds another comparison, naming what differs.
+    """
+    path = workdir / results.COMPARISON_FILE
+    raw = json.loads(json.dumps(config.raw))
+    if path.exists():
+        saved = results.load_config(workdir)
+        _check_same(config, saved, workdir)
+        if saved.raw == config.raw:
+            return
+    elif (workdir / workdir_lib.CONFIG).exists():
+        raise UserError(
+            f"workdir {workdir} holds a single run, not a comparison. Choose another."
+        )
+    outcomes.write(path, {"config": raw})
+
+
+def _check_same(
+    config: ComparisonConfig, saved: ComparisonConfig, workdir: pathlib.Path
+) -> None:
+    differing = run_config.differing_fields(saved.raw, config.raw)
+    refused = []
+    for field, (old, new) in differing.items():
+        if field == "seeds" and set(old) <= set(new):
+            continue
+        if field.startswith("evaluations.") and old is None:
+            continue
+        refused.append(f"  config.{field}: {old!r} there, {new!r} now")
+    if refused:
+        listed = "\n".join(refused[:20])
+        more = f"\n  and {len(refused) - 20} more" if len(refused) > 20 else ""
+        raise UserError(
+            f"workdir {workdir} holds another comparison:\n{listed}{more}\n"
+            f"Choose another workdir. Only seeds and evaluations may be added."
+        )
+
+
+def _work(
+    config: ComparisonConfig, workdir: pathlib.Path, claims: Claims, view: View
+) -> None:
+    plan = tasks.plan(config)
+    while True:
+        left = [task for task in plan if not _ended(workdir / task.folder)]
+        possible = [task for task in left if not _is_blocked(task, workdir)]
+        if not possible:
+            return
+        if not any(_try(task, config, workdir, claims, view) for task in possible):
+            view.waiting()
+            time.sleep(_POLL_SECONDS)
+
+
+def _ended(folder: pathlib.Path) -> bool:
+    return outcomes.is_done(folder) or outcomes.has_failed(folder)
+
+
+def _is_blocked(task: Task, workdir: pathlib.Path) -> bool:
+    """Whether something that the task needs has failed for good."""
+    needs = [workdir / folder for folder in task.needs]
+    if task.kind == "run":
+        # A learning rate that failed is one that is not chosen.
+        needs = [folder for folder in needs if "tuning" not in folder.parts]
+    return any(outcomes.has_failed(folder) for folder in needs)
+
+
+def _try(
+    task: Task,
+    config: ComparisonConfig,
+    workdir: pathlib.Path,
+    claims: Claims,
+    view: View,
+) -> bool:
+    """Does a task if it is ready and nobody else does it; whether it was tried."""
+    folder = workdir / task.folder
+    if not all(_ended(workdir / need) for need in task.needs):
+        return False
+    if not claims.acquire(folder):
+        return False
+    try:
+        if _ended(folder):
+            return True
+        view.begin(task)
+        started = time.monotonic()
+        value = EXECUTE[task.kind](config, task, workdir, view.say)
+        if not claims.holds(folder):
+            # Given up for dead by another machine, which has taken over.
+            view.end(task, "taken over by another process")
+            return True
+        seconds = time.monotonic() - started
+        outcomes.write(folder / outcomes.DONE, {**value, "task_seconds": seconds})
+        view.end(task, "")
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is recorded
+        outcomes.write_failure(folder, error)
+        view.end(task, f"failed: {type(error).__name__}: {error}")
+    finally:
+        claims.release(folder)
+    return True
+
+
+Execute = Callable[
+    [ComparisonConfig, Task, pathlib.Path, Callable[[str], None]], dict[str, Any]
+]
+
+
+def _rate(config, task, workdir, say) -> dict[str, Any]:
+    del workdir, say
+    return pretraining.measure_rate(config, task)
+
+
+def _evaluate(config, task, workdir, say) -> dict[str, Any]:
+    del say
+    run_folder, step = pretraining.point_folder(config, task, workdir)
+    backbone = backbone_lib.load(run_folder, str(step))
+    if task.point is None:
+        backbone = backbone_lib.random_init(backbone, task.seed)
+    evaluation = evaluations.create(
+        task.evaluation, config.evaluations[task.evaluation]
+    )
+    result = evaluation.run(backbone, workdir / task.folder)
+    return {
+        "result": result.to_json(),
+        "step": backbone.step,
+        "environment": workdir_lib.provenance(),
+    }
+
+
+EXECUTE: dict[str, Execute] = {
+    "rate": _rate,
+    "trial": pretraining.run,
+    "run": pretraining.run,
+    "evaluation": _evaluate,
+}

@@ -1,0 +1,125 @@
+"""Arms against the reference: differences, heat map, wins."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from research.comparison import figures, formats, verdicts
+from research.comparison.document import Block, Heading, Table
+from research.comparison.evaluations import Metric
+from research.comparison.results import Results
+from research.comparison.sections import common
+from research.comparison.sections.common import Draw
+from research.comparison.statistics import Difference
+
+
+def differences(results: Results, draw: Draw) -> list[Block]:
+    """Every metric against the reference, all but the primary exploratory."""
+    config = results.config
+    reference = config.primary.reference
+    found = {
+        (arm.name, metric): compared
+        for metric, meaning in results.metrics().items()
+        for arm in config.arms
+        if arm.name != reference
+        and verdicts.comparable(results, meaning, arm.name, reference)
+        and (
+            compared := verdicts.compare(
+                results, metric, arm.name, reference, alpha=config.statistics.alpha
+            )
+        )
+        is not None
+    }
+    if not found:
+        return []
+    blocks = [Heading(text="Differences", level=2), _table(results, found)]
+    blocks += _heat_map(results, found, draw)
+    if any(compared.tested for compared in found.values()):
+        counts = verdicts.win_counts(results, list(results.metrics()))
+        caption = (
+            "Wins / ties / losses of the row against the column over all metrics that "
+            "both have, each at the level of a single test: exploratory."
+        )
+        names = [arm.label for arm in config.arms]
+        blocks.append(draw(figures.win_matrix(names, counts), "wins", caption))
+    return blocks
+
+
+def _table(results: Results, found: dict[tuple[str, str], Difference]) -> Block:
+    primary = results.config.primary
+    meanings = results.metrics()
+    return Table(
+        columns=[
+            "metric",
+            f"arm minus {common.label(results, primary.reference)}",
+            "difference",
+            "p (uncorrected)",
+            "detectable",
+            "method",
+            "status",
+        ],
+        rows=[
+            [
+                metric,
+                common.label(results, arm),
+                formats.difference(compared, meanings[metric]),
+                formats.p_value(compared.p_value),
+                _detectable(compared, meanings[metric]),
+                compared.method,
+                "primary" if metric == primary.metric else "exploratory",
+            ]
+            for (arm, metric), compared in found.items()
+        ],
+        aligns="llrrrll",
+        caption=(
+            "Shares in percentage points. Detectable: the smallest true difference that "
+            f"this many seeds find {results.config.statistics.power:.0%} of the time at "
+            "the observed spread. Only the primary metric was declared before the runs; "
+            "everything exploratory is to be confirmed on new seeds."
+        ),
+    )
+
+
+def _detectable(compared: Difference, meaning: Metric) -> str:
+    if compared.detectable is None:
+        return formats.DASH
+    value = formats.scale(meaning) * compared.detectable
+    return formats.number(value, formats.digits(meaning))
+
+
+def _heat_map(
+    results: Results, found: dict[tuple[str, str], Difference], draw: Draw
+) -> list[Block]:
+    """Only of several metrics: a single column says what the table does."""
+    meanings = results.metrics()
+    arms = list(dict.fromkeys(arm for arm, _ in found))
+    metrics = [name for name in meanings if any(name == m for _, m in found)]
+    if len(metrics) < 2:
+        return []
+    shape = (len(arms), len(metrics))
+    deltas, clear = np.full(shape, np.nan), np.zeros(shape, bool)
+    texts = [[formats.DASH] * shape[1] for _ in arms]
+    for (arm, metric), compared in found.items():
+        i, j = arms.index(arm), metrics.index(metric)
+        meaning = meanings[metric]
+        deltas[i, j] = compared.mean if meaning.higher_is_better else -compared.mean
+        clear[i, j] = compared.excludes_zero
+        value = formats.scale(meaning) * compared.mean
+        texts[i][j] = formats.signed(value, formats.digits(meaning))
+    # Metrics differ in their units, so each column has its own scale.
+    largest = np.nanmax(np.abs(deltas), axis=0, initial=1e-9)
+    reference = common.label(results, results.config.primary.reference)
+    figure = figures.heat_map(
+        [common.label(results, arm) for arm in arms],
+        [metric.replace("/", "\n").replace("_", " ") for metric in metrics],
+        deltas / largest[None, :],
+        texts,
+        clear,
+        label="worse \N{LEFT RIGHT ARROW} better",
+    )
+    caption = (
+        f"Each arm minus {reference}, in points or the metric's unit; blue is better, "
+        "orange worse, strength relative to the largest of a column. Bold: the interval "
+        "excludes 0. In brackets: it does not, or there is none."
+    )
+    return [draw(figure, "differences", caption)]

@@ -1,0 +1,159 @@
+"""Everything a comparison has to do, as independent tasks with folders of their own.
+
+rates/ARM                                   time of a step (budgets in seconds only)
+tuning/ARM/lr-RATE/seed-S                   a trial run
+runs/ARM/seed-S                             a run
+evaluations/EVALUATION/ARM/seed-S/point-P   a score at a point of the budget
+evaluations/EVALUATION/ARM/seed-S/floor     the same from random initialisation
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from research.comparison.config import ComparisonConfig
+
+KINDS = ("rate", "trial", "run", "evaluation")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """One unit of work.
+
+    Attributes:
+      folder: its folder in the workdir, and its name.
+      kind: one of KINDS.
+      arm: name of the arm.
+      needs: folders of tasks that must have finished.
+      seed: pretraining seed; None for a rate.
+      learning_rate: of a trial.
+      evaluation: name of the evaluation.
+      point: share of the budget; None for the floor.
+    """
+
+    folder: str
+    kind: str
+    arm: str
+    needs: tuple[str, ...]
+    seed: int | None = None
+    learning_rate: float | None = None
+    evaluation: str | None = None
+    point: float | None = None
+
+    @property
+    def description(self) -> str:
+        """What a person reads while it runs."""
+        words = [self.arm]
+        if self.seed is not None:
+            words.append(f"seed {self.seed}")
+        if self.learning_rate is not None:
+            words.append(f"learning rate {self.learning_rate:g}")
+        if self.evaluation is not None:
+            words.append(self.evaluation)
+            if self.point is None:
+                words.append("floor")
+            elif self.point < 1:
+                words.append(f"at {self.point:.0%}")
+        titles = {"rate": "timing", "trial": "tuning", "run": "pretraining"}
+        return f"{titles.get(self.kind, 'evaluating')} {', '.join(words)}"
+
+
+def plan(config: ComparisonConfig) -> list[Task]:
+    """All tasks, in the order in which a single process does them.
+
+    Seeds come one after another, so that an unfinished comparison has whole seeds.
+    """
+    tasks = []
+    timed = config.budget.axis == "device_seconds"
+    for arm in config.arms:
+        if timed:
+            tasks.append(
+                Task(folder=f"rates/{arm.name}", kind="rate", arm=arm.name, needs=())
+            )
+    for arm in config.arms:
+        needs = (f"rates/{arm.name}",) if timed else ()
+        tasks += _trials(config, arm.name, needs)
+    for seed in config.seeds:
+        for arm in config.arms:
+            needs = tuple(
+                t.folder for t in tasks if t.kind != "run" and t.arm == arm.name
+            )
+            needs = tuple(n for n in needs if not n.startswith("evaluations/"))
+            tasks.append(
+                Task(
+                    folder=run_folder(arm.name, seed),
+                    kind="run",
+                    arm=arm.name,
+                    needs=needs,
+                    seed=seed,
+                )
+            )
+        tasks += _evaluations(config, seed)
+    return tasks
+
+
+def run_folder(arm: str, seed: int) -> str:
+    """Folder of a run."""
+    return f"runs/{arm}/seed-{seed}"
+
+
+def trial_folder(arm: str, learning_rate: float, seed: int) -> str:
+    """Folder of a trial run."""
+    return f"tuning/{arm}/lr-{learning_rate:g}/seed-{seed}"
+
+
+def evaluation_folder(evaluation: str, arm: str, seed: int, point: float | None) -> str:
+    """Folder of a score; `point` None is the floor."""
+    last = "floor" if point is None else f"point-{point:g}"
+    return f"evaluations/{evaluation}/{arm}/seed-{seed}/{last}"
+
+
+def floor_arms(config: ComparisonConfig) -> dict[str, str]:
+    """Each arm's floor, as the name of the first arm with the same backbone.
+
+    Random parameters of equal models are equal, so arms that differ in the objective
+    alone have one floor.
+    """
+    first: dict[str, str] = {}
+    return {
+        arm.name: first.setdefault(repr(sorted(arm.config["model"].items())), arm.name)
+        for arm in config.arms
+    }
+
+
+def _trials(config: ComparisonConfig, arm: str, needs: tuple[str, ...]) -> list[Task]:
+    return [
+        Task(
+            folder=trial_folder(arm, rate, seed),
+            kind="trial",
+            arm=arm,
+            needs=needs,
+            seed=seed,
+            learning_rate=rate,
+        )
+        for rate in config.tuning.learning_rates
+        for seed in config.tuning.seeds
+    ]
+
+
+def _evaluations(config: ComparisonConfig, seed: int) -> list[Task]:
+    """Final scores first, then floors, then earlier points."""
+    points: list[float | None] = [1.0]
+    points += [None] if config.floor else []
+    points += [point for point in reversed(config.points) if point < 1]
+    floors = set(floor_arms(config).values())
+    return [
+        Task(
+            folder=evaluation_folder(evaluation, arm.name, seed, point),
+            kind="evaluation",
+            arm=arm.name,
+            needs=(run_folder(arm.name, seed),),
+            seed=seed,
+            evaluation=evaluation,
+            point=point,
+        )
+        for point in points
+        for evaluation in config.evaluations
+        for arm in config.arms
+        if point is not None or arm.name in floors
+    ]

@@ -1,0 +1,32 @@
+"""Equal tuning effort: the same learning rates for every arm, judged by its own loss."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from research.comparison.results import Results
+
+
+def losses(results: Results, arm: str) -> dict[float, list[float]]:
+    """Held-out losses of the finished trials, by learning rate; infinite if it failed."""
+    found: dict[float, list[float]] = {}
+    for (name, rate, _), run in results.trials.items():
+        if name != arm:
+            continue
+        if run.state == "done":
+            found.setdefault(rate, []).append(run.summary["heldout_loss"])
+        elif run.state == "failed":
+            found.setdefault(rate, []).append(math.inf)
+    return found
+
+
+def best(results: Results, arm: str) -> float | None:
+    """The learning rate with the lowest mean loss; None until all trials have ended."""
+    tried = losses(results, arm)
+    expected = len(results.config.tuning.seeds)
+    rates = results.config.tuning.learning_rates
+    if any(len(tried.get(rate, [])) < expected for rate in rates):
+        return None
+    return min(rates, key=lambda rate: (float(np.mean(tried[rate])), rate))

@@ -1,0 +1,155 @@
+"""What a person sees while a comparison runs.
+
+In a terminal, a small table that is redrawn in place: every arm and seed, what is being
+done, the run's own line of progress, and the time left. Elsewhere, a line for every task
+that begins or ends.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from collections import defaultdict
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from research.comparison import formats, outcomes, tasks
+from research.comparison.config import ComparisonConfig
+from research.comparison.tasks import Task
+
+_MARKS = {"done": "●", "failed": "✗", "running": "◐", "left": "○"}
+
+
+class View:
+    """Follows the tasks of this process; a context manager."""
+
+    def __init__(self, config: ComparisonConfig, workdir: pathlib.Path):
+        self._config = config
+        self._workdir = workdir
+        self._plan = tasks.plan(config)
+        self._console = Console(stderr=False)
+        self._live: Live | None = None
+        self._task: Task | None = None
+        self._line = ""
+        self._started = time.monotonic()
+        self._task_started = self._started
+        # Seconds that finished tasks of a kind took.
+        self._durations: dict[tuple[str, str | None], list[float]] = defaultdict(list)
+        self._is_waiting = False
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Live(
+                self, console=self._console, refresh_per_second=2, transient=True
+            )
+            self._live.start()
+        else:
+            print(self._summary(), flush=True)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def begin(self, task: Task) -> None:
+        """A task of this process begins."""
+        self._task, self._line = task, ""
+        self._task_started = time.monotonic()
+        self._is_waiting = False
+        if self._live is None:
+            print(f"{task.description} ...", flush=True)
+
+    def say(self, line: str) -> None:
+        """The task's own progress; kept in its folder in any case."""
+        if self._task is not None:
+            path = self._workdir / self._task.folder / "log.txt"
+            with path.open("a") as file:
+                file.write(line + "\n")
+        self._line = line.splitlines()[-1] if line else ""
+        if self._live is None and "held-out" in line:
+            print(f"  {self._line.strip()}", flush=True)
+
+    def end(self, task: Task, problem: str) -> None:
+        """A task of this process has ended; `problem` is '' if it went well."""
+        seconds = time.monotonic() - self._task_started
+        self._task = None
+        if not problem:
+            self._durations[task.kind, task.evaluation].append(seconds)
+        mark = "failed" if problem else "done"
+        text = (
+            f"{_MARKS[mark]} {task.description}: {problem or formats.duration(seconds)}"
+        )
+        if self._live is not None:
+            self._live.console.print(text, highlight=False)
+        else:
+            print(f"{text}. {self._summary()}", flush=True)
+
+    def waiting(self) -> None:
+        """Other processes are doing what is left."""
+        if not self._is_waiting and self._live is None:
+            print("waiting for tasks of other processes", flush=True)
+        self._is_waiting = True
+
+    def _summary(self) -> str:
+        done = sum(self._state(task) == "done" for task in self._plan)
+        text = f"{done} of {len(self._plan)} tasks done"
+        left = self.seconds_left()
+        return f"{text}, about {formats.duration(left)} left" if left else text
+
+    def seconds_left(self) -> float | None:
+        """An estimate from finished tasks of the same kind; None before there are any.
+
+        Kinds of which none has finished yet are left out.
+        """
+        total, known = 0.0, False
+        for task in self._plan:
+            durations = self._durations.get((task.kind, task.evaluation))
+            if not durations or self._state(task) in ("done", "failed"):
+                continue
+            known = True
+            mean = sum(durations) / len(durations)
+            spent = time.monotonic() - self._task_started if task == self._task else 0.0
+            total += max(mean - spent, 0.0)
+        return total if known else None
+
+    def _state(self, task: Task) -> str:
+        if task == self._task:
+            return "running"
+        folder = self._workdir / task.folder
+        if outcomes.is_done(folder):
+            return "done"
+        return "failed" if outcomes.has_failed(folder) else "left"
+
+    def __rich__(self) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("arm")
+        columns = ["tuning"] if self._config.tuning.learning_rates else []
+        columns += ["pretraining", *self._config.evaluations]
+        for column in columns:
+            table.add_column(column)
+        for arm in self._config.arms:
+            table.add_row(arm.label, *(self._cell(arm.name, c) for c in columns))
+        elapsed = formats.duration(time.monotonic() - self._started)
+        lines = [table, Text("")]
+        if self._task is not None:
+            lines.append(Text(self._task.description, style="bold"))
+            lines.append(Text(self._line.strip(), overflow="ellipsis", no_wrap=True))
+        elif self._is_waiting:
+            lines.append(Text("waiting for tasks of other processes"))
+        lines.append(Text(f"{self._summary()}, {elapsed} so far", style="dim"))
+        return Group(*lines)
+
+    def _cell(self, arm: str, column: str) -> str:
+        kind = {"tuning": "trial", "pretraining": "run"}.get(column, "evaluation")
+        chosen = [
+            task
+            for task in self._plan
+            if task.arm == arm
+            and task.kind == kind
+            and (kind != "evaluation" or task.evaluation == column)
+        ]
+        return "".join(_MARKS[self._state(task)] for task in chosen)

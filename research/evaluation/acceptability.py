@@ -1,0 +1,140 @@
+"""Sentence or shuffled sentence? A first downstream check, alike for all architectures.
+
+Held-out sentences and copies of them with their words in random order, half each; a
+backbone is fine-tuned to tell them apart. Both halves have the same words, first letters
+and final marks give nothing away, and whether an order of words is a sentence is just
+what a language model of any kind should know.
+
+    label 1   returns the index of the first match
+    label 0   match the first index the returns of
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from research.errors import UserError
+from research.evaluation.glue.data import Split, TaskData
+from research.evaluation.glue.tasks import Task
+
+TASK = Task(
+    name="acceptability",
+    title="Acceptability of word order",
+    texts=("sentence",),
+    label="label",
+    labels=("shuffled", "sentence"),
+    label_words=("shuffled", "sentence"),
+    metrics=("accuracy",),
+    sizes={},
+    submission={},
+    train=None,
+    dev={"dev": ""},
+    test={},
+)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n\s*\n")
+_SHUFFLES = 50
+_WORD = re.compile(r"[A-Za-z][a-z'-]*,?")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Which sentences are asked about.
+
+    Attributes:
+      num_train, num_test: sentences, each of which gives two rows.
+      min_words, max_words: length of a sentence.
+      seed: of the choice of sentences and of the shuffling; the same for every arm.
+    """
+
+    num_train: int
+    num_test: int
+    min_words: int
+    max_words: int
+    seed: int
+
+
+def make(documents: Iterable[str], sampling: Sampling) -> TaskData:
+    """The task over the sentences of held-out documents.
+
+    Sentences of one document are either trained on or tested on, and every sentence
+    occurs once.
+
+    Raises:
+      UserError: if there are too few sentences for half of each split.
+    """
+    rng = np.random.default_rng(sampling.seed)
+    wanted = {"dev": sampling.num_test, "train": sampling.num_train}
+    found: dict[str, list[str]] = {name: [] for name in wanted}
+    seen: set[str] = set()
+    for document in rng.permutation(np.array(list(documents), object)):
+        # The split that has the smaller share of what it wants takes the document.
+        name = min(wanted, key=lambda split: len(found[split]) / wanted[split])
+        for sentence in sentences(document, sampling.min_words, sampling.max_words):
+            if sentence not in seen:
+                seen.add(sentence)
+                found[name].append(sentence)
+    short = {n: len(found[n]) for n in wanted if len(found[n]) < wanted[n] / 2}
+    if short:
+        counts = ", ".join(f"{n}: {found} of {wanted[n]}" for n, found in short.items())
+        raise UserError(
+            f"The held-out documents have too few sentences of {sampling.min_words} to "
+            f"{sampling.max_words} words ({counts}). Raise data.heldout_fraction, or "
+            f"lower num_train and num_test of the acceptability evaluation."
+        )
+    splits = {
+        name: _labelled(found[name][: wanted[name]], rng) for name in ("train", "dev")
+    }
+    return TaskData(task=TASK, splits=splits, notes=())
+
+
+def sentences(document: str, min_words: int, max_words: int) -> Iterator[str]:
+    """Plain sentences of a document, without capital and final mark.
+
+    A sentence is plain if all its words are letters: no code, numbers or markup.
+    """
+    for block in _SENTENCE_END.split(document):
+        if not block.endswith(".") or not block[0].isupper():
+            continue
+        words = block[:-1].split()
+        if not min_words <= len(words) <= max_words:
+            continue
+        if len(set(words)) > 1 and all(_WORD.fullmatch(word) for word in words):
+            first = words[0] if words[0] == "I" else words[0].lower()
+            yield " ".join([first, *words[1:]]).replace(",", "")
+
+
+def shuffled(sentence: str, rng: np.random.Generator) -> str:
+    """The words in another order, at least half of them elsewhere where possible.
+
+    Raises:
+      ValueError: for a sentence whose words are all the same.
+    """
+    words = np.array(sentence.split(), object)
+    if len(set(words)) < 2:
+        raise ValueError(f"{sentence!r} has no other order.")
+    best, most_moved = words, 0
+    for _ in range(_SHUFFLES):
+        order = rng.permutation(words)
+        moved = int(np.sum(order != words))
+        if moved > most_moved:
+            best, most_moved = order, moved
+        if 2 * most_moved >= len(words):
+            break
+    else:
+        if most_moved == 0:  # a long run of one word and a single other one
+            best = np.roll(words, 1)
+    return " ".join(best)
+
+
+def _labelled(texts: list[str], rng: np.random.Generator) -> Split:
+    rows = [(text, 1) for text in texts]
+    rows += [(shuffled(text, rng), 0) for text in texts]
+    order = rng.permutation(len(rows))
+    return Split(
+        texts=tuple((rows[i][0],) for i in order),
+        labels=np.array([rows[i][1] for i in order], np.int32),
+    )

@@ -1,0 +1,31 @@
+"""Builds the report of a comparison again, also of one that is not finished.
+
+python -m research.report --workdir=runs/q
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from research import cli
+from research.comparison import report
+from research.errors import UserError
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the comparison")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Builds the report; returns the exit code."""
+    if len(argv) > 1:
+        raise UserError(f"unknown arguments: {' '.join(argv[1:])}.")
+    if not _WORKDIR.value:
+        raise UserError("needed: --workdir=FOLDER, of a comparison.")
+    print(report.closing(report.build(pathlib.Path(_WORKDIR.value))))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
