@@ -19,7 +19,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "init": ("normal", "gpt2", "t5"),
     "dtype": ("float32", "bfloat16"),
     "param_dtype": ("float32", "bfloat16"),
-    "attention": ("auto", "xla", "cudnn"),
+    "attention": ("auto", "explicit", "xla", "cudnn"),
     "remat": ("none", "full", "dots"),
 }
 ROPE_SCALINGS = {
@@ -102,7 +102,8 @@ class TransformerConfig:
       init_stddev: see `init`.
       dtype: of the computation; norms, softmax and losses are float32 in any case.
       param_dtype: of the parameters.
-      attention: 'auto', 'xla' or 'cudnn', the implementation without dropout.
+      attention: implementation, 'auto', 'explicit', 'xla' or 'cudnn'; see
+        `models.attend`.
       scan_layers: one `jax.lax.scan` over stacked layers: faster to compile, on CPUs
         slower to run.
       remat: what to compute again in the backward pass: 'none', 'full' (all but the

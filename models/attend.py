@@ -1,0 +1,184 @@
+"""softmax(query . key) . value: which implementation, and the explicit one."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from models.dropout import DropoutRngs, keep_mask
+from models.layers import laid_out
+
+
+def attend(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
+    *,
+    mask: Bool[Array, "#B 1 #T S"] | None,
+    bias: Float[Array, "#B N T S"] | None,
+    scale: float,
+    dropout_rate: float,
+    rngs: DropoutRngs | None,
+    implementation: str,
+) -> Float[Array, "B T N H"]:
+    """softmax(query . key * scale + bias) . value, where the mask is True.
+
+    Args:
+      query: N heads.
+      key, value: K heads, each shared by N / K query heads and never repeated.
+      mask: True = may attend. A row without any True attends evenly, to no harm: it
+        belongs to padding.
+      bias: added to the scaled products.
+      scale: factor on the products.
+      dropout_rate: on the weights; only the explicit implementation has it.
+      rngs: seeds of the dropout; None = deterministic.
+      implementation: 'xla' and 'cudnn' are those of `jax.nn.dot_product_attention`,
+        'explicit' is `explicit_attention`. 'auto' takes cuDNN on GPUs where it
+        serves, the explicit one on CPUs and for dropout, and XLA's elsewhere.
+    """
+    if implementation == "auto":
+        implementation = _choose(query, key)
+    if rngs is None or dropout_rate == 0.0:
+        rngs, dropout_rate = None, 0.0
+    else:
+        implementation = "explicit"
+    if implementation == "explicit":
+        return explicit_attention(
+            query, key, value, mask, bias, rngs, scale, dropout_rate
+        )
+    if bias is not None:
+        bias = bias.astype(query.dtype if implementation == "cudnn" else jnp.float32)
+    return jax.nn.dot_product_attention(
+        query, key, value, bias, mask, scale=scale, implementation=implementation
+    )
+
+
+def _choose(query: Array, key: Array) -> str:
+    backend = jax.default_backend()
+    if backend == "cpu":
+        return "explicit"
+    head_dim = query.shape[-1]
+    cudnn_serves = (
+        backend == "gpu"
+        and query.dtype in (jnp.bfloat16, jnp.float16)
+        and head_dim % 8 == 0
+        and head_dim <= 128
+        # Single queries of cached decoding, and lengths its backward pass refuses.
+        and query.shape[1] % 2 == 0
+        and key.shape[1] % 2 == 0
+    )
+    return "cudnn" if cudnn_serves else "xla"
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+def explicit_attention(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
+    mask: Bool[Array, "#B 1 #T S"] | None,
+    bias: Float[Array, "#B N T S"] | None,
+    rngs: DropoutRngs | None,
+    scale: float,
+    dropout_rate: float,
+) -> Float[Array, "B T N H"]:
+    """Attention as two batched products with a float32 softmax between them.
+
+    Its backward pass is written out: every product reads both operands along their
+    rows, the softmax needs no second reduction over the keys (Dao et al. 2022,
+    appendix B: the sum of weight times slope is output times gradient), and dropout's
+    mask is drawn again instead of stored.
+    """
+    return _forward(query, key, value, mask, bias, rngs, scale, dropout_rate)[0]
+
+
+def _forward(query, key, value, mask, bias, rngs, scale, dropout_rate):
+    num_groups = key.shape[2]
+    # [B, K, G * T, H]: the G query heads of a key head are more queries to it.
+    queries = jnp.transpose(_grouped(query * _like(scale, query), num_groups), _BKGTH)
+    queries = queries.reshape(*queries.shape[:2], -1, queries.shape[-1])
+    keys = jnp.transpose(key, _BNTH)
+    values = jnp.transpose(value, _BNTH)
+    scores = jnp.einsum(
+        "bkth,bksh->bkts", queries, keys, preferred_element_type=jnp.float32
+    )
+    scores = scores.reshape(query.shape[0], query.shape[2], -1, key.shape[1])
+    if bias is not None:
+        scores = scores + bias
+    if mask is not None:
+        # Finite, so that a row without any key has finite weights and slopes.
+        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min / 2)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    dropped = _dropped(weights, rngs, dropout_rate)
+    attended = jnp.einsum("bkts,bksh->bkth", _by_group(dropped, num_groups), values)
+    residuals = (query, keys, values, weights, attended, bias, rngs)
+    return _ungrouped(attended, query.shape), residuals
+
+
+def _backward(scale, dropout_rate, residuals, grad):
+    query, keys, values, weights, attended, bias, rngs = residuals
+    num_groups = keys.shape[1]
+    grads = jnp.transpose(_grouped(grad, num_groups), _BKGTH).reshape(attended.shape)
+    slope = jnp.einsum(
+        "bkth,bksh->bkts", grads, values, preferred_element_type=jnp.float32
+    ).reshape(weights.shape)
+    slope = _dropped(slope, rngs, dropout_rate)
+    shift = (grads.astype(jnp.float32) * attended.astype(jnp.float32)).sum(-1)
+    shift = shift.reshape(*weights.shape[:3], 1)
+    scores_grad = weights.astype(jnp.float32) * (slope - shift)
+    bias_grad = None
+    if bias is not None:
+        axes = tuple(i for i in range(4) if bias.shape[i] != scores_grad.shape[i])
+        bias_grad = scores_grad.sum(axes, keepdims=True).astype(bias.dtype)
+    scores_grad = _by_group(scores_grad.astype(query.dtype), num_groups)
+    query_grad = jnp.einsum("bkts,bksh->bkth", scores_grad, keys)
+    query_grad = _ungrouped(query_grad, query.shape) * _like(scale, query)
+
+    # Gradients of keys and values, computed as [H, S] from transposed [H, T] factors.
+    def transposed(x):
+        x = jnp.transpose(_grouped(x, num_groups), (0, 2, 4, 3, 1))
+        return laid_out(x.reshape(*x.shape[:3], -1))
+
+    def over_queries(factor, per_pair):
+        product = jnp.einsum("bkht,bkts->bkhs", transposed(factor), per_pair)
+        return jnp.transpose(laid_out(product), (0, 3, 1, 2))
+
+    dropped = _by_group(_dropped(weights, rngs, dropout_rate), num_groups)
+    value_grad = over_queries(grad, dropped)
+    key_grad = over_queries(query * _like(scale, query), scores_grad)
+    return query_grad, key_grad, value_grad, None, bias_grad, None
+
+
+explicit_attention.defvjp(_forward, _backward)
+
+_BNTH = (0, 2, 1, 3)
+_BKGTH = (0, 2, 3, 1, 4)
+
+
+def _like(scale: float, x: Array) -> Array:
+    return jnp.asarray(scale, x.dtype)
+
+
+def _grouped(x: Array, num_groups: int) -> Array:
+    """[B, T, N, H] to [B, T, K, G, H]."""
+    return x.reshape(*x.shape[:2], num_groups, -1, x.shape[-1])
+
+
+def _by_group(pairs: Array, num_groups: int) -> Array:
+    """[B, N, T, S] to [B, K, G * T, S]."""
+    return pairs.reshape(pairs.shape[0], num_groups, -1, pairs.shape[-1])
+
+
+def _ungrouped(x: Array, shape: tuple[int, ...]) -> Array:
+    """[B, K, G * T, H] to [B, T, N, H]."""
+    batch, queries, heads, dim = shape
+    return jnp.transpose(x.reshape(batch, heads, queries, dim), _BNTH)
+
+
+def _dropped(pairs: Array, rngs: DropoutRngs | None, rate: float) -> Array:
+    if rngs is None:
+        return pairs
+    keep = keep_mask(rngs, pairs.shape, rate)
+    return jnp.where(keep, pairs * _like(1.0 / (1.0 - rate), pairs), 0)
