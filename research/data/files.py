@@ -219,7 +219,7 @@ def _field(value: Any, text_field: str, where: str) -> str:
     text = value[text_field]
     if not isinstance(text, str):
         raise DataError(
-            f"{where}: field {text_field!r} is a {type(text).__name__}, not a string. "
+            f"{where}: field {text_field!r} holds {type(text).__name__}, not a string. "
             f"The fields are {sorted(value)}; set data.text_field."
         )
     return text

@@ -45,7 +45,7 @@ def open_parts(name: str, text_field: str):
                 value = value.decode("utf-8")
             if not isinstance(value, str):
                 raise DataError(
-                    f"TFDS dataset {name!r}: feature {text_field!r} is a "
+                    f"TFDS dataset {name!r}: feature {text_field!r} holds "
                     f"{type(value).__name__}, not text. Its features are {features}."
                 )
             yield value, number + 1

@@ -69,7 +69,7 @@ class Tokenizer:
         """Trains one as a `TokenizerConfig` says, see `tokenizer_training`."""
         from research.data import tokenizer_training
 
-        return cls.of(tokenizer_training.train(texts, config))
+        return cls.of(tokenizer_training.train(texts, config).to_str())
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> Tokenizer:
@@ -80,13 +80,15 @@ class Tokenizer:
         """
         from research.data import tokenizer_files
 
-        backend, names, counts = tokenizer_files.load(pathlib.Path(path).expanduser())
-        return cls.of(backend, names=names, unigram_counts=counts)
+        definition, names, counts = tokenizer_files.load(
+            pathlib.Path(path).expanduser()
+        )
+        return cls.of(definition, names=names, unigram_counts=counts)
 
     @classmethod
     def of(
         cls,
-        backend: tokenizers.Tokenizer,
+        definition: str,
         *,
         names: Mapping[str, str] | None = None,
         unigram_counts: np.ndarray | None = None,
@@ -94,12 +96,14 @@ class Tokenizer:
         """Wraps a tokenizer of the `tokenizers` library.
 
         Args:
-          backend: the tokenizer.
+          definition: the tokenizer as JSON.
           names: the token of each role, {'mask': '<mask>'}, before those in NAMES.
           unigram_counts: of the training split.
         """
-        backend.no_padding()
-        backend.no_truncation()
+        # The library changes the last digits of numbers whenever it reads and writes.
+        values = json.loads(definition) | {"truncation": None, "padding": None}
+        definition = json.dumps(values, ensure_ascii=False)
+        backend = tokenizers.Tokenizer.from_str(definition)
         vocabulary = backend.get_vocab(with_added_tokens=True)
         sentinels = {
             int(match[1]): number
@@ -107,7 +111,7 @@ class Tokenizer:
             if (match := SENTINEL.fullmatch(token))
         }
         return cls(
-            definition=backend.to_str(),
+            definition=definition,
             special_ids=_special_ids(vocabulary, names or {}),
             sentinel_ids=tuple(sentinels[i] for i in sorted(sentinels)),
             unigram_counts=unigram_counts,
@@ -116,7 +120,9 @@ class Tokenizer:
     @functools.cached_property
     def _text_backend(self) -> tokenizers.Tokenizer:
         """Reads the names of special tokens as any other text."""
-        backend = tokenizers.Tokenizer.from_str(self.definition)
+        backend = tokenizers.Tokenizer.from_str(
+            _without_special_pieces(self.definition)
+        )
         backend.encode_special_tokens = True
         return backend
 
@@ -231,7 +237,7 @@ class Tokenizer:
             added += [f"<extra_id_{i}>" for i in reversed(range(num_sentinels))]
         backend = tokenizers.Tokenizer.from_str(self.definition)
         backend.add_special_tokens(added)
-        return Tokenizer.of(backend, names=self._role_names())
+        return Tokenizer.of(backend.to_str(), names=self._role_names())
 
     def save(self, folder: str | pathlib.Path) -> None:
         """Writes tokenizer.json, and the rest that `load` needs, into a folder."""
@@ -284,3 +290,22 @@ def _special_ids(
         # Padding is never read; any id that is no text serves.
         ids["pad"] = ids["eod"]
     return ids
+
+
+def _without_special_pieces(definition: str) -> str:
+    """The tokenizer with special tokens that no text can spell.
+
+    A unigram model has them among its pieces and would find them in a text; a space
+    before the name prevents it, since pieces have no spaces.
+    """
+    values = json.loads(definition)
+    if values["model"]["type"] != "Unigram":
+        return definition
+    special = {token["content"] for token in values["added_tokens"] if token["special"]}
+    for token in values["added_tokens"]:
+        token["content"] = " " * token["special"] + token["content"]
+    values["model"]["vocab"] = [
+        (" " * (piece in special) + piece, score)
+        for piece, score in values["model"]["vocab"]
+    ]
+    return json.dumps(values)

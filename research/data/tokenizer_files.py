@@ -33,11 +33,11 @@ VOCABULARY_FILES = ("encoder.json", "vocab.json")
 MERGES_FILES = ("vocab.bpe", "merges.txt")
 T5_SENTINELS = 100
 
-Loaded = tuple[tokenizers.Tokenizer, dict[str, str], np.ndarray | None]
+Loaded = tuple[str, dict[str, str], np.ndarray | None]
 
 
 def load(path: pathlib.Path) -> Loaded:
-    """The tokenizer in a file or folder, the names of its roles, its counts.
+    """The tokenizer in a file or folder as JSON, the names of its roles, its counts.
 
     Raises:
       DataError: there is nothing of a known kind, or it is damaged.
@@ -53,7 +53,7 @@ def load(path: pathlib.Path) -> Loaded:
         )
     settings = _settings(folder) if path.is_dir() else {}
     try:
-        backend = _read(file, settings)
+        definition = _read(file, settings)
     except DataError:
         raise
     except Exception as error:  # The library raises plain Exception.
@@ -68,7 +68,7 @@ def load(path: pathlib.Path) -> Loaded:
     }
     counts = folder / COUNTS_FILE
     has_counts = path.is_dir() and counts.is_file()
-    return backend, names, np.load(counts) if has_counts else None
+    return definition, names, np.load(counts) if has_counts else None
 
 
 def _kinds() -> str:
@@ -105,19 +105,21 @@ def _content(token: Any) -> str | None:
     return token.get("content") if isinstance(token, Mapping) else token
 
 
-def _read(file: pathlib.Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def _read(file: pathlib.Path, settings: Mapping[str, Any]) -> str:
     if file.suffix == ".model":
-        return _sentencepiece(file)
+        return _sentencepiece(file).to_str()
     if file.name in MERGES_FILES or file.suffix == ".bpe":
-        return _gpt2(_sibling(file, VOCABULARY_FILES), file)
+        return _gpt2(_sibling(file, VOCABULARY_FILES), file).to_str()
     if file.suffix == ".txt":
-        return _bert(file, settings)
+        return _bert(file, settings).to_str()
     if file.suffix == ".json":
-        value = json.loads(file.read_text(encoding="utf-8"))
+        definition = file.read_text(encoding="utf-8")
+        value = json.loads(definition)
         # A list of pieces may well have the word "model" in it.
         if isinstance(value, dict) and isinstance(value.get("model"), dict):
-            return tokenizers.Tokenizer.from_file(str(file))
-        return _gpt2(file, _sibling(file, MERGES_FILES))
+            tokenizers.Tokenizer.from_str(definition)  # Raises if it is damaged.
+            return definition
+        return _gpt2(file, _sibling(file, MERGES_FILES)).to_str()
     raise DataError(f"{file}: not a kind of tokenizer file known here:\n{_kinds()}")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
@@ -23,6 +24,8 @@ SAMPLE_CHARACTERS = {"bpe": 16_000_000, "wordpiece": 16_000_000, "unigram": 2_00
 
 # Smallest number of pieces besides special tokens: all bytes, or a few characters.
 MIN_PIECES = {"bpe": 256, "wordpiece": 64, "unigram": 64}
+
+MAX_CHARACTERS = 1000  # of a WordPiece vocabulary; the others are unknown
 
 
 def check(config: TokenizerConfig) -> None:
@@ -56,10 +59,7 @@ def train(texts: Iterable[str], config: TokenizerConfig) -> tokenizers.Tokenizer
     """
     check(config)
     num_trained = config.vocab_size - config.num_sentinels
-    backend, trainer = KINDS[config.kind](num_trained, config.lowercase)
-    # Unigram sums expected counts as floats: the sum depends on how threads share it.
-    with one_thread() if config.kind == "unigram" else _parallelism("true"):
-        backend.train_from_iterator(texts, trainer)
+    backend = KINDS[config.kind](list(texts), num_trained, config.lowercase)
     learned = backend.get_vocab_size(with_added_tokens=True)
     if learned > num_trained:
         raise DataError(
@@ -72,7 +72,7 @@ def train(texts: Iterable[str], config: TokenizerConfig) -> tokenizers.Tokenizer
     return backend
 
 
-def _bpe(vocab_size: int, lowercase: bool) -> tuple[tokenizers.Tokenizer, Any]:
+def _bpe(texts: list[str], vocab_size: int, lowercase: bool) -> tokenizers.Tokenizer:
     """Byte-level BPE: any text, bit for bit (Radford et al. 2019)."""
     backend = tokenizers.Tokenizer(models.BPE())
     if lowercase:
@@ -85,25 +85,45 @@ def _bpe(vocab_size: int, lowercase: bool) -> tuple[tokenizers.Tokenizer, Any]:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    return backend, trainer
+    backend.train_from_iterator(texts, trainer)
+    return backend
 
 
-def _wordpiece(vocab_size: int, lowercase: bool) -> tuple[tokenizers.Tokenizer, Any]:
-    """BERT's: white space and punctuation split words, longest pieces first."""
+def _wordpiece(
+    texts: list[str], vocab_size: int, lowercase: bool
+) -> tokenizers.Tokenizer:
+    """BERT's: white space and punctuation split words, longest pieces first.
+
+    The library numbers the ##characters, and picks rare characters, by the order of a
+    hash table that differs from run to run; here both are given to it.
+    """
     backend = tokenizers.Tokenizer(models.WordPiece(unk_token=UNK))
     backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
+    counts: collections.Counter[str] = collections.Counter()
+    for text in texts:
+        counts.update(backend.normalizer.normalize_str(text))
+    ranked = sorted(counts, key=lambda character: (-counts[character], character))
+    limit = min(MAX_CHARACTERS, (vocab_size - len(SPECIALS)) // 4)
+    alphabet = sorted([c for c in ranked if not c.isspace()][:limit])
+    continuations = [f"##{character}" for character in alphabet]
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
-        special_tokens=SPECIALS,
-        limit_alphabet=min(1000, (vocab_size - len(SPECIALS)) // 4),
+        special_tokens=SPECIALS + continuations,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    return backend, trainer
+    backend.train_from_iterator(texts, trainer)
+    definition = json.loads(backend.to_str())
+    definition["added_tokens"] = definition["added_tokens"][: len(SPECIALS)]
+    return tokenizers.Tokenizer.from_str(json.dumps(definition))
 
 
-def _unigram(vocab_size: int, lowercase: bool) -> tuple[tokenizers.Tokenizer, Any]:
+def _unigram(
+    texts: list[str], vocab_size: int, lowercase: bool
+) -> tokenizers.Tokenizer:
     """Sentencepiece's unigram model (Kudo 2018); runs of white space become a space."""
     backend = tokenizers.Tokenizer(models.Unigram())
     steps = [
@@ -122,10 +142,33 @@ def _unigram(vocab_size: int, lowercase: bool) -> tuple[tokenizers.Tokenizer, An
         unk_token=UNK,
         show_progress=False,
     )
-    return backend, trainer
+    backend.train_from_iterator(texts, trainer)
+    definition = json.loads(backend.to_str())
+    definition["model"]["vocab"] = _canonical(definition["model"]["vocab"])
+    return tokenizers.Tokenizer.from_str(json.dumps(definition))
 
 
-KINDS: dict[str, Callable[[int, bool], tuple[tokenizers.Tokenizer, Any]]] = {
+def _canonical(vocabulary: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Unigram pieces without the traces of the order in which they were summed.
+
+    The last digits of a score, and the small steps (1e-4) by which the library tells
+    the rarest characters apart, depend on the order of a hash table.
+    """
+    pieces = vocabulary[len(SPECIALS) :]
+    lowest = min(score for _, score in pieces)
+    step = 1e-4 * sum(len(piece) == 1 for piece, _ in pieces)
+    rounded = [
+        (
+            piece,
+            round(lowest if len(piece) == 1 and score < lowest + step else score, 6),
+        )
+        for piece, score in pieces
+    ]
+    ordered = sorted(rounded, key=lambda pair: (-pair[1], pair[0]))
+    return [*vocabulary[: len(SPECIALS)], *ordered]
+
+
+KINDS: dict[str, Callable[[list[str], int, bool], tokenizers.Tokenizer]] = {
     "bpe": _bpe,
     "wordpiece": _wordpiece,
     "unigram": _unigram,
@@ -133,10 +176,11 @@ KINDS: dict[str, Callable[[int, bool], tuple[tokenizers.Tokenizer, Any]]] = {
 
 
 @contextmanager
-def _parallelism(value: str) -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Within it, the `tokenizers` library starts no threads of its own."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
-    os.environ[name] = value
+    os.environ[name] = "false"
     try:
         yield
     finally:
@@ -144,8 +188,3 @@ def _parallelism(value: str) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
-
-
-def one_thread():
-    """Within it, the `tokenizers` library starts no threads of its own."""
-    return _parallelism("false")

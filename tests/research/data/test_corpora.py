@@ -1,0 +1,285 @@
+"""Every kind of corpus gives its documents, and every bad one a clear error."""
+
+import functools
+import gzip
+import json
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import zstandard
+
+from research.data import corpora, docstrings, embedded, tfds_source
+from research.data.errors import DataError
+
+DOCUMENTS = ["First document.\nTwo lines.", "Zweites Dokument: äöü 漢字 😀", "Third."]
+
+
+def read(source, text_field="text"):
+    corpus = corpora.open_corpus(str(source), text_field=text_field, num_workers=2)
+    return list(corpus.documents())
+
+
+def json_lines(documents, field="text") -> bytes:
+    lines = [json.dumps({"id": i, field: text}) for i, text in enumerate(documents)]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def plain_text(documents) -> bytes:
+    return "\n\n \n".join(documents).encode() + b"\n"
+
+
+def zstd_frames(data: bytes) -> bytes:
+    half = len(data) // 2
+    compressor = zstandard.ZstdCompressor()
+    return compressor.compress(data[:half]) + compressor.compress(data[half:])
+
+
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstd_frames}
+ENCODE = {".txt": plain_text, ".jsonl": json_lines}
+
+
+@pytest.mark.parametrize("compression", COMPRESS)
+@pytest.mark.parametrize("kind", ENCODE)
+def test_reads_text_and_json_lines(tmp_path, kind, compression):
+    path = tmp_path / f"corpus{kind}{compression}"
+    path.write_bytes(COMPRESS[compression](ENCODE[kind](DOCUMENTS)))
+    assert read(path) == DOCUMENTS
+
+
+@pytest.mark.parametrize("type_", [pa.string(), pa.large_string()])
+def test_reads_parquet(tmp_path, type_):
+    path = tmp_path / "corpus.parquet"
+    column = pa.array([*DOCUMENTS, None], type_)
+    pa.parquet.write_table(pa.table({"id": [1, 2, 3, 4], "body": column}), path)
+    assert read(path, "body") == DOCUMENTS
+
+
+def test_reads_windows_lines_and_byte_order_mark(tmp_path):
+    path = tmp_path / "corpus.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n\r\nthree")
+    assert read(path) == ["one\ntwo", "three"]
+
+
+def test_folder_and_glob_read_files_by_name(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "x.txt").write_text("from b/x")
+    (tmp_path / "a.txt").write_text("from a")
+    (tmp_path / "c.jsonl").write_bytes(json_lines(["from c"]))
+    (tmp_path / "README.md").write_text("no corpus")
+    assert read(tmp_path) == ["from a", "from b/x", "from c"]
+    assert read(tmp_path / "**" / "*.txt") == ["from a", "from b/x"]
+
+
+def test_origin_changes_with_a_file(tmp_path):
+    path = tmp_path / "corpus.txt"
+    path.write_text("text")
+    first = corpora.open_corpus(str(path), text_field="text", num_workers=1).origin
+    path.write_text("texts")
+    second = corpora.open_corpus(str(path), text_field="text", num_workers=1).origin
+    assert first != second
+    json.dumps(first)
+
+
+def test_progress_ends_at_the_size(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_bytes(plain_text(DOCUMENTS * 5))
+    corpus = corpora.open_corpus(str(tmp_path), text_field="text", num_workers=1)
+    extents = [extent for _, extent in corpus.read()]
+    assert extents == sorted(extents)
+    assert 0 < extents[-1] <= corpus.size
+
+
+def test_sample_takes_from_every_part(tmp_path):
+    for name in "abcd":
+        (tmp_path / f"{name}.txt").write_text(f"{name * 10}\n\n" * 50)
+    corpus = corpora.open_corpus(str(tmp_path), text_field="text", num_workers=1)
+    sample = corpus.sample(100)
+    assert sum(map(len, sample)) == 100
+    assert {text[0] for text in sample} == set("abcd")
+    assert sample == corpus.sample(100)
+    assert corpus.sample(10**6) == list(corpus.documents())
+
+
+def test_lone_surrogates_are_replaced(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"text": "a \\ud800 b"}\n')
+    assert read(path) == ["a ? b"]
+
+
+BAD = {
+    "empty.txt": (b"", "empty"),
+    "blank.txt": (b"\n \n", "no text"),
+    "binary.txt": (b"\x7fELF\0\0\0", "binary"),
+    "latin1.txt": ("text\ncaf\xe9".encode("latin-1"), "line 2: not UTF-8"),
+    "late.txt": (b"a\n" * 40000 + b"b\0\n", "line 40001: a zero byte"),
+    "plain.jsonl": (b"no json\n", "line 1: not a JSON object"),
+    "list.jsonl": (b"[1]\n", "line 1: a JSON list"),
+    "field.jsonl": (json_lines(["a"], "body"), "no field 'text'.*'body'"),
+    "number.jsonl": (b'{"text": 1}\n', "holds int, not a string"),
+    "cut.jsonl": (json_lines(["a", "b" * 99])[:-20], "line 2: not a JSON object"),
+    "cut.jsonl.gz": (
+        gzip.compress(json_lines(["a b c"] * 999))[:-20],
+        "cut short or damaged",
+    ),
+    "cut.txt.zst": (
+        zstandard.compress(plain_text(DOCUMENTS * 99))[:-9],
+        "cut short or damaged",
+    ),
+    "notgzip.txt.gz": (b"plain text\n", "cut short or damaged"),
+    "cut.parquet": (b"PAR1", "not a complete Parquet file"),
+    "words.csv": (b"a,b\n", "not a kind of corpus"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_are_named(tmp_path, name):
+    content, message = BAD[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as error:
+        read(path)
+    assert str(path) in str(error.value)
+
+
+def test_parquet_without_the_column_lists_columns(tmp_path):
+    path = tmp_path / "corpus.parquet"
+    pa.parquet.write_table(pa.table({"body": ["a"], "n": [1]}), path)
+    with pytest.raises(DataError, match=r"no column 'text'.*\['body', 'n'\]"):
+        read(path)
+    with pytest.raises(DataError, match="holds int64, not strings"):
+        read(path, "n")
+
+
+def test_missing_sources_say_what_is_allowed(tmp_path):
+    with pytest.raises(DataError, match="embedded.*tfds:NAME"):
+        read(tmp_path / "nothing")
+    (tmp_path / "notes.md").write_text("x")
+    with pytest.raises(DataError, match=r"no file of a known kind.*notes\.md"):
+        read(tmp_path)
+
+
+# The embedded corpus.
+
+
+def test_docstrings_are_cleaned():
+    text = "Words go on and on until the line is long and has to be broken here," * 3
+    source = f'''
+"""{text}
+where the next line continues them.
+
+    Parameters
+    ----------
+    x : int
+        A number.
+
+    >>> f(1)
+    not kept
+    """
+class A:
+    def f(self):
+        """{text}
+        - an item that follows {text}
+        """
+    def g(self):
+        """Short."""
+def h():
+    """{"= + " * 90}"""
+'''.encode()
+    first, second = docstrings.texts(source)
+    assert first == (
+        f"{text} where the next line continues them.\n\nParameters\nx : int\nA number."
+    )
+    assert second == f"{text}\n- an item that follows {text}"
+
+
+def test_docstrings_of_unparsable_files_are_none():
+    assert list(docstrings.texts(b'"""text"""\nclass :')) == []
+    assert list(docstrings.texts(b'"""text"""\n\xff')) == []
+
+
+def test_embedded_corpus_is_deterministic(monkeypatch):
+    files = [path for path in embedded.source_files() if "/json/" in path]
+    assert len(files) >= 3
+    monkeypatch.setattr(embedded, "source_files", lambda: files)
+    embedded.documents.cache_clear()
+    try:
+        one, three = embedded.documents(1), embedded.documents(3)
+    finally:
+        embedded.documents.cache_clear()
+    assert one == three
+    assert len(set(one)) == len(one)
+    assert any("JSON" in text for text in one)
+    assert len(embedded.help_topics()) > 50
+
+
+def test_embedded_files_are_parsed_not_run(tmp_path):
+    path = tmp_path / "module.py"
+    text = "What this module says. " * 20
+    path.write_text(f'"""{text}"""\nraise SystemExit("it was run")\n')
+    missing = str(tmp_path / "missing.py")
+    found = embedded._parse([str(path), missing, str(path)], num_workers=2)
+    assert found == [[text.strip()], [], [text.strip()]]
+
+
+# TFDS.
+
+
+@pytest.fixture
+def tiny_dataset(tmp_path, monkeypatch):
+    """A prepared TFDS dataset, found under tmp_path."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class PalimpsestTiny(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict(
+                {"text": tfds.features.Text(), "label": tfds.features.Scalar(np.int64)}
+            )
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            del dl_manager
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i, text in enumerate(DOCUMENTS):
+                yield i, {"text": text, "label": i}
+
+    monkeypatch.setattr(
+        tfds, "builder", functools.partial(tfds.builder, data_dir=tmp_path)
+    )
+    tfds.disable_progress_bar()
+    builder = PalimpsestTiny(file_format="array_record", data_dir=tmp_path)
+    builder.download_and_prepare()
+    return "tfds:palimpsest_tiny"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_reads_tfds_without_tensorflow(tiny_dataset):
+    assert sorted(read(tiny_dataset)) == sorted(DOCUMENTS)
+    assert "tensorflow" not in sys.modules
+    with pytest.raises(DataError, match="no feature 'body'.*'text'"):
+        read(tiny_dataset, "body")
+    with pytest.raises(DataError, match="holds int, not text"):
+        read(tiny_dataset, "label")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_unknown_and_unreachable_tfds_names(tmp_path, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    monkeypatch.setattr(tfds_source, "_has_network", lambda: False)
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
+    with pytest.raises(DataError, match="Did you mean lm1b.*folder of text"):
+        read("tfds:lm1")
+    with pytest.raises(DataError, match="no network.*folder of text"):
+        read("tfds:lm1b")
+
+
+def test_tfds_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(DataError, match=r"palimpsest\[tfds\].*path"):
+        read("tfds:lm1b")
