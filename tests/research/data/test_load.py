@@ -1,0 +1,145 @@
+"""load(): everything is built once, and a run that is resumed reads the same tokens."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tokenizers
+
+import research.data
+from research.data import store_writer
+from research.data.errors import DataError
+from research.data.tokenizer import Tokenizer
+from research.errors import UserError
+from tests.research.data import helpers
+
+
+def write_corpus(path, seed=0):
+    path.write_text("\n\n".join(helpers.sentences(150, seed)))
+    return path
+
+
+@pytest.fixture
+def config(tmp_path):
+    return helpers.data_config(
+        write_corpus(tmp_path / "corpus.txt"), tmp_path / "cache"
+    )
+
+
+def forbid_work(monkeypatch):
+    def forbidden(*_):
+        raise AssertionError("work was done again")
+
+    monkeypatch.setattr(store_writer, "_write", forbidden)
+    monkeypatch.setattr(Tokenizer, "train", forbidden)
+
+
+def test_load_builds_once_and_finds_it_again(config, monkeypatch):
+    first = research.data.load(config)
+    forbid_work(monkeypatch)
+    second = research.data.load(config)
+    assert first.tokenizer.fingerprint == second.tokenizer.fingerprint
+    assert (first.train.tokens == second.train.tokens).all()
+    assert first.vocabulary.vocab_size == 320
+    counts = first.vocabulary.unigram_counts
+    assert (counts == np.bincount(first.train.tokens, minlength=320)).all()
+    texts = [first.tokenizer.decode(first.heldout.document(i)) for i in range(3)]
+    assert set(texts) <= set(helpers.sentences(150))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"heldout_fraction": 0.2},
+        {"tokenizer": helpers.tokenizer_config(vocab_size=330)},
+    ],
+)
+def test_other_settings_are_another_store(config, changes):
+    first = research.data.load(config)
+    second = research.data.load(dataclasses.replace(config, **changes))
+    assert first.train.header["checksum"] != second.train.header["checksum"]
+
+
+def test_workdir_keeps_tokenizer_and_record(config, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    data = research.data.load(config, workdir=workdir)
+    loaded = Tokenizer.load(workdir / "tokenizer")
+    assert loaded.fingerprint == data.tokenizer.fingerprint
+    counts = loaded.vocabulary().unigram_counts
+    assert (counts == data.train.unigram_counts).all()
+    record = json.loads((workdir / "data.json").read_text())
+    assert record["source"] == config.source
+    # Resumed, it neither needs the corpus nor works again.
+    pathlib.Path(config.source).unlink()
+    forbid_work(monkeypatch)
+    again = research.data.load(config, workdir=workdir)
+    assert (again.train.tokens == data.train.tokens).all()
+
+
+def test_a_changed_corpus_is_refused_on_resume(config, tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    research.data.load(config, workdir=workdir)
+    write_corpus(pathlib.Path(config.source), seed=1)
+    moved = dataclasses.replace(config, cache_dir=str(tmp_path / "other"))
+    with pytest.raises(DataError, match="has changed since .*another workdir"):
+        research.data.load(moved, workdir=workdir)
+    # The same text again, newer than before, is the same data.
+    write_corpus(pathlib.Path(config.source), seed=0)
+    research.data.load(moved, workdir=workdir)
+
+
+def test_a_workdir_of_other_data_is_refused(config, tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    research.data.load(config, workdir=workdir)
+    other = dataclasses.replace(config, heldout_fraction=0.2)
+    with pytest.raises(DataError, match=r"data\.heldout_fraction was 0\.1 and is 0\.2"):
+        research.data.load(other, workdir=workdir)
+
+
+def test_a_tokenizer_can_be_given(config, tmp_path):
+    tokenizer = Tokenizer.train(helpers.sentences(50), helpers.tokenizer_config())
+    longer = tokenizer.extend(["sentinel_ids"], num_sentinels=4)
+    data = research.data.load(config, tokenizer=longer)
+    assert data.tokenizer.fingerprint == longer.fingerprint
+    tokenizer.save(tmp_path / "saved")
+    settings = helpers.tokenizer_config("file", path=str(tmp_path / "saved"))
+    data = research.data.load(dataclasses.replace(config, tokenizer=settings))
+    assert data.tokenizer.fingerprint == tokenizer.fingerprint
+
+
+def test_bad_input_is_refused_before_work(config, tmp_path, monkeypatch):
+    forbid_work(monkeypatch)
+
+    def load(**changes):
+        return research.data.load(dataclasses.replace(config, **changes))
+
+    with pytest.raises(UserError, match="not found"):
+        load(source=str(tmp_path / "missing"))
+    with pytest.raises(DataError, match="leaves room for 4"):
+        load(tokenizer=helpers.tokenizer_config(vocab_size=20))
+    with pytest.raises(DataError, match="bpe, wordpiece, unigram"):
+        load(tokenizer=helpers.tokenizer_config("bytes"))
+    with pytest.raises(DataError, match="needs data.tokenizer.path"):
+        load(tokenizer=helpers.tokenizer_config("file"))
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0}, []))
+    backend.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(DataError, match=r"no token to separate documents.*\[EOD\]"):
+        load(
+            tokenizer=helpers.tokenizer_config(
+                "file", path=str(tmp_path / "tokenizer.json")
+            )
+        )
+
+
+def test_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert research.data.cache_folder("") == tmp_path / "palimpsest"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert research.data.cache_folder("") == tmp_path / ".cache" / "palimpsest"
+    assert research.data.cache_folder("~/c") == tmp_path / "c"
