@@ -117,15 +117,17 @@ def sentence_framing(
         return Framing((cls_id,), separator, separator, max_length)
     start: tuple[int, ...] = ()
     if architecture == "decoder":
-        starts = (vocabulary.bos_id, vocabulary.eod_id)
-        start = tuple(token for token in starts if _was_seen(vocabulary, token))[:1]
+        first = vocabulary.bos_id
+        if first < 0 or _is_unseen(vocabulary, first):
+            first = vocabulary.eod_id
+        start = (first,) if first >= 0 else ()
     return Framing(start, separator, separator, max_length)
 
 
-def _was_seen(vocabulary: Vocabulary, token: int) -> bool:
-    """Whether the token exists and, where counts are known, occurs in training."""
+def _is_unseen(vocabulary: Vocabulary, token: int) -> bool:
+    """Whether the training text is known not to have the token."""
     counts = vocabulary.unigram_counts
-    return token >= 0 and (not counts.any() or counts[token] > 0)
+    return bool(counts.any()) and counts[token] == 0
 
 
 @functools.lru_cache(maxsize=64)

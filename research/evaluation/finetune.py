@@ -23,7 +23,6 @@ from research.evaluation.glue import metrics
 from research.evaluation.glue.data import TaskData
 from research.evaluation.styles import BatchShape, Style
 from research.training import rngs
-from research.training import state as state_lib
 from research.training.backbone import Backbone
 from research.training.state import Params
 
@@ -158,22 +157,22 @@ def initial_params(
     A pretrained head is kept where it has the new head's parameters: the language
     model's head for text-to-text, a tanh pooler (next-sentence prediction) for classes.
     """
-    fresh = state_lib.init_params(
-        program.config, program.objective, rngs.stream(seed, "params")
-    )
+    rng = rngs.stream(seed, "params")
     model = backbone.params["model"]
     if settings.reinit_layers:
+        fresh = program.init(rng)["model"]
         model = depths.with_fresh_top(
-            model, fresh["model"], program.config, settings.reinit_layers
+            model, fresh, program.config, settings.reinit_layers
         )
-    heads = dict(fresh["heads"])
+    heads = dict(program.init_heads(rng))
     pretrained = backbone.params["heads"]
     if "pooler" in heads and not settings.reinit_layers:
         pooler = styles.reusable_pooler(pretrained, heads["pooler"])
         heads["pooler"] = heads["pooler"] if pooler is None else pooler
     if settings.style != "head":
         heads = styles.language_model_head(pretrained, heads)
-    return {"model": model, "heads": heads}
+    # Arrays of every origin in one place: jit compiles anew for another placement.
+    return jax.device_put({"model": model, "heads": heads}, jax.local_devices()[0])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -124,6 +124,8 @@ class Program:
       config: of the backbone, with the dropout of fine-tuning.
       objective: classification, text-to-text or span extraction.
       modules: backbone and head without parameters.
+      init: key -> fresh parameters of backbone and head.
+      init_heads: key -> fresh parameters of the head alone, the same ones.
       step: (state, batch) -> (state, metrics); the state is donated.
       outputs: (params, batch) -> the objective's outputs.
     """
@@ -131,6 +133,8 @@ class Program:
     config: TransformerConfig
     objective: Objective
     modules: Modules
+    init: Callable[[jax.Array], Params]
+    init_heads: Callable[[jax.Array], Params]
     step: Callable[[TrainState, Batch], tuple[TrainState, Any]]
     outputs: Callable[[Params, Batch], Any]
 
@@ -166,8 +170,16 @@ def make_program(config: TransformerConfig, objective: Any) -> Program:
         model, heads = modules.merge(params)
         return objective.outputs(model, heads, batch)
 
+    init = functools.partial(state_lib.init_params, config, objective)
     return Program(
-        config, objective, modules, jax.jit(step, donate_argnums=0), jax.jit(outputs)
+        config=config,
+        objective=objective,
+        modules=modules,
+        init=jax.jit(init),
+        # The compiler drops what is not returned: the backbone.
+        init_heads=jax.jit(lambda rng: init(rng)["heads"]),
+        step=jax.jit(step, donate_argnums=0),
+        outputs=jax.jit(outputs),
     )
 
 

@@ -339,5 +339,5 @@ def settings(
     values |= {name: value for name, value in own.items() if name in fields}
     values |= {name: value for name, value in given.items() if value is not None}
     values |= {"learning_rate": learning_rate, "batch_size": batch_size}
-    with user_errors(ValueError):
+    with user_errors():
         return FinetuneSettings(**values)

@@ -66,6 +66,8 @@ class Evaluation:
         """All runs of all tasks: {(task, init): rows}, finished ones included."""
         for data in self.tasks:
             data.check_trainable()
+            for point in self.config.grid(data.task):
+                self._settings(data.task, point)
         rows: dict[tuple[str, str], list[RunRow]] = {}
         inits = (PRETRAINED, RANDOM) if self.config.floor_seeds else (PRETRAINED,)
         for data in self.tasks:
@@ -90,6 +92,16 @@ class Evaluation:
             rows.append(self._run(prepared, init, seed, best, base, done))
         return rows
 
+    def _settings(self, task: Task, point: tuple[float, int]) -> FinetuneSettings:
+        learning_rate, batch_size = point
+        return protocols.settings(
+            self.config.rules,
+            task,
+            dataclasses.asdict(self.config.finetune),
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+        )
+
     def _base(
         self, task: Task, init: str, done: dict[tuple[str, str], list[RunRow]]
     ) -> str:
@@ -110,13 +122,7 @@ class Evaluation:
     ) -> RunRow:
         """One run, or the row of it if it is finished."""
         task = data.task
-        settings = protocols.settings(
-            self.config.rules,
-            task,
-            dataclasses.asdict(self.config.finetune),
-            learning_rate=point[0],
-            batch_size=point[1],
-        )
+        settings = self._settings(task, point)
         key = self._key(data, init, seed, settings, base)
         row = self.store.get(key)
         keeps = self._keeps_params(task)

@@ -31,6 +31,8 @@ _HEADER = (
     "train rows",
 )
 DASH = "–"
+# Fields that change how fast a number comes, hardly the number.
+_SPEED_ONLY = ("eval_batch_size", "bucket_lengths")
 
 
 def write(
@@ -89,9 +91,10 @@ def _changes(config: GlueConfig) -> str:
         for name in ("seeds", "learning_rates", "batch_sizes")
         if getattr(config, name)
     }
-    for name in vars(config.finetune):
-        value = getattr(config.finetune, name)
-        if name not in ("eval_batch_size", "bucket_lengths") and value is not None:
+    usual = {"style": "head", "readout": "auto"}
+    for name, value in vars(config.finetune).items():
+        same = name in _SPEED_ONLY or value is None or usual.get(name) == value
+        if not same:
             own[name] = value
     return ", ".join(f"{name} = {value}" for name, value in own.items())
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import pathlib
 import types
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
 import models
@@ -17,7 +20,13 @@ from research.evaluation.glue.data import Split, TaskData
 from research.evaluation.glue.tasks import TASKS, Task
 from tests.helpers import tiny_config, toy_vocabulary
 
-SPECIALS = "[PAD] [UNK] [CLS] [SEP] [MASK] [BOS] [EOS] [EOD]".split()
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[EOS]", "[EOD]"]
+# Real data, for who has it; the project ships no text of others.
+DATA = pathlib.Path(os.environ.get("PALIMPSEST_DATA", "../shared/data"))
+needs_glue = pytest.mark.skipif(
+    not (DATA / "glue").is_dir(),
+    reason=f"no official GLUE files in {DATA / 'glue'}; set PALIMPSEST_DATA",
+)
 VOCAB = 512
 FREE = range(len(SPECIALS), VOCAB - 256)
 
