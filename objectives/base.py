@@ -159,6 +159,11 @@ class Objective:
         del rng, example
         return {}
 
+    @property
+    def start_id(self) -> int:
+        """What an encoder-decoder's decoder reads before its first target."""
+        return self.vocabulary.pad_id
+
     def at(self, step: int) -> Objective:
         """The objective of a step; a mixture of static shapes returns others."""
         del step

@@ -126,6 +126,10 @@ class Composed(Objective):
             example = stage.corrupt(stage_rng, example)
         return statistics
 
+    @property
+    def start_id(self) -> int:
+        return self.stages[-1].start_id
+
     def at(self, step: int) -> Objective:
         stages = tuple(stage.at(step) for stage in self.stages)
         if all(new is old for new, old in zip(stages, self.stages, strict=True)):

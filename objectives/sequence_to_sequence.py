@@ -72,11 +72,6 @@ class SequenceToSequence(Objective):
         raise NotImplementedError
 
     @property
-    def start_id(self) -> int:
-        """What the decoder reads before the first target (T5: padding)."""
-        return self.vocabulary.pad_id
-
-    @property
     def terms(self) -> dict[str, float]:
         return {self.name: self.loss_weight}
 

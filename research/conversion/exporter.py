@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from models.config import TransformerConfig
-from objectives.vocabulary import Vocabulary
+from objectives.base import Objective
 from research.conversion.families import FAMILIES
 from research.conversion.family import Family, Row
 from research.conversion.importer import flatten, layers_of
@@ -137,8 +137,9 @@ def _differences(family: Family, config: TransformerConfig) -> list[str]:
     return found
 
 
-def special_ids(export: Export, vocabulary: Vocabulary) -> dict[str, Any]:
+def special_ids(export: Export, objective: Objective) -> dict[str, Any]:
     """The ids that transformers' configs name; families with fixed ones keep them."""
+    vocabulary = objective.vocabulary
     ids = {
         f"{role}_token_id": getattr(vocabulary, f"{role}_id")
         for role in ("pad", "bos", "eos")
@@ -147,7 +148,7 @@ def special_ids(export: Export, vocabulary: Vocabulary) -> dict[str, Any]:
         # A decoder trained on packed documents ends a text as the corpus does.
         ids["eos_token_id"] = vocabulary.eod_id
     if export.family.architecture == "encoder_decoder":
-        ids["decoder_start_token_id"] = vocabulary.pad_id
+        ids["decoder_start_token_id"] = objective.start_id
     ids = {name: number for name, number in ids.items() if number >= 0}
     return {k: v for k, v in ids.items() if k not in export.hf_config}
 

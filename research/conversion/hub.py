@@ -6,6 +6,8 @@ import json
 import pathlib
 from typing import Any
 
+import tokenizers
+
 from objectives.vocabulary import Vocabulary
 from research.data.tokenizer import Tokenizer
 
@@ -51,11 +53,20 @@ def write_tokenizer(
     folder: pathlib.Path,
     tokenizer: Tokenizer,
     vocabulary: Vocabulary,
+    *,
+    architecture: str,
     max_length: int,
 ) -> None:
-    """tokenizer.json and what transformers' AutoTokenizer reads beside it."""
-    tokenizer.save(folder)
-    (folder / "unigram_counts.npy").unlink(missing_ok=True)
+    """tokenizer.json and what transformers' AutoTokenizer reads beside it.
+
+    Framing is the objectives' business here; there it is the tokenizer's, so that
+    tokenizer.json frames texts as the architecture was trained to read them.
+    """
+    backend = tokenizers.Tokenizer.from_str(tokenizer.definition)
+    template = _template(tokenizer, vocabulary, architecture)
+    if template is not None:
+        backend.post_processor = template
+    backend.save(str(folder / "tokenizer.json"))
     roles = {
         f"{role}_token": tokenizer.token(getattr(vocabulary, f"{role}_id"))
         for role in ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
@@ -69,3 +80,25 @@ def write_tokenizer(
     }
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _template(
+    tokenizer: Tokenizer, vocabulary: Vocabulary, architecture: str
+) -> tokenizers.processors.TemplateProcessing | None:
+    """[CLS] A [SEP] B [SEP] for encoders, A EOS for encoder-decoders."""
+    if architecture == "encoder":
+        cls, sep = (
+            tokenizer.token(vocabulary.cls_id),
+            tokenizer.token(vocabulary.sep_id),
+        )
+        single, pair = f"{cls} $A {sep}", f"{cls} $A {sep} $B:1 {sep}:1"
+        special = [(cls, vocabulary.cls_id), (sep, vocabulary.sep_id)]
+    elif architecture == "encoder_decoder" and vocabulary.eos_id >= 0:
+        eos = tokenizer.token(vocabulary.eos_id)
+        single, pair = f"$A {eos}", f"$A {eos} $B:0 {eos}:0"
+        special = [(eos, vocabulary.eos_id)]
+    else:
+        return None
+    return tokenizers.processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=special
+    )

@@ -162,11 +162,18 @@ def export_workdir(source: pathlib.Path, target: pathlib.Path, *, which: str) ->
         specs,
         lambda name: carried[name] if name in carried else load(name),
     )
-    hf_config = {**export.hf_config, **exporter.special_ids(export, vocabulary)}
+    objective = config_lib.create_objective(run, vocabulary)
+    hf_config = export.hf_config | exporter.special_ids(export, objective)
     if carried:
         hf_config["architectures"] = origin["architectures"]
     (target / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n")
-    hub.write_tokenizer(target, tokenizer, vocabulary, run.data.row_length)
+    hub.write_tokenizer(
+        target,
+        tokenizer,
+        vocabulary,
+        architecture=model_config.architecture,
+        max_length=model_config.max_seq_len,
+    )
     card = model_card.write(source, config, export, step)
     (target / "README.md").write_text(card)
     print(f"{source} (step {step}) -> {target}")

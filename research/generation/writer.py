@@ -147,16 +147,11 @@ def language_model(objective: Objective, modules: state.Modules) -> LanguageMode
     vocabulary = objective.vocabulary
     decoder = objective.architecture == "decoder"
     stops = (vocabulary.eod_id, vocabulary.eos_id) if decoder else (vocabulary.eos_id,)
-    stages = getattr(objective, "stages", (objective,))
-    start_id = next(
-        (stage.start_id for stage in stages if hasattr(stage, "start_id")),
-        vocabulary.pad_id,
-    )
     return LanguageModel(
         modules=modules,
         objective=objective,
         term=_token_term(objective),
-        start_id=start_id,
+        start_id=objective.start_id,
         stop_ids=tuple(stop for stop in stops if stop >= 0),
         pad_id=vocabulary.pad_id,
     )

@@ -136,13 +136,16 @@ class Checkpoints:
         if config.keep_best:
             keep.append(
                 checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics["loss"],
+                    get_metric_fn=_saved_loss,
                     reverse=True,
                     n=1,
                     keep_checkpoints_without_metrics=False,
                 )
             )
         options = ocp.CheckpointManagerOptions(
+            # Metrics are written only where orbax is told what the best one is.
+            best_fn=_saved_loss,
+            best_mode="min",
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
             cleanup_tmp_directories=True,
             enable_background_delete=True,
@@ -223,6 +226,10 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for deletions and releases threads."""
         self._manager.close()
+
+
+def _saved_loss(metrics: dict[str, float]) -> float:
+    return metrics["loss"]
 
 
 def _manager(
@@ -408,7 +415,9 @@ def load_params(folder: pathlib.Path, which: str = "last") -> tuple[Params, int]
             for name, leaf in found.items()
         }
         args = ocp.args.Composite(**{PARAMS: _Restore(shapes)})
-        return nest(manager.restore(step, args=args)[PARAMS]), step
+        params = nest(manager.restore(step, args=args)[PARAMS])
+        # Tied heads without a bias have no parameters, and flat dicts no empty ones.
+        return {"model": {}, "heads": {}, **params}, step
 
 
 def _choose(folder: pathlib.Path, which: str) -> int:
