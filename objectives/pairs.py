@@ -69,13 +69,15 @@ def cut_rows(
     index = jnp.arange(length, dtype=jnp.int32)[None]
     text = (example.document_ids >= 0) & (tokens != vocabulary.eod_id)
     ends = rows.sentence_ends(tokens, vocabulary) & (example.document_ids >= 0)
+    # Of several ends in a row ('?', '!', a line break) only the last is a place to cut.
+    cuts = ends & ~jnp.pad(ends[:, 1:], ((0, 0), (0, 1)))
     usable = text
     if whole_sentences:
-        first_end = jnp.where(ends, index, length).min(1, keepdims=True)
+        first_end = jnp.where(cuts, index, length).min(1, keepdims=True)
         last_end = jnp.where(ends, index, -1).max(1, keepdims=True)
         usable = text & (index > first_end) & (index <= last_end)
     start, end = runs(usable)
-    size = jnp.where(usable & ends & (index < end - 1), end - start, 0)
+    size = jnp.where(usable & cuts & (index < end - 1), end - start, 0)
     longest = size.max(1, keepdims=True)
     exists = longest[:, 0] > 0
     cut = jnp.where((size == longest) & (size > 0), scores, -1.0).argmax(1)

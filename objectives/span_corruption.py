@@ -13,11 +13,13 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from objectives import spans
 from objectives.base import row_keys
 from objectives.sequence_to_sequence import SequenceToSequence
+from objectives.statistics import Statistic, mean, share
 from objectives.streams import Stream
 from objectives.types import Example
 from objectives.validation import check_choice, check_range
@@ -130,6 +132,27 @@ class SpanCorruption(SequenceToSequence):
             return result
         metrics = {f"{self.name}_surplus_noise": surplus, **result.metrics}
         return result.replace(metrics=metrics)
+
+    def statistics(self, rng: Array, example: Example) -> dict[str, Statistic]:
+        """Noise tokens and spans, counted in the targets."""
+        target = self.corrupt(rng, example).targets[self.name]
+        text = example.inputs.segment_ids > 0
+        if self.isolate_documents:
+            text &= ~self._terminators(example.inputs.tokens)
+        is_sentinel = np.zeros(self.vocabulary.vocab_size, bool)
+        is_sentinel[list(self.vocabulary.sentinel_ids)] = True
+        live = target.loss_weights > 0
+        starts = live & jnp.asarray(is_sentinel)[target.values]
+        noise = live & ~starts & (target.values != self.vocabulary.eos_id)
+        result = {"noise tokens / tokens": share(noise, text, self.noise_density)}
+        if self.markers == "sentinels":
+            count, length = None, None
+            if not self._varies:
+                count = float(self._span_counts[1])
+                length = self._span_counts[0] / count
+            result["spans in a row"] = mean(starts, count)
+            result["tokens of a span"] = share(noise, starts, length)
+        return result
 
     def _corrupt_row(
         self, rng: Array, row: Stream

@@ -1,0 +1,1 @@
+"""Examples shown as text, and statistics of corruption as tables."""
