@@ -208,11 +208,9 @@ def _check_parallel(parallel: ParallelConfig) -> list[str]:
 def _check_tensor(model: TransformerConfig, parallel: ParallelConfig) -> list[str]:
     """Tensor parallelism cuts heads, the feed-forward width and nothing unevenly."""
     problems = []
-    sizes = {
-        "num_heads": model.num_heads,
-        "num_kv_heads": model.kv_heads,
-        "mlp_dim": model.mlp_dim,
-    }
+    sizes = {"num_heads": model.num_heads, "mlp_dim": model.mlp_dim}
+    if model.num_kv_heads is not None:
+        sizes["num_kv_heads"] = model.num_kv_heads
     for name, size in sizes.items():
         if size % parallel.tensor:
             problems.append(

@@ -1,0 +1,112 @@
+"""Mistakes on the command line: one message, no traceback, before any work."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from research import cli
+from research.errors import UserError
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+PROGRAM = """
+from ml_collections import config_flags
+from research import cli
+from research.errors import UserError
+_CONFIG = config_flags.DEFINE_config_file("config")
+
+def main(argv):
+    seed = _CONFIG.value.train.seed
+    if seed == 7:
+        raise UserError("seven is not allowed")
+    if seed == 8:
+        raise OSError(28, "No space left on device")
+    if seed == 9:
+        raise RuntimeError("a bug")
+    print("seed", seed, "rate", _CONFIG.value.optimizer.learning_rate)
+
+cli.run(main)
+"""
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+BASE = "--config=experiments/base.py"
+MISTAKES = {
+    "a mistyped field": (
+        [BASE, "--config.optimizer.learning_rat=1"],
+        "config.optimizer has no field 'learning_rat'. Did you mean learning_rate",
+    ),
+    "a field of another section": (
+        [BASE, "--config.train.tokenizer=1"],
+        "There is config.data.tokenizer.",
+    ),
+    "a field of a value": (
+        [BASE, "--config.train.seed.x=1"],
+        "config.train.seed is a value, not a section",
+    ),
+    "a value of the wrong type": (
+        [BASE, "--config.optimizer.learning_rate=fast"],
+        "could not convert string to float: 'fast'",
+    ),
+    "an unknown flag": ([BASE, "--confg=1"], "Unknown command line flag 'confg'"),
+    "an unknown experiment": (
+        ["--config=experiments/sapnbert.py"],
+        "there is no experiment 'experiments/sapnbert.py'. Did you mean spanbert",
+    ),
+    "a mistake of the user's": ([BASE, "--config.train.seed=7"], "seven is not"),
+    "a full disk": ([BASE, "--config.train.seed=8"], "No space left on device"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_readable_message(mistake):
+    arguments, words = MISTAKES[mistake]
+    result = run(*arguments)
+    assert result.returncode == cli.USAGE_ERROR
+    assert result.stderr.startswith("error: ")
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.strip().count("\n") == 0
+
+
+def test_bugs_keep_their_traceback():
+    result = run(BASE, "--config.train.seed=9")
+    assert result.returncode != 0
+    assert "RuntimeError: a bug" in result.stderr
+    assert "Traceback" in result.stderr
+
+
+def test_verbosity_shows_the_traceback_of_a_mistake():
+    result = run(BASE, "--config.train.seed=7", "--verbosity=1")
+    assert "Traceback" in result.stderr
+    assert "error: seven is not allowed" in result.stderr
+
+
+def test_overrides_arrive():
+    result = run(BASE, "--config.train.seed=3", "--config.optimizer.learning_rate=0.5")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "seed 3 rate 0.5\n"
+
+
+def test_a_broken_experiment_is_named(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("def get_config():\n    return undefined\n")
+    with pytest.raises(UserError, match="broken.py: NameError: name 'undefined'"):
+        cli.load_config(str(path))
+
+
+def test_an_argument_after_a_colon_reaches_get_config(tmp_path):
+    path = tmp_path / "with_argument.py"
+    path.write_text("def get_config(argument='none'):\n    return argument\n")
+    assert cli.load_config(f"{path}:small") == "small"
+    assert cli.load_config(str(path)) == "none"

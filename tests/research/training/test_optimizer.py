@@ -1,0 +1,151 @@
+"""Update rules against optax's own and against the formulas."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from research.training import optimizer
+from tests.research.training import tiny
+
+PARAMS = {
+    "kernel": jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32),
+    "bias": jnp.asarray([1.0, -2.0, 0.5], jnp.float32),
+}
+
+
+def config(**changes):
+    return dataclasses.replace(tiny.run_config().optimizer, **changes)
+
+
+def gradients(step: int):
+    rng = np.random.default_rng(step)
+    return jax.tree.map(
+        lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), PARAMS
+    )
+
+
+def run(rule: optimizer.Optimizer, steps: int = 5):
+    """Parameters after some steps, each with the learning rate of the schedule."""
+    params, state = PARAMS, rule.transformation.init(PARAMS)
+    for step in range(steps):
+        updates, state = rule.transformation.update(gradients(step), state, params)
+        rate = rule.schedule(jnp.int32(step))
+        params = jax.tree.map(lambda p, u, r=rate: p + r * u, params, updates)
+    return params
+
+
+def run_optax(rule: optax.GradientTransformation, steps: int = 5):
+    params, state = PARAMS, rule.init(PARAMS)
+    for step in range(steps):
+        updates, state = rule.update(gradients(step), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def assert_close(first, second, rtol=1e-5):
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-7)
+
+
+def test_adamw_is_optax_adamw_with_clipping_and_mask():
+    ours = optimizer.create(
+        config(schedule="constant", warmup_steps=0, learning_rate=0.1, clip_norm=0.5),
+        100,
+    )
+    settings = config()
+    theirs = optax.chain(
+        optax.clip_by_global_norm(0.5),
+        optax.adamw(
+            0.1,
+            b1=settings.beta1,
+            b2=settings.beta2,
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay,
+            mask={"kernel": True, "bias": False},
+        ),
+    )
+    assert_close(run(ours), run_optax(theirs))
+
+
+def test_without_bias_correction_the_first_update_is_smaller():
+    rule = optimizer.create(
+        config(
+            bias_correction=False,
+            weight_decay=0.0,
+            clip_norm=0.0,
+            schedule="constant",
+            warmup_steps=0,
+            learning_rate=1.0,
+            epsilon=0.0,
+        ),
+        10,
+    )
+    grads = gradients(0)
+    updates, _ = rule.transformation.update(
+        grads, rule.transformation.init(PARAMS), PARAMS
+    )
+    # m = (1 - b1) g and v = (1 - b2) g^2, so m / sqrt(v) is the same for every entry.
+    size = (1 - 0.9) / np.sqrt(1 - 0.98)
+    for update, grad in zip(
+        jax.tree.leaves(updates), jax.tree.leaves(grads), strict=True
+    ):
+        np.testing.assert_allclose(update, -size * np.sign(grad), rtol=1e-4)
+
+
+def test_adafactor_is_optax_adafactor():
+    ours = optimizer.create(
+        config(
+            name="adafactor",
+            schedule="constant",
+            warmup_steps=0,
+            learning_rate=0.1,
+            weight_decay=0.0,
+            clip_norm=0.0,
+        ),
+        100,
+    )
+    assert_close(run(ours), run_optax(optax.adafactor(0.1)))
+
+
+def test_first_moment_in_bfloat16_second_in_float32():
+    rule = optimizer.create(config(moment_dtype="bfloat16"), 10)
+    state = rule.transformation.init(PARAMS)["adam"]
+    assert {m.dtype for m in jax.tree.leaves(state.mean)} == {jnp.dtype("bfloat16")}
+    assert {v.dtype for v in jax.tree.leaves(state.square)} == {jnp.dtype("float32")}
+    exact = run(optimizer.create(config(), 10))
+    assert_close(run(rule), exact, rtol=2e-2)
+
+
+def test_weight_decay_leaves_biases_and_norms_alone():
+    program = tiny.program()
+    mask = optimizer.decay_mask(program.modules.params)
+    decayed = {name: flag for name, flag in _flat(mask).items()}
+    assert decayed["model/token_embedding"]
+    assert decayed["model/stack/layers/0/attention/query/kernel"]
+    for name, flag in decayed.items():
+        is_exempt = name.endswith(("/bias", "/scale"))
+        assert flag is not is_exempt, name
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_decay_shrinks_only_what_the_mask_names(scan_layers):
+    program = tiny.program(model__scan_layers=scan_layers)
+    params = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), program.modules.params)
+    rule = optimizer.create(config(weight_decay=0.1, clip_norm=0.0), 10)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = rule.transformation.update(
+        zeros, rule.transformation.init(params), params
+    )
+    for name, update in _flat(updates).items():
+        wanted = 0.0 if name.endswith(("/bias", "/scale")) else -0.1
+        np.testing.assert_allclose(update, wanted, atol=1e-8, err_msg=name)
+
+
+def _flat(tree):
+    from research.training.checkpoints import flatten
+
+    return flatten(tree)

@@ -1,0 +1,108 @@
+"""One run at a time, one config, and metrics without gaps or repeats."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from research.errors import UserError
+from research.training import workdir
+from tests.research.training import tiny
+
+
+def test_two_runs_in_one_workdir_are_refused(tmp_path):
+    with workdir.locked(tmp_path):
+        code = (
+            "import sys, pathlib\n"
+            "from research.training import workdir\n"
+            "with workdir.locked(pathlib.Path(sys.argv[1])): pass\n"
+        )
+        other = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+    assert other.returncode != 0
+    assert "is in use by process" in other.stderr
+    with workdir.locked(tmp_path):
+        pass  # Released with the context.
+
+
+def test_a_workdir_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match="cannot be written"),
+        workdir.locked(tmp_path / "file" / "run"),
+    ):
+        pass
+
+
+def test_config_comes_back_as_it_was(tmp_path):
+    config = tiny.config()
+    workdir.save_config(tmp_path, config)
+    loaded = workdir.load_config(tmp_path)
+    assert workdir.differing_fields(config, loaded) == {}
+    workdir.check_config(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train__seed": 1},
+        {"optimizer__learning_rate": 0.5},
+        {"train__num_train_steps": 9},
+        {"objective__masked_lm__noise_density": 0.3},
+        {"model__vocab_size": 600},
+    ],
+)
+def test_another_config_is_refused_naming_the_fields(tmp_path, changes):
+    workdir.save_config(tmp_path, tiny.config())
+    with pytest.raises(UserError) as error:
+        workdir.check_config(tmp_path, tiny.config(**changes))
+    (name,) = changes
+    assert f"config.{name.replace('__', '.')}: " in str(error.value)
+    assert str(error.value).count("  config.") == 1
+
+
+def test_what_changes_no_result_may_change(tmp_path):
+    workdir.save_config(tmp_path, tiny.config())
+    workdir.check_config(
+        tmp_path,
+        tiny.config(
+            parallel__mode="pmap",
+            checkpoint__every_steps=3,
+            checkpoint__keep_last=7,
+            train__num_microbatches=2,
+            train__log_every_steps=1,
+        ),
+    )
+
+
+def test_no_run_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="is not the workdir of a run"):
+        workdir.load_config(tmp_path)
+
+
+def test_metrics_after_the_checkpoint_and_half_lines_are_dropped(tmp_path):
+    path = tmp_path / workdir.METRICS
+    lines = [
+        {"step": 2, "loss": 3.0, "seconds": 1.5},
+        {"step": 4, "loss": 2.0, "seconds": 3.0},
+        {"step": 4, "split": "eval"},
+        {"step": 6, "loss": 1.0, "seconds": 4.5},
+    ]
+    text = "\n".join(json.dumps(line) for line in lines) + '\n{"step": 8, "lo'
+    path.write_text(text)
+    assert workdir.trim_metrics(tmp_path, 4) == 3.0
+    assert workdir.read_metrics(tmp_path) == lines[:3]
+    assert path.read_text().endswith("\n")
+
+
+def test_sessions_are_added_up(tmp_path):
+    workdir.add_session(tmp_path, 0)
+    workdir.add_session(tmp_path, 4)
+    sessions = json.loads((tmp_path / workdir.RUN).read_text())["sessions"]
+    assert [session["step"] for session in sessions] == [0, 4]
+    assert sessions[0]["versions"]["jax"]
