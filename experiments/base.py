@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "heldout_fraction": 0.02,  # share of documents held out
                 "cache_dir": "",  # token stores; '' = ~/.cache/palimpsest
                 "row_length": 128,  # R, clean tokens a row
-                "num_workers": 2,  # processes that tokenise
+                "num_workers": 2,  # threads that tokenise
                 "tokenizer": {
                     # 'bpe' (byte level), 'wordpiece', 'unigram'; or 'file' with path
                     "kind": "bpe",

@@ -161,12 +161,13 @@ def sentence_ends(
     """Tokens that end a sentence; the end of a document is one.
 
     A full stop inside a word ("3.14") ends nothing: the next token has to begin a
-    word, where the vocabulary knows.
+    word, where the vocabulary knows. A line break, and a full stop with a space before
+    it, are words of their own and end a sentence whatever follows.
     """
     ends = jnp.asarray(vocabulary.is_sentence_end)[tokens]
     if vocabulary.is_word_start is not None:
-        starts = jnp.asarray(vocabulary.is_word_start | vocabulary.is_special)
-        ends &= _shift_left(starts[tokens], fill=True)
+        starts = jnp.asarray(vocabulary.is_word_start | vocabulary.is_special)[tokens]
+        ends &= starts | _shift_left(starts, fill=True)
     return ends | (tokens == vocabulary.eod_id)
 
 

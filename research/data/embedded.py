@@ -106,7 +106,8 @@ def help_topics() -> list[str]:
         tree = ast.parse(file.read())
     table = next(node for node in ast.walk(tree) if isinstance(node, ast.Dict))
     topics = ast.literal_eval(table)
-    return [topics[name].strip() for name in sorted(topics)]
+    pages = [docstrings.clean(topics[name]) for name in sorted(topics)]
+    return [page for page in pages if page]
 
 
 def source_files() -> list[str]:

@@ -297,7 +297,7 @@ class _ZstdFile(io.RawIOBase):
         self._raw = raw
         self._context = zstandard.ZstdDecompressor()
         self._error = zstandard.ZstdError
-        self._frame = None
+        self._frame: Any = None
         self._input = b""
         self._output = b""
 

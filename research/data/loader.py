@@ -20,7 +20,6 @@ from typing import TypeVar
 
 import grain
 import numpy as np
-from absl import flags
 
 from objectives.types import TokenBatch
 from research.data.errors import DataError
@@ -68,7 +67,6 @@ def train_batches(
     rows = host_rows(batch_size, num_hosts, host)
     order = RowOrder(num_tokens=store.num_tokens, row_length=row_length, seed=seed)
     source = _Batches(store, order, rows, batch_size, start_step)
-    _parse_flags()
     dataset = grain.MapDataset.source(source).to_iter_dataset(
         grain.ReadOptions(
             num_threads=PREFETCH_THREADS, prefetch_buffer_size=PREFETCHED_BATCHES
@@ -262,9 +260,3 @@ def _num_rows(num_tokens: int, row_length: int) -> int:
             "or give more text."
         )
     return count
-
-
-def _parse_flags() -> None:
-    """Lets grain read its absl flags in programs that have no flags of their own."""
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()

@@ -14,6 +14,7 @@ import dataclasses
 import pathlib
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 from research.data.errors import DataError
 
@@ -54,7 +55,7 @@ def read(file: pathlib.Path) -> SentencePieceModel:
       DataError: it is damaged, or not a unigram model.
     """
     pieces: list[Piece] = []
-    trainer: dict[int, int | bytes] = {}
+    trainer: dict[int, Any] = {}
     charsmap = b""
     try:
         for number, value in _fields(file.read_bytes()):
@@ -90,8 +91,8 @@ def _piece(message: bytes) -> Piece:
     return Piece(text=text, score=score, is_special=kind in (UNKNOWN, CONTROL))
 
 
-def _fields(message) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value) of a message in the protocol-buffer wire format."""
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """(field number, int or bytes) of a message in the protocol-buffer wire format."""
     position = 0
     while position < len(message):
         tag, position = _varint(message, position)

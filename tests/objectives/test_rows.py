@@ -1,5 +1,7 @@
 """What follows from a row's tokens: documents, frames, words and sentences."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,8 +107,11 @@ def test_words_begin_at_word_starts_and_after_anything_ineligible():
 
 
 def test_sentences_end_before_a_word_and_with_their_document():
+    is_word_start = VOCABULARY.is_word_start.copy()
+    is_word_start[STOP] = False  # A full stop joined to the word before it.
+    vocabulary = dataclasses.replace(VOCABULARY, is_word_start=is_word_start)
     tokens = [START, STOP, START, STOP, INSIDE, EOD, START, STOP]
-    ends = rows.sentence_ends(jnp.asarray([tokens], jnp.int32), VOCABULARY)
+    ends = rows.sentence_ends(jnp.asarray([tokens], jnp.int32), vocabulary)
     assert ends.tolist() == [[False, True, False, False, False, True, False, True]]
 
 
@@ -125,3 +130,11 @@ def test_all_functions_are_the_same_under_jit():
     jax.tree.map(
         np.testing.assert_array_equal, everything(batch), jax.jit(everything)(batch)
     )
+
+
+def test_line_breaks_end_sentences_whatever_follows():
+    # In byte-level vocabularies the word after a line break carries no mark of its own.
+    tokens = [INSIDE, STOP, INSIDE, START, INSIDE]
+    assert VOCABULARY.is_word_start[STOP] and VOCABULARY.is_sentence_end[STOP]
+    ends = rows.sentence_ends(jnp.asarray([tokens], jnp.int32), VOCABULARY)
+    assert ends.tolist() == [[False, True, False, False, False]]

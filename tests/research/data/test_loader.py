@@ -194,8 +194,8 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_programs_with_and_without_flags(tmp_path, program):
-    # grain reads an absl flag, which fails where flags have not been parsed. The
-    # program ends although the batches do not.
+    # grain reads absl flags, also where none were parsed. The program ends although
+    # the batches do not.
     script = tmp_path / "program.py"
     script.write_text(
         textwrap.dedent(

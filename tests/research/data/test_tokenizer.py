@@ -1,12 +1,15 @@
 """Tokenizers: round trips, ids of special tokens, tables, files, bad files."""
 
+import itertools
 import json
 import struct
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
 
+from objectives import rows
 from research.data import pieces, sentencepiece_model, tokenizer_training
 from research.data.errors import DataError
 from research.data.tokenizer import NAMES, Tokenizer
@@ -291,3 +294,20 @@ def test_no_separator_is_refused_by_name():
     backend = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0}, []))
     with pytest.raises(DataError, match=r"\[EOD\]"):
         Tokenizer.of(backend.to_str()).require_separator()
+
+
+def test_objectives_find_sentences_in_byte_level_tokens(trained):
+    tokenizer = trained["bpe"]
+    text = "The model\nreturns 3.14 rows. It\n\nIs given (a file). done"
+    ids = np.array([tokenizer.encode(text)], np.int32)
+    ends = np.asarray(rows.sentence_ends(jnp.asarray(ids), tokenizer.vocabulary()))[0]
+    cuts = [0, *(np.flatnonzero(ends) + 1), len(ends)]
+    pairs = itertools.pairwise(cuts)
+    sentences = [tokenizer.decode(ids[0, first:last]) for first, last in pairs]
+    assert [sentence.strip() for sentence in sentences if sentence.strip()] == [
+        "The model",
+        "returns 3.14 rows.",
+        "It",
+        "Is given (a file).",
+        "done",
+    ]
