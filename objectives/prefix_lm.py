@@ -149,6 +149,8 @@ class PrefixLM(SequenceToSequence):
         """
         num_segments = self.row_length + 2
         sizes = streams.segment_lengths(text, num_segments)
+        # Of padding nothing is counted, and nothing is prefix.
+        sizes = sizes.at[0].set(0)
         lengths = prefix_lengths(rng, sizes, self.row_length, self.noise_density)
         return streams.positions_in_segment(segment_ids) < lengths[segment_ids]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from objectives.selection import round_share
 from objectives.streams import Stream, count_in_segment, pack
@@ -105,15 +105,17 @@ def raw_length(
     return row_length, lengths(row_length)[1]
 
 
-def partition(rng: Array, total: int, parts: int) -> Int[Array, " parts"]:
-    """Splits `total` into `parts` positive integers, every way equally likely.
+def partition(scores: Float[Array, " G"], parts: int) -> Int[Array, " {parts}"]:
+    """Splits G + 1 units into `parts` positive integers.
 
-    Chooses parts - 1 of the total - 1 gaps between units. A part has length l with
-    probability C(total-1-l, parts-2) / C(total-1, parts-1); its mean is total/parts.
+    Cuts the parts - 1 gaps between units that have the highest scores. If these are
+    independent and uniform, every way of splitting is equally likely: a part has
+    length l with probability C(G-l, parts-2) / C(G, parts-1).
 
-        total = 7, parts = 3:   o o|o o o o|o   ->   2, 4, 1
+        scores .1 .8 .3 .2 .5 .9, parts 3:   o o|o o o o|o   ->   2, 4, 1
     """
-    _, gaps = jax.lax.top_k(jax.random.uniform(rng, (total - 1,)), parts - 1)
+    total = scores.shape[0] + 1
+    _, gaps = jax.lax.top_k(scores, parts - 1)
     cuts = jnp.sort(gaps.astype(jnp.int32)) + 1
     ends = jnp.concatenate([cuts, jnp.array([total], jnp.int32)])
     return jnp.diff(ends, prepend=0)
@@ -121,7 +123,7 @@ def partition(rng: Array, total: int, parts: int) -> Int[Array, " parts"]:
 
 def mask_from_lengths(
     kept: Int[Array, " S"], noise: Int[Array, " S"], length: int
-) -> Bool[Array, " length"]:
+) -> Bool[Array, " {length}"]:
     """Kept and noise runs in turn, a kept run first: True = noise.
 
     kept = 2, 3, 1   noise = 2, 3, 1   ->   . . # # . . . # # # . #
@@ -134,15 +136,16 @@ def mask_from_lengths(
 
 def span_mask(
     rng: Array, length: int, noise_density: float, mean_noise_span_length: float
-) -> Bool[Array, " length"]:
+) -> Bool[Array, " {length}"]:
     """A mask with exactly `span_counts` tokens and spans, none of them adjacent.
 
     The first token is never noise and the last always is.
     """
     num_noise, num_spans = span_counts(length, noise_density, mean_noise_span_length)
-    kept_rng, noise_rng = jax.random.split(rng)
-    kept = partition(kept_rng, length - num_noise, num_spans)
-    noise = partition(noise_rng, num_noise, num_spans)
+    # One score for every gap between two kept or two noise tokens.
+    scores = jax.random.uniform(rng, (length - 2,))
+    kept = partition(scores[num_noise - 1 :], num_spans)
+    noise = partition(scores[: num_noise - 1], num_spans)
     return mask_from_lengths(kept, noise, length)
 
 

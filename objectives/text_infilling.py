@@ -14,7 +14,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from objectives import rows as rows_lib
 from objectives import selection, streams
@@ -142,9 +142,10 @@ class TextInfilling(SequenceToSequence):
         # Documents follow each other, so their changes number them.
         changes = jnp.diff(row.document_ids, prepend=row.document_ids[:1]) != 0
         documents = jnp.cumsum(changes, dtype=jnp.int32)
+        # What stays has a group to itself, above all documents.
         alone = self.row_length + index
-        groups = jnp.where(fixed, alone, documents)[last_tokens]
-        groups = jnp.where(index <= sentences[-1], groups, alone)
+        stays = fixed[last_tokens] | (index > sentences[-1])
+        groups = jnp.where(stays, alone, documents[last_tokens])
         if self.permute_sentences < 1.0:
             share_rng, rng = jax.random.split(rng)
             chosen = choose_share(share_rng, groups, self.permute_sentences)
@@ -165,18 +166,25 @@ class TextInfilling(SequenceToSequence):
         starts: Bool[Array, " R"],
     ) -> Stream:
         """Masks spans, deletes the rest of each, frames the row and inserts masks."""
-        lengths_rng, starts_rng, masks_rng, insertions_rng = jax.random.split(rng, 4)
+        draws, slots = self._num_draws, self._num_slots
+        length, framed = self.row_length, self.row_length + 2
+        uniform_rng, values_rng = jax.random.split(rng)
+        # One draw for all purposes: a generator call each would take longer to
+        # compile than everything else.
+        u = jax.random.uniform(uniform_rng, (draws + 2 * length + framed,))
+        u_lengths, u_starts, u_kinds, u_places = jnp.split(
+            u, [draws, draws + length, draws + 2 * length]
+        )
+        ordinary = jnp.asarray(np.flatnonzero(~self.vocabulary.is_special), jnp.int32)
+        chosen = jax.random.randint(values_rng, (length + slots,), 0, ordinary.size)
+        values = ordinary[chosen]
+
         budget = selection.ceil_share(starts.sum(dtype=jnp.int32), self.noise_density)
-        lengths, num_insertions = self._span_lengths(lengths_rng, budget)
-        scores = jnp.where(starts, jax.random.uniform(starts_rng, starts.shape), -1.0)
-        _, places = jax.lax.top_k(scores, lengths.shape[0])
+        lengths, num_insertions = self._span_lengths(u_lengths, budget)
+        _, places = jax.lax.top_k(jnp.where(starts, u_starts, -1.0), slots)
         masked, deleted = cover(places, lengths, eligible, starts)
-        kinds_rng, values_rng = jax.random.split(masks_rng)
-        is_random = jax.random.uniform(kinds_rng, masked.shape) < self.random_prob
         masks = jnp.where(
-            is_random,
-            selection.draw_tokens(values_rng, self._ordinary, self.row_length),
-            self.vocabulary.mask_id,
+            u_kinds < self.random_prob, values[:length], self.vocabulary.mask_id
         )
         masked_row = Stream(
             tokens=jnp.where(masked, masks, row.tokens),
@@ -184,50 +192,58 @@ class TextInfilling(SequenceToSequence):
             segment_ids=jnp.where(deleted, 0, row.segment_ids),
             document_ids=jnp.where(masked, -1, row.document_ids),
         )
-        return self._insert(insertions_rng, self._frame(masked_row), num_insertions)
+        return self._insert(
+            u_places, values[length:], self._frame(masked_row), num_insertions
+        )
+
+    @property
+    def _num_draws(self) -> int:
+        """Poisson draws that reach any budget."""
+        return max_draws(
+            self.row_length, self.noise_density, self.mean_noise_span_length
+        )
+
+    @property
+    def _num_slots(self) -> int:
+        """M, room for spans, and for insertions."""
+        return min(self._num_draws, self.row_length)
 
     def _span_lengths(
-        self, rng: Array, budget: Int[Array, ""]
+        self, u: Float[Array, " N"], budget: Int[Array, ""]
     ) -> tuple[Int[Array, " M"], Int[Array, ""]]:
         """Lengths of the spans that sum to the budget, and the number of empty ones.
 
         Empty spans are taken out; dead slots at the end have length 0.
         """
-        size = max_draws(
-            self.row_length, self.noise_density, self.mean_noise_span_length
-        )
         table = jnp.asarray(poisson_table(self.mean_noise_span_length))
-        u = jax.random.uniform(rng, (size,))
         drawn = jnp.searchsorted(table, u, side="right").astype(jnp.int32)
         before = jnp.cumsum(drawn) - drawn
         used = before < budget
         drawn = jnp.where(used, jnp.minimum(drawn, budget - before), 0)
-        slots = jnp.where(drawn > 0, jnp.cumsum(drawn > 0) - 1, size)
-        lengths = jnp.zeros(min(size, self.row_length), jnp.int32)
+        slots = jnp.where(drawn > 0, jnp.cumsum(drawn > 0) - 1, u.shape[0])
+        lengths = jnp.zeros(self._num_slots, jnp.int32)
         lengths = lengths.at[slots].set(drawn, mode="drop")
         return lengths, (used & (drawn == 0)).sum(dtype=jnp.int32)
 
-    def _insert(self, rng: Array, row: Stream, count: Int[Array, ""]) -> Stream:
+    def _insert(
+        self,
+        u: Float[Array, " L"],
+        values: Int[Array, " M"],
+        row: Stream,
+        count: Int[Array, ""],
+    ) -> Stream:
         """Inserts `count` masks between the first and the last token, if they fit."""
-        places_rng, values_rng = jax.random.split(rng)
         length = (row.segment_ids > 0).sum(dtype=jnp.int32)
         size = row.tokens.shape[0]
-        count = jnp.minimum(count, jnp.where(length > 0, size - length, 0))
+        room = jnp.where(length > 0, size - length, 0)
+        count = jnp.minimum(count, jnp.minimum(room, values.shape[0]))
         index = jnp.arange(size)
         between = (index > 0) & (index < length + count - 1)
-        scores = jnp.where(between, jax.random.uniform(places_rng, (size,)), -1.0)
-        slots = max_draws(
-            self.row_length, self.noise_density, self.mean_noise_span_length
-        )
-        _, places = jax.lax.top_k(scores, min(slots, size))
+        _, places = jax.lax.top_k(jnp.where(between, u, -1.0), values.shape[0])
         order = jnp.arange(places.shape[0])
         # The ranking is random, so its first places may hold the random tokens.
         is_random = order < selection.ceil_share(count, self.random_prob)
-        values = jnp.where(
-            is_random,
-            selection.draw_tokens(values_rng, self._ordinary, places.shape[0]),
-            self.vocabulary.mask_id,
-        )
+        values = jnp.where(is_random, values, self.vocabulary.mask_id)
         places = jnp.where(order < count, places, size)
         inserted = jnp.zeros(size, bool).at[places].set(True, mode="drop")
         source = jnp.cumsum(~inserted) - 1
@@ -236,11 +252,6 @@ class TextInfilling(SequenceToSequence):
             segment_ids=row.segment_ids[source],
             document_ids=jnp.where(inserted, -1, row.document_ids[source]),
         )
-
-    @property
-    def _ordinary(self) -> np.ndarray:
-        """Thresholds of the uniform distribution over tokens that are not special."""
-        return selection.token_thresholds(~self.vocabulary.is_special)
 
 
 def cover(

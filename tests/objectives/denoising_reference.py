@@ -21,6 +21,8 @@ from experiments import presets
 from tests.helpers import EOD, EOS, PAD, tiny_config, toy_vocabulary
 
 VOCABULARY = toy_vocabulary()
+# Tests spend their time compiling, not running.
+FAST_COMPILATION = {"xla_backend_optimization_level": 0}
 
 
 def create(name, row_length, architecture="encoder_decoder", vocabulary=None, **over):
@@ -50,7 +52,12 @@ def stream_lengths(objective) -> tuple[int, int]:
 @functools.cache
 def compiled(objective):
     """The objective's corruption, compiled once however often it is used."""
-    return jax.jit(objective.corrupt)
+    return jax.jit(objective.corrupt, compiler_options=FAST_COMPILATION)
+
+
+def shapes(objective, batch):
+    """What corruption returns, without compiling it."""
+    return jax.eval_shape(objective.corrupt, jax.random.key(0), batch)
 
 
 def corrupt(objective, batch, seed=0):
@@ -61,7 +68,7 @@ def corrupt(objective, batch, seed=0):
 def tiny_model(architecture):
     """A random model and its compiled call, with weights large enough to tell."""
     model = models.create(tiny_config(architecture, init_stddev=0.3), rngs=nnx.Rngs(0))
-    return jax.jit(lambda inputs: model(inputs))
+    return jax.jit(lambda inputs: model(inputs), compiler_options=FAST_COMPILATION)
 
 
 def rounded(value: fractions.Fraction) -> int:
@@ -195,7 +202,7 @@ def bart_cover(spans, eligible, starts) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bart_source_length(rng, words: int, density: str, mean: float):
-    """Length with <s> and </s>, masks and hidden words of a row of one-token words."""
+    """Of a row of one-token words: length with <s> and </s>, masks, hidden words."""
     budget = math.ceil(words * fractions.Fraction(density))
     lengths, zeros = bart_lengths(rng, budget, mean)
     places = rng.permutation(words)[: len(lengths)]
@@ -203,4 +210,4 @@ def bart_source_length(rng, words: int, density: str, mean: float):
     ones = np.ones(words, bool)
     masked, deleted = bart_cover(spans, ones, ones)
     hidden = int((masked | deleted).sum())
-    return words - int(deleted.sum()) + zeros + 2, int(masked.sum()), hidden
+    return words - int(deleted.sum()) + zeros + 2, int(masked.sum()) + zeros, hidden

@@ -72,7 +72,9 @@ def test_counts_of_known_rows(length, counts):
 
 
 def test_every_partition_is_equally_likely():
-    draw = jax.jit(jax.vmap(lambda key: spans.partition(key, 7, 3)))
+    draw = jax.jit(
+        jax.vmap(lambda key: spans.partition(jax.random.uniform(key, (6,)), 3))
+    )
     parts = np.asarray(draw(keys(15_000)))
     assert (parts > 0).all()
     assert (parts.sum(1) == 7).all()
