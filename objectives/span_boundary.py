@@ -285,7 +285,6 @@ class SpanHeads(nnx.Module):
         self, objective: SpanBoundary, config: TransformerConfig, *, rngs: nnx.Rngs
     ):
         self.mlm = MaskedLMHead(config, rngs=rngs)
-        self.sbo = None
         if objective.sbo_weight:
             self.sbo = SpanBoundaryHead(
                 config,
