@@ -18,9 +18,15 @@ from typing import Any
 
 from objectives.vocabulary import Vocabulary
 from research.config import DataConfig
-from research.data import corpora, store, store_writer, tokenizer_training
+from research.data import (
+    corpora,
+    store,
+    store_writer,
+    tokenizer_training,
+    whole_files,
+)
 from research.data.corpora import Corpus
-from research.data.errors import DataError
+from research.data.errors import DataError, cannot_write
 from research.data.store import TokenStore
 from research.data.tokenizer import TOKENIZER_FILE, Tokenizer
 
@@ -59,6 +65,7 @@ def load(
 
     A workdir keeps its tokenizer, and the name and checksum of its tokens in data.json:
     a run that is resumed reads the same tokens or stops, even if the corpus has changed.
+    They are written once; processes that come later only read them.
 
     Args:
       config: corpus, tokenizer, held-out share and cache.
@@ -99,7 +106,7 @@ def load(
     if record is not None:
         _check_contents(record, splits, folder)
     data = _data(tokenizer, splits)
-    if folder is not None:
+    if folder is not None and record is None:
         data.tokenizer.save(folder / TOKENIZER_FOLDER)
         _write_record(folder, config, name, data)
     return data
@@ -149,16 +156,17 @@ def _configured_tokenizer(
 
 def _save_whole(tokenizer: Tokenizer, folder: pathlib.Path) -> None:
     """Saves into a folder that appears at once, or was there already."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = tempfile.mkdtemp(prefix=".writing-", dir=folder.parent)
     try:
-        tokenizer.save(temporary)
-        os.rename(temporary, folder)
-    except OSError:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.mkdtemp(prefix=".writing-", dir=folder.parent)
+        try:
+            tokenizer.save(temporary)
+            os.rename(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
         if not folder.is_dir():
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            raise cannot_write("tokenizer", folder.parent, error) from error
 
 
 def _store_name(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer) -> str:
@@ -199,9 +207,7 @@ def _write_record(
         "store": name,
         "checksum": store.contents_checksum(data.train.header),
     }
-    temporary = workdir / f".{RECORD}.{os.getpid()}"
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    temporary.replace(workdir / RECORD)
+    whole_files.write(workdir / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def _read_record(workdir: pathlib.Path | None) -> dict[str, Any] | None:

@@ -12,17 +12,18 @@ A folder, written once by `store_writer` and never changed:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from research.data import whole_files
 from research.data.errors import DataError
 
 FORMAT = 1
@@ -215,10 +216,6 @@ def _last_stamp(folder: pathlib.Path) -> Any:
 
 
 def _write_stamp(folder: pathlib.Path, stamp: dict[str, list[int]]) -> None:
-    temporary = folder / f".{STAMP}.{os.getpid()}"
-    try:
-        temporary.write_text(json.dumps(stamp))
-        temporary.replace(folder / STAMP)
-    except OSError:
-        # A store that others own is checked every time.
-        temporary.unlink(missing_ok=True)
+    # A store that others own is checked every time.
+    with contextlib.suppress(OSError):
+        whole_files.write(folder / STAMP, json.dumps(stamp))

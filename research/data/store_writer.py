@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import errno
 import hashlib
 import os
 import pathlib
@@ -20,13 +19,12 @@ import tqdm
 
 from research.data import store
 from research.data.corpora import Corpus
-from research.data.errors import DataError
+from research.data.errors import DataError, cannot_write
 from research.data.locking import locked
 from research.data.tokenizer import Tokenizer
 from research.data.tokenizer_training import one_thread
 
 CHUNK_CHARACTERS = 1 << 18
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEMPORARY = ".writing-"
 
 
@@ -62,7 +60,7 @@ def build(
                     _remove_leftovers(folder)
                     _write(folder, corpus, tokenizer, heldout_fraction, num_workers)
         except OSError as error:
-            raise _cannot_write(folder, error) from error
+            raise cannot_write("token store", folder.parent, error) from error
     return store.open_store(folder)
 
 
@@ -322,16 +320,3 @@ def _remove_leftovers(folder: pathlib.Path) -> None:
     """Removes what writers of this store that were killed have left."""
     for path in folder.parent.glob(f"{TEMPORARY}{folder.name}-*"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _cannot_write(folder: pathlib.Path, error: OSError) -> OSError:
-    place = folder.parent
-    if error.errno in DISK_FULL:
-        problem = f"the disk that holds {place} is full"
-    else:
-        problem = f"{place} cannot be written ({error})"
-    return OSError(
-        error.errno,
-        f"The token store was not written and nothing of it is left: {problem}. Free "
-        "some space, or set data.cache_dir to a folder on another disk.",
-    )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import pathlib
 import re
@@ -22,7 +23,7 @@ import numpy as np
 import tokenizers
 
 from objectives.vocabulary import Vocabulary
-from research.data import pieces
+from research.data import pieces, whole_files
 from research.data.errors import DataError
 
 # Names a role goes by in other vocabularies, ours first; the first one present counts.
@@ -244,10 +245,13 @@ class Tokenizer:
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         roles = {f"{role}_token": token for role, token in self._role_names().items()}
-        (folder / TOKENIZER_FILE).write_text(self.definition, encoding="utf-8")
-        (folder / SPECIALS_FILE).write_text(json.dumps(roles, indent=1) + "\n")
         if self.unigram_counts is not None:
-            np.save(folder / COUNTS_FILE, self.unigram_counts)
+            counts = io.BytesIO()
+            np.save(counts, self.unigram_counts)
+            whole_files.write(folder / COUNTS_FILE, counts.getvalue())
+        whole_files.write(folder / SPECIALS_FILE, json.dumps(roles, indent=1) + "\n")
+        # Last: where this file is, the others are.
+        whole_files.write(folder / TOKENIZER_FILE, self.definition)
 
     def _role_names(self) -> dict[str, str]:
         return {

@@ -75,6 +75,7 @@ def t5(transformers):
     return folder, transformers.T5Tokenizer.from_pretrained(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", [bert, gpt2, t5])
 def test_ids_equal_transformers(lines, family):

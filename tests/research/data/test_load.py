@@ -1,8 +1,11 @@
 """load(): everything is built once, and a run that is resumed reads the same tokens."""
 
 import dataclasses
+import errno
 import json
+import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -134,6 +137,33 @@ def test_bad_input_is_refused_before_work(config, tmp_path, monkeypatch):
                 "file", path=str(tmp_path / "tokenizer.json")
             )
         )
+
+
+@pytest.mark.parametrize("step", ["tokenizer", "token store"])
+def test_full_disk_leaves_nothing(config, monkeypatch, step):
+    cache = pathlib.Path(config.cache_dir)
+    if step == "token store":
+        research.data.load(dataclasses.replace(config, heldout_fraction=0.3))
+        shutil.rmtree(cache / "stores")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=rf"The {step} was not written.*data\.cache_dir"):
+        research.data.load(config)
+    left = [path for path in cache.rglob("*") if path.is_file()]
+    assert all(path.is_relative_to(cache / "tokenizers") for path in left)
+    assert bool(left) is (step == "token store")
+    monkeypatch.undo()
+    assert research.data.load(config).train.num_tokens > 0
+
+
+def test_unwritable_cache_is_named(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    broken = dataclasses.replace(config, cache_dir=str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"cannot be written.*data\.cache_dir"):
+        research.data.load(broken)
 
 
 def test_cache_folder(monkeypatch, tmp_path):
