@@ -153,7 +153,12 @@ class Parallel:
         if spec == whole:
             return leaf
         used, kept = (NamedSharding(self.mesh, s) for s in (whole, spec))
-        return _gather_parameter(leaf, used, kept)
+        # The gradient of a lookup is a scatter, which XLA would split by D like the
+        # shards: a cheap exchange of activations where rows are split over fsdp alone,
+        # on any other mesh a copy of all activations on every device.
+        is_lookup = name.endswith("_embedding")
+        first = used if is_lookup and self.mesh.shape[FSDP] < self.mesh.size else kept
+        return _gather_parameter(leaf, used, (first, kept))
 
     def _place_block(self, params: Any, hidden: jax.Array) -> tuple[Any, jax.Array]:
         """A block's parameters gathered over fsdp, its input split by rows."""
@@ -234,22 +239,48 @@ class Parallel:
           keep its shardings; all others are on every device.
         """
         if self.mode == "pmap":
-            axes = tuple(
-                0 if i in row_arguments else None for i in range(len(arguments))
-            )
-            mapped = jax.pmap(
-                function,
-                axis_name=REPLICAS,
-                in_axes=axes,
-                out_axes=None,
-                donate_argnums=donate,
-                devices=list(self.mesh.devices.flat),
-            )
-            return mapped.lower(*arguments).compile()
+            is_rows = tuple(i in row_arguments for i in range(len(arguments)))
+            return self._mapped(function, is_rows, donate).lower(*arguments).compile()
         outputs = jax.eval_shape(function, *arguments)
         out_shardings = self._output_shardings(outputs, arguments, donate)
         jitted = jax.jit(function, donate_argnums=donate, out_shardings=out_shardings)
         return jitted.lower(*arguments).compile()
+
+    def _mapped(
+        self, function: Callable[..., Any], is_rows: tuple[bool, ...], donate: Any
+    ) -> Any:
+        """The function on every device; arguments of rows lose their device axis."""
+        if jax.process_count() == 1:
+            return jax.pmap(
+                function,
+                axis_name=REPLICAS,
+                in_axes=tuple(0 if rows else None for rows in is_rows),
+                out_axes=None,
+                donate_argnums=donate,
+                devices=list(self.mesh.devices.flat),
+            )
+
+        # What jax.pmap is made of. Its own form takes each host's part of an array
+        # where there are several hosts, and cannot be compiled ahead.
+        def on_device(*arguments: Any) -> Any:
+            return function(
+                *(
+                    jax.tree.map(lambda x: x[0], argument) if rows else argument
+                    for argument, rows in zip(arguments, is_rows, strict=True)
+                )
+            )
+
+        mapped = jax.shard_map(
+            on_device,
+            mesh=self.mesh,
+            in_specs=tuple(
+                PartitionSpec(REPLICAS) if rows else PartitionSpec() for rows in is_rows
+            ),
+            out_specs=PartitionSpec(),
+            axis_names={REPLICAS},
+            check_vma=False,
+        )
+        return jax.jit(mapped, donate_argnums=donate)
 
     def _output_shardings(
         self, outputs: Any, arguments: tuple[Any, ...], donate: tuple[int, ...]
@@ -271,23 +302,27 @@ class Parallel:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _gather_parameter(leaf: Any, used: NamedSharding, kept: NamedSharding) -> Any:
-    """The parameter with the sharding `used`, its gradient with the sharding `kept`.
+def _gather_parameter(
+    leaf: Any, used: NamedSharding, grad_shardings: tuple[NamedSharding, ...]
+) -> Any:
+    """The parameter as it is used; its gradient goes through `grad_shardings` in turn.
 
     The transpose of a plain constraint would sum the whole gradient on every device,
     where each needs the sum of its shard only.
     """
-    del kept
+    del grad_shardings
     return jax.lax.with_sharding_constraint(leaf, used)
 
 
-def _gather_forward(leaf, used, kept):
-    return _gather_parameter(leaf, used, kept), None
+def _gather_forward(leaf, used, grad_shardings):
+    return _gather_parameter(leaf, used, grad_shardings), None
 
 
-def _gather_backward(used, kept, _, grad):
+def _gather_backward(used, grad_shardings, _, grad):
     del used
-    return (jax.lax.with_sharding_constraint(grad, kept),)
+    for sharding in grad_shardings:
+        grad = jax.lax.with_sharding_constraint(grad, sharding)
+    return (grad,)
 
 
 _gather_parameter.defvjp(_gather_forward, _gather_backward)

@@ -1,0 +1,91 @@
+"""Losses of some steps for each of several ways to share them among devices.
+
+Run in a process of its own, whose devices XLA_FLAGS makes up:
+
+    python -m tests.multi_device.losses CASES [COORDINATOR NUM_PROCESSES PROCESS_ID]
+
+CASES is a JSON list of {'objective': name, 'steps': n, 'devices': n, ...overrides}; the
+losses come out as a JSON list of lists on the last line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import presets
+from objectives.types import TokenBatch
+from research import config as config_lib
+from research.training import distributed, program
+from tests.helpers import toy_batch, toy_vocabulary
+from tests.research.training import tiny
+
+BATCH_SIZE = 32
+# Stages, and the architecture they are for.
+STAGES = {
+    "next_sentence": ("next_sentence", "masked_lm"),
+    "sentence_order": ("sentence_order", "masked_lm"),
+    "span_boundary": ("span_boundary",),
+}
+
+
+def config(objective: str, overrides: dict[str, Any]):
+    values = tiny.config()
+    values.train.batch_size = BATCH_SIZE
+    values.eval.batch_size = BATCH_SIZE
+    values.train.num_train_steps = 20
+    stages = STAGES.get(objective, (objective,))
+    values.objective = presets.objective(*stages)
+    architectures = program.config_lib.objectives.OBJECTIVES[stages[-1]].architectures
+    values.model.architecture = architectures[0]
+    values.model.num_token_types = 2
+    values.model.num_heads = 8
+    values.model.max_seq_len = 128
+    values.data.tokenizer.num_sentinels = 64
+    values.update_from_flattened_dict(overrides)
+    return config_lib.parse(values)
+
+
+def losses(case: dict[str, Any]) -> list[float]:
+    case = dict(case)
+    objective, steps = case.pop("objective"), case.pop("steps")
+    devices = jax.devices()[: case.pop("devices", None)]
+    vocabulary = toy_vocabulary(512, 64)
+    parts = program.create(config(objective, case), vocabulary, devices=devices)
+    state = parts.init()
+    compiled = parts.compile_train_step(parts.objective)
+    num_parts, part = parts.parallel.host_part
+    size = BATCH_SIZE // num_parts
+    rows = slice(part * size, (part + 1) * size)
+    found = []
+    for step in range(steps):
+        whole = toy_batch(BATCH_SIZE, tiny.ROW_LENGTH, vocabulary=vocabulary, seed=step)
+        own = TokenBatch(
+            tokens=whole.tokens[rows],
+            row_ids=whole.row_ids[rows],
+            first_document=whole.first_document[rows],
+        )
+        batch = parts.parallel.place(own)
+        with jax.transfer_guard("disallow"):
+            state, metrics = compiled(state, batch)
+        found.append(float(np.asarray(metrics.sums["loss"][0])))
+    evaluate = parts.compile_eval_step()
+    result = evaluate(state.params, batch, state.seed, state.step)
+    terms = [result.sums[term] for term in sorted(parts.objective.terms)]
+    return found + [float(np.asarray(v)) / float(np.asarray(w)) for v, w in terms]
+
+
+def main() -> None:
+    cases = json.loads(sys.argv[1])
+    if len(sys.argv) > 2:
+        coordinator, count, process = sys.argv[2:]
+        distributed.initialise(coordinator, int(count), int(process))
+    print(json.dumps([losses(case) for case in cases]))
+
+
+if __name__ == "__main__":
+    main()

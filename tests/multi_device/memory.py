@@ -1,0 +1,58 @@
+"""Compiles one train step and prints what XLA allocates on each device, in bytes.
+
+    python -m tests.multi_device.memory SIZE FSDP BATCH_SIZE
+
+A last line of JSON: arguments, temporaries, and the all-gathers of the program as
+lists of shapes. Nothing is allocated.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+from experiments import base, presets
+from research import config as config_lib
+from research import config_checks
+from research.training import program
+
+# 1.1B parameters.
+BILLION = dict(num_layers=22, emb_dim=2048, num_heads=32, mlp_dim=8192)
+
+
+def main() -> None:
+    size, fsdp, batch_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    config = base.get_config()
+    config.model = presets.model(
+        "base" if size == "billion" else size, architecture="encoder"
+    )
+    if size == "billion":
+        config.model.update(BILLION)
+    config.model.update(remat="full", scan_layers=True)
+    config.objective = presets.objective("masked_lm")
+    config.data.row_length = 126
+    config.data.tokenizer.vocab_size = 30522
+    config.train.batch_size = config.eval.batch_size = batch_size
+    config.parallel.fsdp = fsdp
+    run = config_lib.parse(config)
+    vocabulary = config_checks.provisional_vocabulary(run.data.tokenizer)
+    parts = program.create(run, vocabulary)
+    compiled = parts.compile_train_step(parts.objective)
+    memory = compiled.memory_analysis()
+    text = compiled.as_text()
+    gathers = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", text)
+    print(
+        json.dumps(
+            {
+                "arguments": memory.argument_size_in_bytes,
+                "temporaries": memory.temp_size_in_bytes,
+                "gathers": [[int(n) for n in g.split(",") if n] for g in gathers],
+                "params": program.state.count_params(parts.state.params),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""The same losses on every mesh, in either mode, for any number of microbatches.
+
+20 steps with dropout in float32, against one device: what differs is the order of
+sums. `--full-matrix` runs every objective on every mesh.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+import objectives
+from tests.multi_device import runner
+
+pytestmark = pytest.mark.slow
+
+STEPS = 20
+TOLERANCE = 1e-5
+# data, fsdp, tensor: every way to write 8 as an ordered product of three powers of 2.
+MESHES = [
+    (data, fsdp, 8 // (data * fsdp))
+    for data, fsdp in itertools.product((1, 2, 4, 8), repeat=2)
+    if data * fsdp <= 8
+]
+PMAP = {"parallel.mode": "pmap"}
+
+
+def mesh(data: int, fsdp: int, tensor: int) -> dict[str, int]:
+    return {"parallel.data": data, "parallel.fsdp": fsdp, "parallel.tensor": tensor}
+
+
+def microbatches(count: int) -> dict[str, int]:
+    return {"train.num_microbatches": count}
+
+
+def every_mesh() -> list[dict]:
+    """Each mesh and pmap once, the numbers of microbatches taking turns."""
+    ways = [mesh(*shape) for shape in MESHES] + [PMAP]
+    counts = itertools.cycle((1, 2, 4))
+    return [way | microbatches(next(counts)) for way in ways]
+
+
+def full_matrix() -> list[dict]:
+    ways = [mesh(*shape) for shape in MESHES] + [PMAP]
+    return [way | microbatches(count) for way in ways for count in (1, 2, 4)]
+
+
+FEW = [mesh(2, 2, 2) | microbatches(2), PMAP | microbatches(4)]
+
+
+def check(objective: str, ways: list[dict]) -> None:
+    case = {"objective": objective, "steps": STEPS}
+    alone = {**case, "devices": 1}
+    reference, *found = runner.losses([alone, *({**case, **way} for way in ways)])
+    assert len(reference) > STEPS
+    assert len(set(reference)) > STEPS // 2  # The losses do change.
+    for way, losses in zip(ways, found, strict=True):
+        np.testing.assert_allclose(
+            losses, reference, rtol=0, atol=TOLERANCE, err_msg=str(way)
+        )
+
+
+def test_masked_lm_on_every_mesh():
+    check("masked_lm", every_mesh())
+
+
+@pytest.mark.parametrize("objective", sorted(objectives.OBJECTIVES))
+def test_every_objective(objective, request):
+    whole = request.config.getoption("--full-matrix", default=False)
+    check(objective, full_matrix() if whole else FEW)
+
+
+def test_two_processes_of_four_devices():
+    ways = [mesh(8, 1, 1), mesh(2, 2, 2), mesh(1, 1, 8), PMAP]
+    case = {"objective": "masked_lm", "steps": STEPS}
+    cases = json.dumps([{**case, **way} for way in ways])
+    port = runner.free_port()
+    processes = [
+        runner.start(
+            "tests.multi_device.losses",
+            cases,
+            f"localhost:{port}",
+            "2",
+            str(number),
+            num_devices=4,
+        )
+        for number in range(2)
+    ]
+    outputs = [runner.finish(process) for process in processes]
+    first, second = (json.loads(out.strip().splitlines()[-1]) for out in outputs)
+    assert first == second
+    (reference,) = runner.losses([{**case, "devices": 1}], num_devices=1)
+    for way, losses in zip(ways, first, strict=True):
+        np.testing.assert_allclose(
+            losses, reference, rtol=0, atol=TOLERANCE, err_msg=str(way)
+        )
