@@ -130,7 +130,7 @@ def program(case: Case):
 
     Nothing selected is left as it was, so that no target is in the inputs by design.
     """
-    objective = case.create(mask_prob=1.0, random_prob=0.0)
+    objective = case.create(mask_prob=1.0, random_prob=0.0, z_loss=1e-2)
     graph = nnx.graphdef(modules(case, objective, 1.0))
 
     @quick_jit
@@ -322,6 +322,34 @@ def test_hidden_targets_do_not_reach_their_features(case):
             )
             compared += moved.sum()
     assert compared >= 10
+
+
+@pytest.mark.parametrize("case", list(selected(ISOLATED, False)))
+def test_isolated_documents_do_not_reach_each_other(case):
+    run = program(case)[1]
+    example, readouts, _ = outcome(case)
+    rng = np.random.default_rng(0)
+    full = [0, 1, 2, 4, 5, 6, 7]
+    compared = moved = 0
+    for _ in range(5):
+        batch = other_tokens(rows_of(), full, rng)
+        others = run(jax.random.key(0), batch)[1]
+        is_eod = np.asarray(batch.tokens == VOCABULARY.eod_id)
+        documents = 1 + np.cumsum(is_eod, axis=1) - is_eod
+        place = np.asarray(batch.tokens != rows_of().tokens).argmax(1)
+        document = np.take_along_axis(documents, place[:, None], axis=1)
+        for term, target in example.targets.items():
+            segments = np.asarray(example.inputs.segment_ids)
+            slots = segments[:, -target.values.shape[1] :]
+            if target.positions is not None:
+                slots = np.take_along_axis(segments, np.asarray(target.positions), 1)
+            live = np.asarray(target.loss_weights) > 0
+            before, after = (np.asarray(x[term][0]) for x in (readouts, others))
+            elsewhere = live & (slots != document)
+            np.testing.assert_allclose(before[elsewhere], after[elsewhere], atol=1e-5)
+            compared += elsewhere.sum()
+            moved += (before != after).any(-1)[live & (slots == document)].sum()
+    assert compared > 20 and moved > 0
 
 
 @every_case
