@@ -147,8 +147,8 @@ class Acceptability(Evaluation):
 def heldout_documents(data: data_lib.Data) -> list[str]:
     """Text of the held-out documents."""
     return [
-        data.tokenizer.decode(tokens, skip_special=True)
-        for tokens in data.heldout.documents()
+        data.tokenizer.decode(data.heldout.document(number), skip_special=True)
+        for number in range(data.heldout.num_documents)
     ]
 
 

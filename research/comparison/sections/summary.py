@@ -53,9 +53,17 @@ def state(results: Results) -> list[Block]:
         Callout(
             kind="warning",
             title=f"Incomplete: {done} of {results.num_tasks} tasks are done",
-            items=[*items, "Start the same command again to go on."],
+            items=[*items, _how_to_go_on(results)],
         )
     ]
+
+
+def _how_to_go_on(results: Results) -> str:
+    states = {problem.state for problem in results.problems}
+    again = "Start the same command again to go on."
+    if states & {"failed", "damaged"}:
+        return f"Delete the folder of a failed or damaged task to redo it. {again}"
+    return again
 
 
 def verdict(results: Results) -> list[Block]:
