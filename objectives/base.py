@@ -109,7 +109,8 @@ class Objective:
         accuracy; while training they are not computed.
         """
         hidden_states = model(example.inputs, deterministic=deterministic, rngs=rngs)
-        terms, metrics = {}, {}
+        terms: dict[str, WeightedSum] = {}
+        metrics: dict[str, WeightedSum] = {}
         for term, target in example.targets.items():
             features, table, bias = self.readout(
                 term, heads, hidden_states, target, model.embedding
@@ -124,7 +125,7 @@ class Objective:
                 with_accuracy=deterministic,
             )
             terms[term] = (result.loss_sum, target.denominators().sum())
-            if deterministic:
+            if result.correct_sum is not None:
                 metrics[f"{term}_accuracy"] = (
                     result.correct_sum,
                     target.loss_weights.sum(),

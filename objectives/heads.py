@@ -36,10 +36,12 @@ class OutputTable(nnx.Module):
     """
 
     def __init__(self, config: TransformerConfig, *, use_bias: bool, rngs: nnx.Rngs):
-        shape = (config.vocab_size, config.table_dim)
-        tied = config.tie_embeddings
+        vocab_size = config.vocab_size
+        if vocab_size is None:
+            raise ValueError("vocab_size = None: set it to the tokenizer's first.")
+        tied, shape = config.tie_embeddings, (vocab_size, config.table_dim)
         self.kernel = None if tied else _normal(config, shape, rngs)
-        self.bias = _zeros(config, config.vocab_size) if use_bias else None
+        self.bias = _zeros(config, vocab_size) if use_bias else None
         self.logit_scale = config.logit_scale
 
     def __call__(

@@ -25,21 +25,23 @@ def clean(batch: TokenBatch, vocabulary: Vocabulary) -> Example:
     positions     0    1    2      3   4    5
     document_ids  7    7    7      8   8    -1     (first_document 7)
     """
-    batch = jax.tree.map(jnp.asarray, batch)
-    real = batch.tokens != vocabulary.pad_id
-    if vocabulary.pad_id == vocabulary.eod_id:
-        # A tokenizer with one special token (GPT-2): its rows hold no padding.
-        real = jnp.ones_like(real)
-    documents = document_ids(batch.tokens, batch.first_document, vocabulary.eod_id)
+    tokens = jnp.asarray(batch.tokens)
+    real = jnp.ones(tokens.shape, bool)
+    # A tokenizer with one special token (GPT-2) has no padding.
+    if vocabulary.pad_id != vocabulary.eod_id:
+        real = jnp.not_equal(tokens, vocabulary.pad_id)
+    documents = document_ids(
+        tokens, jnp.asarray(batch.first_document), vocabulary.eod_id
+    )
     inputs = ModelInputs(
-        tokens=batch.tokens,
+        tokens=tokens,
         segment_ids=real.astype(jnp.int32),
-        positions=_index(batch.tokens),
+        positions=_index(tokens),
     )
     return Example(
         inputs=inputs,
         targets={},
-        row_ids=batch.row_ids,
+        row_ids=jnp.asarray(batch.row_ids),
         document_ids=jnp.where(real, documents, -1),
     )
 
