@@ -75,9 +75,7 @@ class Composed(Objective):
 
     def corrupt(self, rng: Array, batch: TokenBatch | Example) -> Example:
         """Clean rows to inputs and the targets of all stages."""
-        example = batch
-        if isinstance(batch, TokenBatch):
-            example = rows.clean(batch, self.vocabulary)
+        example = self._clean(batch)
         for index, stage in enumerate(self.stages):
             example = stage.corrupt(jax.random.fold_in(rng, index), example)
         return example
@@ -116,9 +114,7 @@ class Composed(Objective):
         self, rng: Array, batch: TokenBatch | Example
     ) -> dict[str, Statistic]:
         """Those of all stages, each from what the one before it leaves."""
-        example = batch
-        if isinstance(batch, TokenBatch):
-            example = rows.clean(batch, self.vocabulary)
+        example = self._clean(batch)
         statistics: dict[str, Statistic] = {}
         for index, stage in enumerate(self.stages):
             stage_rng = jax.random.fold_in(rng, index)
@@ -135,6 +131,11 @@ class Composed(Objective):
         if all(new is old for new, old in zip(stages, self.stages, strict=True)):
             return self
         return dataclasses.replace(self, stages=stages)
+
+    def _clean(self, batch: TokenBatch | Example) -> Example:
+        if isinstance(batch, TokenBatch):
+            return rows.clean(batch, self.vocabulary)
+        return batch
 
     def _owner(self, term: str) -> Objective:
         """The stage a loss term belongs to."""

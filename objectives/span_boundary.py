@@ -148,21 +148,22 @@ class SpanBoundary(Objective):
             return jnp.where(live, jnp.take_along_axis(values, slots, axis=1), 0)
 
         starts, ends = runs(spans.mask)
+        starts, ends = at_slots(starts), at_slots(ends - 1)
         target = Target(
             values=at_slots(tokens),
             loss_weights=live.astype(jnp.float32),
             positions=slots,
-            span_starts=at_slots(starts),
-            span_ends=at_slots(ends - 1),
+            span_starts=starts,
+            span_ends=ends,
         )
         targets = {"mlm": target}
         if self.sbo_weight:
             # A token beside a merged span is not masked; it has to be text as well.
             eligible = rows.eligible(example.inputs, self.vocabulary)
-            before, after = _boundaries(target, tokens.shape[1])
+            before, after = _boundaries(starts, ends, tokens.shape[1])
             at_before = jnp.take_along_axis(eligible, before, axis=1)
             at_after = jnp.take_along_axis(eligible, after, axis=1)
-            near = slots - target.span_starts < self.max_pair_targets
+            near = slots - starts < self.max_pair_targets
             paired = live & at_before & at_after & near
             targets["sbo"] = dataclasses.replace(
                 target, loss_weights=paired.astype(jnp.float32)
@@ -336,11 +337,12 @@ class SpanBoundaryHead(nnx.Module):
         embedding: Float[Array, "V E"],
     ) -> Readout:
         """Features, table and bias of the target's positions, from their boundaries."""
-        before, after = _boundaries(target, hidden_states.shape[1])
+        positions, starts, ends = target.positions, target.span_starts, target.span_ends
+        if positions is None or starts is None or ends is None:
+            raise ValueError("A boundary target needs the limits of its spans.")
+        before, after = _boundaries(starts, ends, hidden_states.shape[1])
         # Places beyond the table have weight 0.
-        place = jnp.minimum(
-            target.positions - target.span_starts, self.places.shape[0] - 1
-        )
+        place = jnp.minimum(positions - starts, self.places.shape[0] - 1)
         features = jnp.concatenate(
             [
                 gather(hidden_states, before),
@@ -356,9 +358,7 @@ class SpanBoundaryHead(nnx.Module):
 
 
 def _boundaries(
-    target: Target, length: int
+    starts: Int[Array, "B K"], ends: Int[Array, "B K"], length: int
 ) -> tuple[Int[Array, "B K"], Int[Array, "B K"]]:
     """Positions of the tokens beside each target's span, kept inside the sequence."""
-    before = jnp.maximum(target.span_starts - 1, 0)
-    after = jnp.minimum(target.span_ends + 1, length - 1)
-    return before, after
+    return jnp.maximum(starts - 1, 0), jnp.minimum(ends + 1, length - 1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from models.pytree import pytree
-from objectives.types import Example, Target
+from objectives.types import AnyArray, Example, Target
 from objectives.vocabulary import Vocabulary
 
 SHOWN = ("[MASK]", "another token", "itself")
@@ -25,8 +25,8 @@ class Statistic:
       classes: static; their names; () = the ratio is one number.
     """
 
-    totals: Float[Array, " B"] | Float[Array, "B C"]
-    counts: Float[Array, " B"]
+    totals: Float[AnyArray, " B"] | Float[AnyArray, "B C"]
+    counts: Float[AnyArray, " B"]
     nominal: float | tuple[float, ...] | None = dataclasses.field(
         default=None, metadata={"static": True}
     )
@@ -42,7 +42,9 @@ def shown(
     random_prob: float,
 ) -> Statistic:
     """What the inputs show where a token is to be predicted: BERT's 80/10/10."""
-    tokens = jnp.take_along_axis(after.inputs.tokens, target.positions, axis=1)
+    tokens = after.inputs.tokens
+    if target.positions is not None:
+        tokens = jnp.take_along_axis(tokens, target.positions, axis=1)
     live = target.loss_weights > 0
     masked = live & (tokens == vocabulary.mask_id)
     same = live & ~masked & (tokens == target.values)

@@ -286,7 +286,7 @@ def _objective_problems(run: RunConfig) -> list[str]:
     return config_checks.length_problems(run.model, objective)
 
 
-def create_objective(run: RunConfig, vocabulary: Vocabulary) -> Objective:
+def create_objective(run: RunConfig, vocabulary: Vocabulary) -> objectives.Composed:
     """The configured objective over a vocabulary.
 
     Raises:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.text import Text
 
-from objectives.base import Objective
+from objectives.composed import Composed
 from objectives.types import Example, TokenBatch
 from research import cli, data
 from research.config import RunConfig, create_objective, parse
@@ -43,7 +43,7 @@ _STATISTICS_ROWS = flags.DEFINE_integer(
 )
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     del argv
     if flags.FLAGS.config is None:
         raise UserError("--config is missing: --config=experiments/bert.py")
@@ -83,7 +83,7 @@ def steps(
 
 def preview(
     run: RunConfig,
-    objective: Objective,
+    objective: Composed,
     pieces: Pieces,
     batches: Iterator[tuple[Array, TokenBatch]],
     *,
@@ -105,7 +105,7 @@ def preview(
         console.print(
             rows.show_row(
                 pieces,
-                first[1].tokens[row],
+                np.asarray(first[1].tokens)[row],
                 one,
                 objective.label_names,
                 in_place=objective.architecture == "encoder",
@@ -128,7 +128,7 @@ def _documents(example: Example) -> str:
     return f"document{'s' * (len(names) > 1)} {' and '.join(names)}"
 
 
-def _title(objective: Objective) -> Text:
+def _title(objective: Composed) -> Text:
     lengths = objective.lengths
     encoder = f"{lengths.encoder} to the encoder, " if lengths.encoder else ""
     terms = " + ".join(f"{w:g} {term}" for term, w in objective.terms.items())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -107,8 +108,9 @@ def _side(
     in_place: bool,
 ) -> Side:
     real = int((inputs.segment_ids > 0).sum())
+    tokens = np.asarray(inputs.tokens)
     hidden: dict[int, int] = {}
-    lines = _facts(inputs, targets, real)
+    lines = _facts(inputs, real)
     for term, target in targets.items():
         lines[term] = _target_line(target, pieces)
         if target.span_starts is not None and target.span_ends is not None:
@@ -120,37 +122,39 @@ def _side(
         if in_place:
             hidden |= {place: value for place, value, *_ in _live(target)}
     parts = parts_of(
-        inputs.tokens[:real],
+        tokens[:real],
         pieces.vocabulary,
-        token_types=inputs.token_type_ids,
-        bidirectional=inputs.bidirectional,
+        token_types=_array(inputs.token_type_ids),
+        bidirectional=_array(inputs.bidirectional),
         hidden=hidden,
     )
     return Side(
         name=name,
-        tokens=inputs.tokens[:real],
+        tokens=tokens[:real],
         parts=parts,
-        padding=len(inputs.tokens) - real,
+        padding=len(tokens) - real,
         lines=lines,
     )
 
 
-def _facts(
-    inputs: ModelInputs, targets: Mapping[str, Target], real: int
-) -> dict[str, dict[int, str]]:
+def _array(values: Any) -> np.ndarray | None:
+    return None if values is None else np.asarray(values)
+
+
+def _facts(inputs: ModelInputs, real: int) -> dict[str, dict[int, str]]:
     """Lines about segments and positions, where there is anything to tell."""
     lines = {}
-    index = np.arange(len(inputs.tokens))
-    if (inputs.positions != index)[:real].any():
-        lines["position"] = _line(inputs.positions[:real])
-    if len(set(inputs.segment_ids[:real].tolist())) > 1:
-        lines["segment"] = _line(inputs.segment_ids[:real])
-    types = inputs.token_type_ids
+    positions = np.asarray(inputs.positions)[:real]
+    segments = np.asarray(inputs.segment_ids)[:real]
+    types, seen = _array(inputs.token_type_ids), _array(inputs.bidirectional)
+    if (positions != np.arange(real)).any():
+        lines["position"] = _line(positions)
+    if len(np.unique(segments)) > 1:
+        lines["segment"] = _line(segments)
     if types is not None and types[:real].any():
         lines["type"] = _line(types[:real])
-    if inputs.bidirectional is not None and not inputs.bidirectional[:real].all():
-        seen = np.flatnonzero(inputs.bidirectional[:real])
-        lines["both ways"] = {int(place): "•" for place in seen}
+    if seen is not None and not seen[:real].all():
+        lines["both ways"] = {int(place): "•" for place in np.flatnonzero(seen[:real])}
     return lines
 
 
@@ -161,9 +165,9 @@ def _line(values: np.ndarray) -> dict[int, str]:
 def _live(target: Target) -> list[tuple[int, int, float, int]]:
     """(position, value, weight, slot) of the slots that count."""
     slots = np.flatnonzero(target.loss_weights > 0)
-    positions = np.arange(len(target.values))
-    if target.positions is not None:
-        positions = target.positions
+    positions = _array(target.positions)
+    if positions is None:
+        positions = np.arange(len(target.values))
     return [
         (
             int(positions[slot]),

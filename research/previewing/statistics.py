@@ -13,7 +13,7 @@ from jaxtyping import Array
 from rich.table import Table
 from rich.text import Text
 
-from objectives.base import Objective
+from objectives.composed import Composed
 from objectives.statistics import Statistic, mean
 from objectives.types import Example, TokenBatch
 
@@ -48,7 +48,7 @@ class Ratio:
 
 
 def measure(
-    objective: Objective, batches: Iterable[tuple[Array, TokenBatch]]
+    objective: Composed, batches: Iterable[tuple[Array, TokenBatch]]
 ) -> dict[str, Statistic]:
     """Statistics of every row of (key, batch) pairs, as NumPy arrays."""
 
@@ -69,7 +69,7 @@ def measure(
     return {name: joined[name] for name in names}
 
 
-def general(objective: Objective, example: Example) -> dict[str, Statistic]:
+def general(objective: Composed, example: Example) -> dict[str, Statistic]:
     """What any example tells: real tokens, targets, and the objective's own counts."""
     lengths = objective.lengths
     result = {}
@@ -98,11 +98,13 @@ def ratios(statistic: Statistic) -> list[Ratio]:
     counts = np.asarray(statistic.counts, np.float64)
     totals = np.asarray(statistic.totals, np.float64).reshape(len(counts), -1)
     nominal = statistic.nominal
-    if not isinstance(nominal, tuple):
-        nominal = (nominal,) * totals.shape[1]
     return [
-        _ratio(totals[:, column], counts, expected)
-        for column, expected in enumerate(nominal)
+        _ratio(
+            totals[:, column],
+            counts,
+            nominal[column] if isinstance(nominal, tuple) else nominal,
+        )
+        for column in range(totals.shape[1])
     ]
 
 
@@ -124,13 +126,13 @@ def show(statistics: Mapping[str, Statistic]) -> Table:
         table.add_column(name, justify="right")
     table.add_column("")
     for name, statistic in statistics.items():
-        if name in _UNLESS_NONE and not statistic.totals.any():
+        found = ratios(statistic)
+        if name in _UNLESS_NONE and found[0].value == 0:
             continue
         if not statistic.classes:
-            table.add_row(Text(name), *_numbers(ratios(statistic)[0]))
+            table.add_row(Text(name), *_numbers(found[0]))
             continue
         table.add_row(Text(name))
-        found = ratios(statistic)
         largest = max([ratio.value for ratio in found] + [1e-9])
         for label, ratio in zip(statistic.classes, found, strict=True):
             *numbers, verdict = _numbers(ratio)
