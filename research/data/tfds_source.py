@@ -54,6 +54,16 @@ def open_parts(name: str, text_field: str):
     return flat_name, origin, [(len(source), read)]
 
 
+def config_names(name: str) -> list[str]:
+    """Names of a dataset's configs."""
+    return sorted(type(_builder(name)).builder_configs)
+
+
+def records(name: str):
+    """Random access to the train split's examples, as dicts; downloads at first use."""
+    return _data_source(_builder(name), name)
+
+
 def _builder(name: str):
     try:
         import tensorflow_datasets as tfds

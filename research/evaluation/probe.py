@@ -1,0 +1,130 @@
+"""A common probe on fixed corruption, to be compared within an architecture only.
+
+Arms of one architecture may be trained on different corruptions, so their own losses do
+not compare. The probe asks all of them the same question on the same held-out rows, with
+the heads that they were pretrained with: another objective's corruption is put before
+the backbone, and its targets are read off with the arm's own head.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from objectives.base import Objective
+from objectives.cross_entropy import weighted_cross_entropy
+from objectives.heads import LMHead, MaskedLMHead, gather
+from objectives.types import TokenBatch
+from research import data as data_lib
+from research.config import RunConfig
+from research.data import loader
+from research.errors import UserError
+from research.training import rngs
+from research.training import state as state_lib
+
+if TYPE_CHECKING:
+    from research.training.backbone import Backbone
+
+# The probe's corruption is the same for every arm, seed and time.
+_SEED = 0
+_HEADS = {"encoder": MaskedLMHead, "decoder": LMHead, "encoder_decoder": LMHead}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What a backbone answers.
+
+    Attributes:
+      loss: nats per target.
+      accuracy: share of the targets predicted right.
+      bits_per_byte: of the targets' text.
+    """
+
+    loss: float
+    accuracy: float
+    bits_per_byte: float
+
+
+def evaluate(
+    backbone: Backbone, objective: Objective, *, num_batches: int, batch_size: int
+) -> Probe:
+    """Asks a backbone the targets of `objective` on held-out rows.
+
+    Args:
+      objective: with a single term, arranged for the backbone's architecture.
+
+    Raises:
+      UserError: if the backbone was not pretrained with a head over tokens.
+    """
+    config = backbone.config
+    data = data_lib.load(config.data)
+    modules = state_lib.create_modules(backbone.model_config, backbone.objective)
+    token_bytes = jnp.asarray(backbone.vocabulary.token_bytes, jnp.float32)
+
+    @jax.jit
+    def ask(params: Any, batch: TokenBatch, number: Array) -> Array:
+        model, heads = modules.merge(params)
+        example = objective.corrupt(rngs.at(_SEED, "evaluation", number), batch)
+        ((_, target),) = example.targets.items()
+        hidden_states = model(example.inputs, deterministic=True)
+        if config.model.architecture == "encoder_decoder":
+            hidden_states = hidden_states[:, -target.values.shape[1] :]
+        else:
+            hidden_states = gather(hidden_states, target.positions)
+        head = token_head(heads, config)
+        features, table, bias = head.readout(hidden_states, model.embedding)
+        found = weighted_cross_entropy(
+            features,
+            table,
+            bias,
+            target.values,
+            target.loss_weights,
+            with_accuracy=True,
+        )
+        size = (token_bytes[target.values] * target.loss_weights).sum()
+        return jnp.stack(
+            [found.loss_sum, found.correct_sum, target.loss_weights.sum(), size]
+        )
+
+    batches = loader.heldout_batches(
+        data.heldout,
+        row_length=config.data.row_length,
+        batch_size=batch_size,
+        num_batches=num_batches,
+        num_hosts=1,
+        host=0,
+    )
+    sums = [
+        ask(backbone.params, batch, jnp.int32(number))
+        for number, batch in enumerate(batches)
+    ]
+    loss, correct, count, size = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
+    return Probe(
+        loss=loss / count,
+        accuracy=correct / count,
+        bits_per_byte=loss / math.log(2) / max(size, 1.0),
+    )
+
+
+def token_head(heads: Any, config: RunConfig) -> Any:
+    """The head over tokens that a run was pretrained with.
+
+    Raises:
+      UserError: if none of its stages has one.
+    """
+    kind = _HEADS[config.model.architecture]
+    for name in config.objective.name:
+        head = getattr(heads, name)
+        head = getattr(head, "mlm", head)
+        if isinstance(head, kind):
+            return head
+    raise UserError(
+        f"objective {' + '.join(config.objective.name)} has no head that predicts "
+        f"tokens, which the probe reads."
+    )
