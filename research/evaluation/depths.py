@@ -26,9 +26,9 @@ def multipliers(
 ) -> Params:
     """A factor on the learning rate of each parameter, from its depth.
 
-    Layer i of L, counted from 1, has depth i, embeddings 0 and heads L + 2; the factor
-    is layer_decay^(L + 2 - depth), as in ELECTRA's reference code. Depths up to
-    `frozen_layers` get 0, embeddings included.
+    Layer i of L, counted from 1, has depth i, embeddings 0, the norm after the last
+    layer L + 1 and heads L + 2; the factor is layer_decay^(L + 2 - depth), as in
+    ELECTRA's reference code. Depths up to `frozen_layers` get 0, embeddings included.
 
     Args:
       params: {'model': ..., 'heads': ...}.
@@ -50,12 +50,12 @@ def multipliers(
 def with_fresh_top(
     model: Params, fresh: Params, config: TransformerConfig, num_fresh: int
 ) -> Params:
-    """The backbone's parameters with those of its last layers from `fresh`."""
+    """The backbone's parameters with its last layers, and the norm after, `fresh`."""
     top = num_layers(config)
 
     def choose(path, old, new):
         depth = _depth(("model", *_names(path)), config)
-        is_top = (depth > top - num_fresh) & (depth <= top)
+        is_top = (depth > top - num_fresh) & (depth <= top + 1) & (num_fresh > 0)
         return jnp.where(_along_layers(is_top, old), new, old)
 
     return jax.tree_util.tree_map_with_path(choose, model, fresh)
@@ -77,8 +77,9 @@ def _depth(names: tuple[str, ...], config: TransformerConfig) -> np.ndarray:
         "encoder_stack": config.encoder_layers,
         "decoder_stack": config.decoder_layers,
     }.get(names[1], config.num_layers)
-    if "layers" not in names:  # The norm after the last layer.
-        return np.array(float(offset + count))
+    if "layers" not in names:  # The norm after a stack.
+        is_last = offset + count == num_layers(config)
+        return np.array(float(offset + count + is_last))
     index = names[names.index("layers") + 1]
     if re.fullmatch(r"\d+", index):
         return np.array(offset + int(index) + 1.0)

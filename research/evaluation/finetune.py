@@ -101,6 +101,7 @@ def finetune(
     """
     data.check_trainable()
     check_backbone(backbone)
+    _check_metric(data, settings)
     config = finetune_loop.dropout_config(backbone.model_config, settings.dropout_rate)
     style = styles.make_style(backbone, config, data.task, settings)
     program = finetune_loop.make_program(config, style.objective)
@@ -120,6 +121,15 @@ def finetune(
     if progress_file is not None:
         progress_file.unlink(missing_ok=True)
     return result
+
+
+def _check_metric(data: TaskData, settings: FinetuneSettings) -> None:
+    valid = (*data.task.metrics, "loss")
+    if settings.selection_metric not in valid:
+        raise UserError(
+            f"selection_metric = {settings.selection_metric!r}: {data.task.title} is "
+            f"scored by {', '.join(valid)}."
+        )
 
 
 def check_backbone(backbone: Backbone) -> None:

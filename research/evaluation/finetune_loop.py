@@ -293,6 +293,8 @@ def train(
         params=jax.tree.map(jnp.copy, params),
         opt_state=finetune_optimizer.init(params, hyper),
     )
+    # One placement for all of it, as after a step: jit compiles anew for another.
+    state = jax.device_put(state, jax.local_devices()[0])
     best = state.params if score is not None else {}
     run = _Run(program, state, best, _Position(), progress_file, save_seconds)
     run.restore()

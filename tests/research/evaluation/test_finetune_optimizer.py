@@ -104,7 +104,7 @@ def test_layer_decay_follows_depth():
         "model/embedder/norm/scale": 0.5**5,
         "model/stack/layers/0/mlp/up/kernel": 0.5**4,
         "model/stack/layers/2/attention/query/bias": 0.5**2,
-        "model/stack/final_norm/scale": 0.5**2,
+        "model/stack/final_norm/scale": 0.5,
         "heads/output/kernel": 1.0,
     }
     for name, value in wanted.items():

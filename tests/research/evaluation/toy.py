@@ -28,6 +28,7 @@ needs_glue = pytest.mark.skipif(
     reason=f"no official GLUE files in {DATA / 'glue'}; set PALIMPSEST_DATA",
 )
 VOCAB = 512
+_MODEL = dict(max_seq_len=48, init_stddev=0.1)
 FREE = range(len(SPECIALS), VOCAB - 256)
 
 
@@ -101,7 +102,7 @@ class ToyBackbone:
 
 def backbone(architecture: str = "encoder", seed: int = 0, **changes) -> ToyBackbone:
     """A random backbone; heads of a language model where it has no parameters."""
-    config = tiny_config(architecture, max_seq_len=48, **changes)
+    config = tiny_config(architecture, **{**_MODEL, **changes})
     model = models.create(config, rngs=nnx.Rngs(seed))
     name = {"encoder": "masked_lm", "decoder": "causal_lm"}
     stage = name.get(architecture, "span_corruption")
@@ -124,7 +125,9 @@ def word_task(task: Task = TASKS["sst2"], rows: int = 96, seed: int = 0) -> Task
         for _ in range(count):
             label = int(rng.integers(max(2, task.num_classes)))
             filler = [f"w{rng.integers(30)}" for _ in range(rng.integers(3, 20))]
-            filler[int(rng.integers(len(filler)))] = ("bad", "good", "so-so")[label]
+            # Often enough that a mean over the sentence tells.
+            for place in range(0, len(filler), 2):
+                filler[place] = ("bad", "good", "so-so")[label]
             parts = [" ".join(filler)] + ["w1 w2"] * (len(task.texts) - 1)
             texts.append(tuple(parts))
             labels.append(label)
