@@ -65,7 +65,7 @@ def base_model() -> ml_collections.ConfigDict:
             "init_stddev": 0.02,
             "dtype": "float32",  # of the computation: 'float32' or 'bfloat16'
             "param_dtype": "float32",
-            "attention": "auto",  # 'auto', 'xla', 'cudnn'
+            "attention": "auto",  # 'auto', 'explicit', 'xla', 'cudnn'
             "scan_layers": False,
             "remat": "none",  # 'none', 'full', 'dots'
         }
@@ -257,7 +257,7 @@ def paper_model(name: str, **overrides) -> ml_collections.ConfigDict:
 
 
 # Hyperparameters of each objective, every field given.
-OBJECTIVES = {
+OBJECTIVES: dict[str, dict] = {
     "causal_lm": {
         "loss_weight": 1.0,
         "isolate_documents": False,  # attention and positions restart at each document

@@ -52,7 +52,13 @@ def attend(
     if bias is not None:
         bias = bias.astype(query.dtype if implementation == "cudnn" else jnp.float32)
     return jax.nn.dot_product_attention(
-        query, key, value, bias, mask, scale=scale, implementation=implementation
+        query,
+        key,
+        value,
+        bias,
+        mask,
+        scale=scale,
+        implementation="cudnn" if implementation == "cudnn" else "xla",
     )
 
 

@@ -80,14 +80,14 @@ class Block(nnx.Module):
         mlp_stddev = _output_stddev(config, config.mlp_dim, num_layers)
         self.attention_norm = make_norm(config, dim, rngs)
         self.attention = Attention(config, output_stddev=attention_stddev, rngs=rngs)
-        if cross_attention:
-            self.cross_attention_norm = make_norm(config, dim, rngs)
-            self.cross_attention = Attention(
-                config, output_stddev=attention_stddev, rngs=rngs
-            )
-        else:
-            self.cross_attention_norm = None
-            self.cross_attention = None
+        self.cross_attention_norm = (
+            make_norm(config, dim, rngs) if cross_attention else None
+        )
+        self.cross_attention = (
+            Attention(config, output_stddev=attention_stddev, rngs=rngs)
+            if cross_attention
+            else None
+        )
         self.mlp_norm = make_norm(config, dim, rngs)
         self.mlp = MLP(config, output_stddev=mlp_stddev, rngs=rngs)
         self.config = config

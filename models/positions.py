@@ -176,7 +176,7 @@ def alibi_bias(
     distance = jnp.abs(
         key_positions[:, None, None, :] - query_positions[:, None, :, None]
     )
-    slopes = alibi_slopes(num_heads)[None, :, None, None]
+    slopes = jnp.asarray(alibi_slopes(num_heads))[None, :, None, None]
     return -slopes * distance.astype(jnp.float32)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -45,7 +47,7 @@ class Stack(nnx.Module):
             )
             for _ in range(num_layers)
         ]
-        self.layers = _stacked(blocks) if config.scan_layers else nnx.List(blocks)
+        self.layers: Any = _stacked(blocks) if config.scan_layers else nnx.List(blocks)
         shape = (config.relative_num_buckets, config.num_heads)
         self.relative_bias = (
             normal_param(config, shape, kernel_stddev(config, config.emb_dim), rngs)
@@ -120,9 +122,10 @@ class Stack(nnx.Module):
             inputs, cache, segment_ids, positions, bidirectional
         )
         layers = []
-        for layer, layer_cache in zip(self._unstacked(), cache.layers, strict=True):
-            hidden, layer_cache = layer(hidden, context, cache=layer_cache)
-            layers.append(layer_cache)
+        for layer, before in zip(self._unstacked(), cache.layers, strict=True):
+            hidden, after = layer(hidden, context, cache=before)
+            assert after is not None, "a block returns the cache it was given"
+            layers.append(after)
         if self.final_norm is not None:
             hidden = self.final_norm(hidden)
         return hidden, Cache(
@@ -149,8 +152,9 @@ class Stack(nnx.Module):
         empty = jnp.zeros(heads, config.dtype)
         layers = []
         for layer in self._unstacked():
-            cross = (None, None)
+            cross: tuple[Array | None, Array | None] = (None, None)
             if layer.cross_attention is not None:
+                assert encoded is not None, "a decoder of an encoder's output"
                 cross = layer.cross_attention.keys_values(encoded, None)
             layers.append(
                 LayerCache(

@@ -28,6 +28,8 @@ parameter of the layers has a leading axis of layers.
 
 from __future__ import annotations
 
+from typing import Any
+
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -173,13 +175,12 @@ class EncoderDecoder(_Backbone):
         rngs: DropoutRngs | None = None,
     ) -> Float[Array, "B E D"]:
         """Hidden states of `inputs.encoder`."""
-        if inputs.encoder is None:
-            raise ValueError("An encoder-decoder reads ModelInputs with encoder=....")
+        encoder_inputs = _encoder_side(inputs)
         rngs = self._dropout_rngs(deterministic, rngs)
         hidden = self.encoder_embedder(
-            self.embedding, inputs.encoder, rngs=fold(rngs, _EMBEDDER)
+            self.embedding, encoder_inputs, rngs=fold(rngs, _EMBEDDER)
         )
-        return self.encoder_stack(hidden, inputs.encoder, rngs=fold(rngs, _STACK))
+        return self.encoder_stack(hidden, encoder_inputs, rngs=fold(rngs, _STACK))
 
     def decode(
         self,
@@ -201,7 +202,7 @@ class EncoderDecoder(_Backbone):
             hidden,
             inputs,
             encoded=encoded,
-            encoder_segment_ids=inputs.encoder.segment_ids,
+            encoder_segment_ids=_encoder_side(inputs).segment_ids,
             rngs=fold(rngs, _DECODER_STACK),
         )
 
@@ -229,7 +230,13 @@ class EncoderDecoder(_Backbone):
         return self.decoder_stack.decode_step(hidden, inputs, cache)
 
 
-ARCHITECTURES = {
+def _encoder_side(inputs: ModelInputs) -> ModelInputs:
+    if inputs.encoder is None:
+        raise ValueError("An encoder-decoder reads ModelInputs with encoder=....")
+    return inputs.encoder
+
+
+ARCHITECTURES: dict[str, Any] = {
     "encoder": Encoder,
     "decoder": Decoder,
     "encoder_decoder": EncoderDecoder,

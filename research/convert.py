@@ -34,8 +34,8 @@ _WHICH = flags.DEFINE_string("which", "last", "Checkpoint to export: last, best,
 def main(argv: Sequence[str]) -> int:
     """Imports or exports, as the flags say."""
     del argv
-    source, workdir, to = _FROM.value, _WORKDIR.value, _TO.value
-    if source is None or (workdir is None) == (to is None):
+    source, workdir, to = _FROM.value, _WORKDIR.value or "", _TO.value or ""
+    if source is None or bool(workdir) == bool(to):
         raise UserError(
             "give --from=FOLDER --workdir=W to import a Hugging Face checkpoint, or "
             "--from=W --to=FOLDER to export a run."
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     from research.conversion import run
 
     with user_errors():
-        if workdir is not None:
+        if workdir:
             return run.import_checkpoint(
                 source, pathlib.Path(workdir), experiment=_EXPERIMENT.value
             )

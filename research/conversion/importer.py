@@ -73,7 +73,7 @@ def read(folder: pathlib.Path) -> Checkpoint:
 class _Renamed(Mapping[str, np.ndarray]):
     """Tensors under other names, still read only when asked for."""
 
-    def __init__(self, entries: dict[str, tuple[Mapping[str, np.ndarray], str]]):
+    def __init__(self, entries: Mapping[str, tuple[Mapping[str, np.ndarray], str]]):
         self._entries = entries
 
     def __getitem__(self, name: str) -> np.ndarray:

@@ -100,7 +100,7 @@ def _with_counts(tokenizer: Tokenizer) -> Tokenizer:
 
 def _params(checkpoint: importer.Checkpoint, run: program.Program):
     """Parameters, carried tensors, and the stages whose heads had to be drawn."""
-    held = {stage: {} for stage in checkpoint.stages}
+    held = checkpoint.stages
     heads = run.modules.params["heads"]
     fresh = tuple(stage for stage in heads if stage not in held)
     wanted = {

@@ -90,7 +90,7 @@ def _stops(language_model: LanguageModel, tokens: Int[Array, " *shape"]):
 
 
 class _SampleState(NamedTuple):
-    count: Int[Array, ""]
+    written: Int[Array, ""]
     logits: Float[Array, "B V"]
     cache: Cache
     positions: Int[Array, " B"]
@@ -103,7 +103,7 @@ def _sample(language_model, config, params, prompts, is_prompt, rng):
     logits, cache, positions = language_model.start(params, prompts, is_prompt, length)
     batch = prompts.shape[0]
     state = _SampleState(
-        count=jnp.zeros((), jnp.int32),
+        written=jnp.zeros((), jnp.int32),
         logits=logits,
         cache=cache,
         positions=positions,
@@ -112,11 +112,11 @@ def _sample(language_model, config, params, prompts, is_prompt, rng):
     )
 
     def unfinished(state):
-        return (state.count < length) & ~state.done.all()
+        return (state.written < length) & ~state.done.all()
 
     def step(state):
         tokens = next_token(
-            jax.random.fold_in(rng, state.count),
+            jax.random.fold_in(rng, state.written),
             state.logits,
             temperature=config.temperature,
             top_k=config.top_k,
@@ -127,12 +127,12 @@ def _sample(language_model, config, params, prompts, is_prompt, rng):
             params, tokens, state.positions, state.cache
         )
         return _SampleState(
-            count=state.count + 1,
+            written=state.written + 1,
             logits=logits,
             cache=cache,
             positions=state.positions + 1,
             done=state.done | _stops(language_model, tokens),
-            output=state.output.at[:, state.count].set(tokens),
+            output=state.output.at[:, state.written].set(tokens),
         )
 
     return jax.lax.while_loop(unfinished, step, state).output
@@ -145,7 +145,7 @@ class _BeamState(NamedTuple):
     takes the best running beam at its present length (transformers' default).
     """
 
-    count: Int[Array, ""]
+    written: Int[Array, ""]
     logits: Float[Array, "B K V"]
     cache: Cache
     positions: Int[Array, " BK"]
@@ -164,11 +164,11 @@ def _beam_search(language_model, config, params, prompts, is_prompt):
     state = _first_beams(language_model, config, logits, cache, positions)
 
     def unfinished(state):
-        return (state.count < length) & state.improvable.any()
+        return (state.written < length) & state.improvable.any()
 
     def step(state):
         scores, tokens, origins, texts = _candidates(state)
-        ends = _stops(language_model, tokens) | (state.count + 1 == length)
+        ends = _stops(language_model, tokens) | (state.written + 1 == length)
         state = _finish(state, config, scores, texts, ends)
         # The best candidates that go on.
         running_scores, chosen = jax.lax.top_k(
@@ -180,7 +180,7 @@ def _beam_search(language_model, config, params, prompts, is_prompt):
             params, tokens.reshape(-1), state.positions, cache
         )
         return state._replace(
-            count=state.count + 1,
+            written=state.written + 1,
             logits=logits.reshape(batch, beams, -1),
             cache=cache,
             positions=state.positions + 1,
@@ -205,7 +205,7 @@ def _first_beams(language_model, config, logits, cache, positions) -> _BeamState
     empty = jnp.full((*shape, config.max_new_tokens), language_model.pad_id, jnp.int32)
     first = jnp.arange(beams)[None] == 0
     return _BeamState(
-        count=jnp.zeros((), jnp.int32),
+        written=jnp.zeros((), jnp.int32),
         logits=repeat(logits).reshape(*shape, -1),
         cache=jax.tree.map(repeat, cache),
         positions=repeat(positions),
@@ -225,7 +225,7 @@ def _candidates(state: _BeamState):
     total = (log_probs + state.running_scores[..., None]).reshape(batch, -1)
     scores, indices = jax.lax.top_k(total, 2 * beams)
     origins, tokens = indices // vocab_size, (indices % vocab_size).astype(jnp.int32)
-    texts = _take(state.running, origins).at[:, :, state.count].set(tokens)
+    texts = _take(state.running, origins).at[:, :, state.written].set(tokens)
     return scores, tokens, origins, texts
 
 
@@ -234,7 +234,7 @@ def _finish(state: _BeamState, config, scores, texts, ends) -> _BeamState:
     beams = config.num_beams
     among_best = jnp.arange(2 * beams)[None] < beams
     finishes = ends & among_best
-    new_length = (state.count + 1).astype(jnp.float32)
+    new_length = (state.written + 1).astype(jnp.float32)
     scores = scores / new_length**config.length_penalty
     scores = jnp.where(finishes & state.improvable, scores, scores + _NEVER)
     merged_scores = jnp.concatenate([state.finished_scores, scores], axis=1)
@@ -249,7 +249,7 @@ def _finish(state: _BeamState, config, scores, texts, ends) -> _BeamState:
 
 
 def _improvable(state: _BeamState, config, running_scores) -> Bool[Array, "B 1"]:
-    new_length = (state.count + 1).astype(jnp.float32)
+    new_length = (state.written + 1).astype(jnp.float32)
     best_running = running_scores[:, :1] / new_length**config.length_penalty
     worst = jnp.where(
         state.is_finished, state.finished_scores.min(axis=1, keepdims=True), _NEVER
