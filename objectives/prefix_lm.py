@@ -103,13 +103,15 @@ class PrefixLM(SequenceToSequence):
             ),
             divisor=self.divisor(batch_size),
         )
-        inputs = ModelInputs(
+        model_inputs = ModelInputs(
             tokens=rows.tokens,
             segment_ids=rows.segment_ids,
             positions=jax.vmap(streams.positions_in_segment)(rows.segment_ids),
             bidirectional=prefix if self.bidirectional_inputs else None,
         )
-        return example.replace(inputs=inputs, targets={self.name: target}, framed=True)
+        return example.replace(
+            inputs=model_inputs, targets={self.name: target}, framed=True
+        )
 
     def readout(
         self,

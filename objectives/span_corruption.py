@@ -162,21 +162,20 @@ class SpanCorruption(SequenceToSequence):
         noise = drawn
         inputs_length, targets_length = self.stream_lengths
         marked = self.markers == "sentinels"
+        sentinel_ids = self.vocabulary.sentinel_ids if marked else ()
         if self._varies:
             noise = spans.limit_noise(
                 drawn,
                 row.segment_ids,
-                max_spans=len(self.vocabulary.sentinel_ids)
-                if marked
-                else self.row_length,
-                max_targets=targets_length,
                 cost_of_span=int(marked),
+                max_spans=len(sentinel_ids) or self.row_length,
+                max_targets=targets_length,
             )
         inputs, targets = spans.split_row(
             row,
             noise,
             terminators,
-            sentinel_ids=self.vocabulary.sentinel_ids if marked else (),
+            sentinel_ids=sentinel_ids,
             eos_id=self.vocabulary.eos_id,
             pad_id=self.vocabulary.pad_id,
             inputs_length=inputs_length,
