@@ -151,12 +151,15 @@ def write(
     # Data begins aligned to 8 bytes.
     encoded += b" " * (-len(encoded) % 8)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(struct.pack("<Q", len(encoded)))
-        file.write(encoded)
-        for name, (dtype, shape) in specs.items():
-            tensor = np.ascontiguousarray(load(name), dtype)
-            if tensor.shape != shape:
-                raise ValueError(f"{name}: shape {tensor.shape}, declared {shape}.")
-            file.write(tensor.data if tensor.ndim else tensor.tobytes())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(struct.pack("<Q", len(encoded)))
+            file.write(encoded)
+            for name, (dtype, shape) in specs.items():
+                tensor = np.asarray(load(name), dtype, order="C")
+                if tensor.shape != shape:
+                    raise ValueError(f"{name}: shape {tensor.shape}, declared {shape}.")
+                file.write(tensor.tobytes() if tensor.ndim < 2 else tensor.data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
