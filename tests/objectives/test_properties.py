@@ -303,7 +303,7 @@ def test_hidden_targets_do_not_reach_their_features(case):
     # Text of one row only at a time where rows exchange segments; row 3 has none.
     full = [0, 1, 2, 4, 5, 6, 7]
     row_wise = all(stage.row_wise for stage in objective.stages)
-    trials = [full] * 20 if row_wise else [[row] for row in full] * 16
+    trials = [full] * 20 if row_wise else [[row] for row in full] * 24
     compared = 0
     for rows in trials:
         batch = other_tokens(rows_of(), rows, rng)
