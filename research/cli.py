@@ -54,7 +54,8 @@ def quiet_libraries() -> None:
     """Keeps other libraries' progress out of the run's own lines."""
     if flags.FLAGS.is_parsed() and flags.FLAGS["verbosity"].present:
         return
-    logging.set_verbosity(logging.ERROR)
+    # orbax logs what it raises as well, traceback and all.
+    logging.set_verbosity(logging.FATAL)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

@@ -153,17 +153,17 @@ def parse(config: ml_collections.ConfigDict) -> RunConfig:
     values = plain(config)
     problems: list[str] = []
     strict.check_names(values, (*SECTIONS, "objective"), "config", problems)
-    sections = {
+    # Any: each section has the type that RunConfig's field of its name has.
+    sections: dict[str, Any] = {
         name: strict.build(cls, values[name], f"config.{name}", problems)
         for name, cls in SECTIONS.items()
         if name in values
     }
-    objective = None
     if "objective" in values:
-        objective = _objective_section(values["objective"], problems)
+        sections["objective"] = _objective_section(values["objective"], problems)
     problems += config_checks.section_problems(sections)
     _refuse(problems)
-    run = RunConfig(objective=objective, **sections)
+    run = RunConfig(**sections)
     _refuse(_objective_problems(run))
     return run
 

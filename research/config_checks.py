@@ -7,7 +7,7 @@ allowed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -220,7 +220,7 @@ def _check_tensor(model: TransformerConfig, parallel: ParallelConfig) -> list[st
     return problems
 
 
-CHECKS = {
+CHECKS: dict[Callable[..., list[str]], tuple[str, ...]] = {
     _check_data: ("data",),
     _check_optimizer: ("optimizer", "train"),
     _check_train: ("train",),

@@ -92,7 +92,9 @@ def evaluate(
     for term, counts in total.targets.items():
         weight = total.sums[term][1]
         if weight > 0:
-            baselines[term] = float(_baseline(term, counts, objective) / weight)
+            baselines[term] = float(
+                _baseline(term, np.asarray(counts), objective) / weight
+            )
     loss = sum(
         factor * values[term]
         for term, factor in objective.terms.items()

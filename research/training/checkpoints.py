@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ CHECKSUMS = "checksums.json"
 PARAMS, PROGRESS = "params", "progress"
 DAMAGED = "damaged_checkpoints"
 _CHUNK = 2**24
+_TENSORSTORE_ERROR = re.compile(r"\s*([^:\[\]]+?) \[os_error_code=")
 
 
 class Damaged(Exception):
@@ -339,25 +341,29 @@ def _writing(folder: pathlib.Path, step: int | None) -> Iterator[None]:
         ) from error
 
 
-def _is_about_writing(error: BaseException | None) -> bool:
-    """Whether a disk is behind an error, which tensorstore wraps in others."""
-    while error is not None:
-        text = str(error)
-        if isinstance(error, OSError) or "No space left" in text or "[OS error" in text:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _is_about_writing(error: BaseException) -> bool:
+    """Whether a disk is behind an error."""
+    return _disk_error(error) is not None
 
 
 def _reason(error: BaseException) -> str:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        if "No space left" in str(cause):
-            return "No space left on device"
-        cause = cause.__cause__ or cause.__context__
-    return str(error).splitlines()[0]
+    """What the operating system said."""
+    return _disk_error(error) or str(error).splitlines()[0]
+
+
+def _disk_error(error: BaseException | None) -> str | None:
+    """The operating system's words in an error or its causes; None if there are none.
+
+    tensorstore raises ValueErrors that end in "to file 33: File too large
+    [os_error_code='27']".
+    """
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.strerror or str(error)
+        if match := _TENSORSTORE_ERROR.search(str(error)):
+            return match[1]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def save_params(folder: pathlib.Path, params: Params, *, step: int = 0) -> None:

@@ -16,10 +16,8 @@ def enable() -> None:
 
     JAX_COMPILATION_CACHE_DIR names another folder; empty, it switches the cache off.
     """
-    if (
-        "JAX_COMPILATION_CACHE_DIR" in os.environ
-        or jax.config.jax_compilation_cache_dir
-    ):
+    chosen = jax.config.values.get("jax_compilation_cache_dir")
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or chosen:
         return
     base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     jax.config.update("jax_compilation_cache_dir", str(base / "palimpsest/xla"))

@@ -23,7 +23,7 @@ class StopSignal:
     to stop at, through JAX's preemption service.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.name: str | None = None
 
     def at(self, step: int) -> bool:

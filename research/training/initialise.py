@@ -85,7 +85,7 @@ def from_run(
     old = checkpoints.flatten(params)
     new = checkpoints.flatten(state.params)
     old_size = old["model/token_embedding"].shape[0]
-    new_size = program.model_config.vocab_size
+    new_size = new["model/token_embedding"].shape[0]
     problems, fresh, values = [], [], {}
     for name, value in new.items():
         found = old.get(name)

@@ -38,7 +38,7 @@ def peak_flops() -> float | None:
 class Means:
     """(sum, weight) pairs added over steps; a mean is divided once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._sums: dict[str, tuple[float, float]] = {}
 
     def add(self, sums: Mapping[str, tuple[Any, Any]]) -> None:

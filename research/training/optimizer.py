@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from models.pytree import pytree
 from research.config import OptimizerConfig
 from research.training import schedules
 
@@ -62,7 +63,8 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(decayed, params)
 
 
-class AdamState(NamedTuple):
+@pytree
+class AdamState:
     """Updates so far, and running means of gradients and of their squares."""
 
     count: Int[Array, ""]

@@ -191,7 +191,7 @@ class Parallel:
         """
         shards = self.num_row_shards
         slices = self.rows.addressable_devices_indices_map((shards,)).values()
-        owned = {part.indices(shards)[0] for (part,) in slices}
+        owned = {index[0].indices(shards)[0] for index in slices if index is not None}
         return shards // len(owned), min(owned) // len(owned)
 
     def place(self, batch: Any) -> Any:

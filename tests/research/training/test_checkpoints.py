@@ -198,6 +198,21 @@ def test_a_full_disk_is_an_error_that_says_what_is_safe(open_checkpoints, monkey
     assert again.latest_step == 1
 
 
+def test_the_words_of_the_operating_system_are_found():
+    text = (
+        'OUT_OF_RANGE: Error writing "a/0" in OCDBT database at local file "/w/": '
+        "Failed to write 3071 bytes to file 33: No space left on device "
+        "[os_error_code='28'] [source locations='x.cc:1']"
+    )
+    wrapped = RuntimeError("background save failed")
+    wrapped.__cause__ = ValueError(text)
+    assert checkpoints._disk_error(wrapped) == "No space left on device"
+    assert checkpoints._disk_error(OSError(30, "Read-only file system")) == (
+        "Read-only file system"
+    )
+    assert checkpoints._disk_error(ValueError("shapes differ")) is None
+
+
 def test_errors_that_are_not_about_disks_stay_what_they_are():
     with (
         pytest.raises(KeyError),
