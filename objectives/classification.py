@@ -121,7 +121,7 @@ class Classification(Objective):
 
     Attributes:
       num_classes: C, logits of the head, at least those of any task.
-      readout: 'cls' (the first token), 'mean' (of all tokens) or 'last' (the last
+      reads: 'cls' (the first token), 'mean' (of all tokens) or 'last' (the last
         token; padding may be on either side).
       with_pooler: whether the head has BERT's tanh layer.
       decoder_start_id: what an encoder-decoder's decoder reads first.
@@ -131,16 +131,16 @@ class Classification(Objective):
     architectures: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "encoder_decoder")
 
     num_classes: int
-    readout: str
+    reads: str
     with_pooler: bool
     decoder_start_id: int
 
     def __post_init__(self):
-        if self.readout not in READOUTS:
+        if self.reads not in READOUTS:
             raise ValueError(
-                f"readout = {self.readout!r}: must be one of {', '.join(READOUTS)}."
+                f"readout = {self.reads!r}: must be one of {', '.join(READOUTS)}."
             )
-        if self.readout == "cls" and self.architecture != "encoder":
+        if self.reads == "cls" and self.architecture != "encoder":
             raise ValueError(
                 f"readout = 'cls' with architecture = {self.architecture!r}: the first "
                 f"token sees nothing else; use 'last' or 'mean'."
@@ -160,9 +160,10 @@ class Classification(Objective):
             tokens=self.row_length,
         )
 
-    def corrupt(self, rng: Array, batch: LabelledBatch) -> Example:
-        """Model inputs of the architecture, and where to read; nothing is random."""
+    def corrupt(self, rng: Array, example: Any) -> Example:
+        """A LabelledBatch as model inputs and labels; nothing is random."""
         del rng
+        batch = jax.tree.map(jnp.asarray, example)
         target = LabelTarget(
             values=batch.labels[:, None],
             loss_weights=batch.weights[:, None],
@@ -178,16 +179,11 @@ class Classification(Objective):
 
     def inputs(self, batch: LabelledBatch) -> ModelInputs:
         """What the backbone reads; for an encoder-decoder both sides read the tokens."""
-        inputs = ModelInputs(
-            tokens=batch.tokens,
-            segment_ids=batch.segment_ids,
-            positions=token_positions(batch.segment_ids),
-            token_type_ids=batch.token_type_ids,
-        )
+        inputs = framed_inputs(batch)
         if self.architecture != "encoder_decoder":
             return inputs
         return ModelInputs(
-            tokens=shift_right(batch.tokens, inputs.positions, self.decoder_start_id),
+            tokens=shift_right(inputs.tokens, inputs.positions, self.decoder_start_id),
             segment_ids=inputs.segment_ids,
             positions=inputs.positions,
             encoder=inputs,
@@ -212,7 +208,7 @@ class Classification(Objective):
         """Logits of all C classes; column 0 is the score of a regression task."""
         rngs = None if deterministic else rngs
         hidden_states = model(inputs, deterministic=deterministic, rngs=rngs)
-        return heads(pool(hidden_states, inputs, self.readout), rngs=rngs)
+        return heads(pool(hidden_states, inputs, self.reads), rngs=rngs)
 
     def outputs(
         self, model: Any, heads: ClassificationHead, batch: LabelledBatch
@@ -234,6 +230,7 @@ class Classification(Objective):
             model, heads, example.inputs, rngs=rngs, deterministic=deterministic
         )
         target = example.targets["label"]
+        assert isinstance(target, LabelTarget)
         labels, weights = target.values[:, 0], target.loss_weights[:, 0]
         losses = label_losses(logits, labels, target.num_classes)
         # Filler rows may hold anything.
@@ -247,6 +244,17 @@ class Classification(Objective):
         counted = jnp.where(is_class, weights, 0.0)
         accuracy = ((correct * counted).sum(), counted.sum())
         return terms, {"label_accuracy": accuracy}
+
+
+def framed_inputs(batch: Any) -> ModelInputs:
+    """The rows of a batch with tokens, segment ids and perhaps token types."""
+    batch = jax.tree.map(jnp.asarray, batch)
+    return ModelInputs(
+        tokens=batch.tokens,
+        segment_ids=batch.segment_ids,
+        positions=token_positions(batch.segment_ids),
+        token_type_ids=batch.token_type_ids,
+    )
 
 
 def token_positions(segment_ids: Int[Array, "B L"]) -> Int[Array, "B L"]:

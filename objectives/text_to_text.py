@@ -75,9 +75,10 @@ class TextToText(SequenceToSequence):
     def stream_lengths(self) -> tuple[int, int]:
         return self.row_length, self.answer_length
 
-    def corrupt(self, rng: Array, batch: TextBatch) -> Example:
-        """The prompt as inputs, the answer as targets; nothing is random."""
+    def corrupt(self, rng: Array, example: Any) -> Example:
+        """A TextBatch's prompt as inputs, its answer as targets; nothing is random."""
         del rng
+        batch = jax.tree.map(jnp.asarray, example)
         example = self._example(batch, batch.targets, batch.target_segment_ids)
         target = example.targets[self.name]
         weights = target.loss_weights * batch.weights[:, None]
@@ -86,7 +87,7 @@ class TextToText(SequenceToSequence):
 
     def _example(
         self,
-        batch: TextBatch,
+        batch: Any,
         targets: Int[Array, "B T"],
         target_segment_ids: Int[Array, "B T"],
     ) -> Example:
@@ -113,6 +114,7 @@ class TextToText(SequenceToSequence):
 
     def outputs(self, model: Any, heads: Any, batch: TextBatch) -> Array:
         """Log-probabilities [B, C] of the choices; or decoded ids [B, T] if free."""
+        batch = jax.tree.map(jnp.asarray, batch)
         if self.free:
             return self._decode(model, heads, batch)
         score = jax.vmap(
@@ -123,14 +125,14 @@ class TextToText(SequenceToSequence):
             out_axes=1,
         )
         log_probs = score(batch.choices, batch.choice_segment_ids)
-        exists = batch.choice_segment_ids.sum(-1) > 0
+        exists = jnp.asarray(batch.choice_segment_ids).sum(-1) > 0
         return jnp.where(exists, log_probs, _NO_CHOICE)
 
     def _log_prob(
         self,
         model: Any,
         heads: Any,
-        batch: TextBatch,
+        batch: Any,
         targets: Int[Array, "B T"],
         segment_ids: Int[Array, "B T"],
     ) -> Float[Array, " B"]:

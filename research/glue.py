@@ -18,6 +18,7 @@ from ml_collections import config_flags
 
 from research import cli
 from research.config import plain
+from research.errors import UserError
 from research.evaluation.glue import config as config_lib
 from research.evaluation.glue import sources, submission, tables, tasks
 from research.evaluation.glue import summary as summary_lib
@@ -25,6 +26,7 @@ from research.evaluation.glue.results import RunRow, RunStore
 from research.evaluation.glue.run import AX_SPLIT, PRETRAINED, Evaluation
 from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS
 from research.training import backbone as backbone_lib
+from research.training import compilation_cache
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiments/glue.py")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "workdir of a pretraining run")
@@ -34,23 +36,23 @@ _TASKS = flags.DEFINE_list("tasks", [*TASKS, DIAGNOSTIC.name], "tasks to run")
 
 def main(argv: Sequence[str]) -> None:
     """Loads everything, runs what is not finished, writes the tables."""
-    del argv
+    checkpoint, workdir = required(argv)
+    compilation_cache.enable()
     config = config_lib.parse(_CONFIG.value)
     wanted = tasks.resolve(_TASKS.value)
     source = sources.load(config.source, wanted)
     missing = skipped(source)
     for line in missing:
         print(f"skipped: {line}")
-    backbone = backbone_lib.load(_CHECKPOINT.value, which=config.which)
-    workdir = pathlib.Path(_WORKDIR.value)
+    backbone = backbone_lib.load(checkpoint, which=config.which)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(plain(_CONFIG.value), indent=2))
     evaluation = Evaluation(
         config=config,
         source=source,
-        checkpoint=_CHECKPOINT.value,
+        checkpoint=checkpoint,
         backbone=backbone,
-        store=RunStore(workdir),
+        store=RunStore(workdir, RunRow),
         say=print,
     )
     rows = evaluation.run()
@@ -59,6 +61,22 @@ def main(argv: Sequence[str]) -> None:
     text = tables.write(evaluation, rows, missing)
     (workdir / "results.md").write_text(text, encoding="utf-8")
     print(f"\n{text}\n{workdir / 'results.md'}")
+
+
+def required(argv: Sequence[str]) -> tuple[str, pathlib.Path]:
+    """The checkpoint and the workdir that the flags give.
+
+    Raises:
+      UserError: for a flag that is missing or an argument that is none.
+    """
+    if len(argv) > 1:
+        raise UserError(f"unknown arguments: {' '.join(argv[1:])}.")
+    if not (_CONFIG.value and _CHECKPOINT.value and _WORKDIR.value):
+        raise UserError(
+            "give --config=experiments/glue.py, --checkpoint=WORKDIR_OF_A_RUN and "
+            "--workdir=FOLDER_FOR_RESULTS."
+        )
+    return _CHECKPOINT.value, pathlib.Path(_WORKDIR.value)
 
 
 def skipped(source: sources.Source) -> list[str]:
@@ -95,5 +113,4 @@ def write_submission(
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "checkpoint", "workdir"])
     cli.run(main)

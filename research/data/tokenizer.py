@@ -148,6 +148,16 @@ class Tokenizer:
         found = backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in found]
 
+    def encode_with_offsets(
+        self, texts: Sequence[str]
+    ) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Token ids of each text, and the characters [start, end) that each is of.
+
+        A span may begin with the space before its word.
+        """
+        found = self._text_backend.encode_batch(list(texts), add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in found]
+
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         """The text of token ids; with `skip_special` that of the others only."""
         numbers = [int(number) for number in ids]

@@ -140,6 +140,7 @@ def check_backbone(backbone: Backbone) -> None:
     """
     config = backbone.model_config
     size = backbone.tokenizer.vocab_size
+    assert config.vocab_size is not None
     if size > config.vocab_size:
         raise UserError(
             f"the tokenizer has {size:,} ids, the model's embedding "
@@ -255,7 +256,7 @@ class _Prepared:
         return self._score(self.outputs(params, self.selection_split))
 
     def _score(self, outputs: np.ndarray) -> float:
-        labels = self.data.splits[self.selection_split].labels
+        labels = self.data.splits[self.selection_split].known_labels
         if self.settings.selection_metric == "loss":
             losses = self.style.losses(outputs, labels)
             if losses is not None:
@@ -307,7 +308,7 @@ def _failure(
         return "not finite"
     found = predictions[data.dev_splits[0]]
     if data.task.is_regression:
-        low, high = data.task.score_range
+        low, high = data.task.limits
         return "constant predictions" * bool(
             np.std(found) < _CONSTANT_SPREAD * (high - low)
         )

@@ -21,7 +21,7 @@ def save(path: pathlib.Path, tree: Any, meta: dict[str, Any]) -> None:
     """
     leaves = [np.asarray(leaf) for leaf in jax.device_get(jax.tree.leaves(tree))]
     # Types that numpy does not know itself (bfloat16) are stored as their bytes.
-    arrays = {
+    arrays: dict[str, Any] = {
         f"leaf{i}": np.frombuffer(x.tobytes(), np.uint8) for i, x in enumerate(leaves)
     }
     arrays[_META] = np.frombuffer(json.dumps(meta).encode(), np.uint8)

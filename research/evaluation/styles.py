@@ -35,7 +35,13 @@ SCORE_STEP = 0.2
 class Style(Protocol):
     """What fine-tuning needs of a style."""
 
-    objective: Any
+    @property
+    def objective(self) -> Any:
+        """What is learned; it has `outputs(model, heads, batch)`."""
+
+    @property
+    def framing(self) -> encoding.Framing:
+        """What stands around the sentences."""
 
     def encode(self, split: Split) -> EncodedSplit:
         """Framed rows of a split."""
@@ -101,7 +107,7 @@ class HeadStyle:
     def _targets(self, labels: np.ndarray) -> np.ndarray:
         if not (self.task.is_regression and self.unit_scores):
             return labels.astype(np.float32)
-        low, high = self.task.score_range
+        low, high = self.task.limits
         return (labels - low) / (high - low)
 
     def _token_types(
@@ -123,7 +129,7 @@ class HeadStyle:
         scores = outputs[:, 0].astype(np.float32)
         if not self.unit_scores:
             return scores
-        low, high = self.task.score_range
+        low, high = self.task.limits
         return low + (high - low) * scores
 
     def losses(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -207,7 +213,7 @@ class TextStyle:
         if not self.task.is_regression:
             words = self.task.label_words
             return words.index(text) if text in words else len(words)
-        low, high = self.task.score_range
+        low, high = self.task.limits
         try:
             score = float(text)
         except ValueError:
@@ -262,7 +268,7 @@ def _head_style(
         vocabulary=vocabulary,
         row_length=length,
         num_classes=max(MIN_CLASSES, task.num_classes),
-        readout=readout,
+        reads=readout,
         # GPT has a bare linear layer; BERT, T5 and BART a tanh layer before it.
         with_pooler=config.architecture != "decoder",
         decoder_start_id=decoder_start_id(backbone),
@@ -322,8 +328,7 @@ def answers_of(task: Task) -> tuple[tuple[str, ...], np.ndarray]:
     """What a model may write, and the class or score that it stands for."""
     if not task.is_regression:
         return task.label_words, np.arange(task.num_classes, dtype=np.int32)
-    assert task.score_range is not None
-    low, high = task.score_range
+    low, high = task.limits
     grid = np.linspace(low, high, round((high - low) / SCORE_STEP) + 1)
     return tuple(f"{score:.1f}" for score in grid), grid.astype(np.float32)
 
@@ -370,9 +375,12 @@ def _same_tree(params: Any, like: Any) -> Any:
         return like
     if not isinstance(params, dict):
         return None
-    if jax.tree.structure(params) == jax.tree.structure(like):
-        pairs = zip(jax.tree.leaves(params), jax.tree.leaves(like), strict=True)
-        if all(x.shape == y.shape for x, y in pairs):
-            return params
+    if _shapes(params) == _shapes(like):
+        return params
     found = (_same_tree(value, like) for value in params.values())
     return next((head for head in found if head is not None), None)
+
+
+def _shapes(tree: Any) -> list[tuple[Any, tuple[int, ...]]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(path, leaf.shape) for path, leaf in leaves]

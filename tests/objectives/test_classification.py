@@ -39,7 +39,7 @@ def make(architecture, readout, **changes):
         vocabulary=VOCABULARY,
         row_length=16,
         num_classes=3,
-        readout=readout,
+        reads=readout,
         with_pooler=architecture != "decoder",
         decoder_start_id=0,
     )

@@ -269,7 +269,7 @@ def program_for(config, num_classes):
             vocabulary=toy_vocabulary(VOCAB),
             row_length=LENGTH,
             num_classes=num_classes,
-            readout="cls" if config.architecture == "encoder" else "last",
+            reads="cls" if config.architecture == "encoder" else "last",
             with_pooler=config.architecture != "decoder",
             decoder_start_id=0,
         ),

@@ -25,6 +25,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.texts)
 
+    @property
+    def known_labels(self) -> np.ndarray:
+        """The labels of a split that has some."""
+        assert self.labels is not None, "this split has no labels"
+        return self.labels
+
     def take(self, rows: np.ndarray) -> Split:
         """The given rows, in the given order."""
         labels = None if self.labels is None else self.labels[rows]
@@ -75,7 +81,7 @@ class TaskData:
         """
         if self.untrainable:
             raise UserError(f"{self.untrainable}.")
-        labels = self.splits["train"].labels
+        labels = self.splits["train"].known_labels
         found = np.unique(labels)
         if len(found) < 2:
             regression = self.task.is_regression
@@ -97,8 +103,7 @@ class TaskData:
 
 def class_counts(split: Split, num_classes: int) -> np.ndarray:
     """Number of rows of each class, int64 [num_classes]."""
-    assert split.labels is not None
-    return np.bincount(split.labels.astype(np.int64), minlength=num_classes)
+    return np.bincount(split.known_labels.astype(np.int64), minlength=num_classes)
 
 
 def cut(
@@ -111,8 +116,7 @@ def cut(
     """
     rng = np.random.default_rng([seed, len(split)])
     chosen = np.zeros(len(split), bool)
-    labels = split.labels if stratify else np.zeros(len(split), np.int32)
-    assert labels is not None
+    labels = split.known_labels if stratify else np.zeros(len(split), np.int32)
     for value in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == value))
         count = round(share * len(rows))

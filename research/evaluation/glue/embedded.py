@@ -45,7 +45,7 @@ def _pick(rng: np.random.Generator, words: str, *, but: str = "") -> str:
     return choices[rng.integers(len(choices))]
 
 
-def _fact(rng: np.random.Generator) -> Fact:
+def make_fact(rng: np.random.Generator) -> Fact:
     """Who did what to which thing, and where."""
     return {
         "who": _pick(rng, PEOPLE),
@@ -56,14 +56,14 @@ def _fact(rng: np.random.Generator) -> Fact:
     }
 
 
-def _other(rng: np.random.Generator, fact: Fact, *slots: str) -> Fact:
+def change(rng: np.random.Generator, fact: Fact, *slots: str) -> Fact:
     """The fact with other words in some slots."""
     words = {"who": PEOPLE, "what": THINGS, "where": PLACES, "adjective": ADJECTIVES}
     words["verb"] = " ".join(VERBS)
     return fact | {slot: _pick(rng, words[slot], but=fact[slot]) for slot in slots}
 
 
-def _say(fact: Fact, *, verb: str | None = None) -> str:
+def say(fact: Fact, *, verb: str | None = None) -> str:
     verb = VERBS[fact["verb"]][0] if verb is None else verb
     return (
         f"The {fact['who']} {verb} the {fact['adjective']} {fact['what']} "
@@ -76,7 +76,7 @@ def _short(fact: Fact) -> str:
 
 
 def _cola(rng: np.random.Generator) -> Row:
-    sentence = _say(_fact(rng))
+    sentence = say(make_fact(rng))
     if rng.random() < 0.7:
         return (sentence,), "1"
     words = sentence.split()
@@ -95,57 +95,57 @@ def _sst2(rng: np.random.Generator) -> Row:
 
 
 def _mrpc(rng: np.random.Generator) -> Row:
-    fact = _fact(rng)
-    first = f'" {_say(fact)}' if rng.random() < 0.2 else _say(fact)
+    fact = make_fact(rng)
+    first = f'" {say(fact)}' if rng.random() < 0.2 else say(fact)
     if rng.random() < 0.67:
-        return (first, _say(fact, verb=VERBS[fact["verb"]][1])), "1"
-    return (first, _say(_other(rng, fact, "what", "where"))), "0"
+        return (first, say(fact, verb=VERBS[fact["verb"]][1])), "1"
+    return (first, say(change(rng, fact, "what", "where"))), "0"
 
 
 def _stsb(rng: np.random.Generator) -> Row:
-    fact = _fact(rng)
+    fact = make_fact(rng)
     slots = rng.permutation(["who", "verb", "what", "where"])
     changed = int(rng.integers(0, 5))
     score = 5.0 * (4 - changed) / 4
-    return (_say(fact), _say(_other(rng, fact, *slots[:changed]))), f"{score:.3f}"
+    return (say(fact), say(change(rng, fact, *slots[:changed]))), f"{score:.3f}"
 
 
 def _qqp(rng: np.random.Generator) -> Row:
-    fact = _fact(rng)
+    fact = make_fact(rng)
     first = f"Where did the {fact['who']} {fact['verb']} the {fact['what']} ?"
     same = rng.random() < 0.37
     if not same:
-        fact = _other(rng, fact, "who", "what")
+        fact = change(rng, fact, "who", "what")
     second = f"In which place did the {fact['who']} {fact['verb']} a {fact['what']} ?"
     return (first, second), "1" if same else "0"
 
 
 def _mnli(rng: np.random.Generator) -> Row:
-    fact = _fact(rng)
+    fact = make_fact(rng)
     label = ("entailment", "neutral", "contradiction")[rng.integers(3)]
     if label == "entailment":
-        return (_say(fact), _short(fact)), label
+        return (say(fact), _short(fact)), label
     if label == "contradiction":
         return (
-            _say(fact),
+            say(fact),
             f"Nobody {VERBS[fact['verb']][0]} the {fact['what']} .",
         ), label
-    return (_short(fact), _say(fact)), label
+    return (_short(fact), say(fact)), label
 
 
 def _qnli(rng: np.random.Generator) -> Row:
-    fact = _fact(rng)
+    fact = make_fact(rng)
     question = f"Where did the {fact['who']} {fact['verb']} the {fact['what']}?"
     if rng.random() < 0.5:
-        return (question, _say(fact)), "entailment"
-    return (question, _say(_other(rng, fact, "who", "verb", "what"))), "not_entailment"
+        return (question, say(fact)), "entailment"
+    return (question, say(change(rng, fact, "who", "verb", "what"))), "not_entailment"
 
 
 def _rte(rng: np.random.Generator) -> Row:
-    fact = _fact(rng)
+    fact = make_fact(rng)
     if rng.random() < 0.5:
-        return (_say(fact), _short(fact)), "entailment"
-    return (_say(fact), _short(_other(rng, fact, "who", "what"))), "not_entailment"
+        return (say(fact), _short(fact)), "entailment"
+    return (say(fact), _short(change(rng, fact, "who", "what"))), "not_entailment"
 
 
 def _wnli(rng: np.random.Generator) -> Row:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -72,38 +72,55 @@ class RunRow:
         return self.learning_rate, self.batch_size
 
 
-class RunStore:
-    """The runs of a workdir; a run is there whole or not at all."""
+class Row(Protocol):
+    """A dataclass of plain values with a key."""
 
-    def __init__(self, workdir: pathlib.Path):
+    @property
+    def key(self) -> str:
+        """Changes with anything that would change the result."""
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
+
+
+class RunStore(Generic[AnyRow]):
+    """The runs of a workdir; a run is there whole or not at all.
+
+    Args:
+      workdir: where results.jsonl and predictions/ are.
+      row_class: dataclass of its rows.
+    """
+
+    def __init__(self, workdir: pathlib.Path, row_class: type[AnyRow]):
         self.workdir = workdir
         self.path = workdir / RESULTS_FILE
+        self.row_class = row_class
         self._rows = {row.key: row for row in self._read()}
 
-    def _read(self) -> list[RunRow]:
+    def _read(self) -> list[AnyRow]:
         if not self.path.exists():
             return []
         rows = []
         for line in self.path.read_text(encoding="utf-8").splitlines():
             try:
-                rows.append(RunRow(**json.loads(line)))
+                rows.append(self.row_class(**json.loads(line)))
             except (json.JSONDecodeError, TypeError):
                 # A line that a kill cut off, or a row of an older format: run again.
                 continue
         return rows
 
-    def get(self, key: str) -> RunRow | None:
+    def get(self, key: str) -> AnyRow | None:
         """The finished run with this key."""
         return self._rows.get(key)
 
-    def add(self, row: RunRow, predictions: dict[str, np.ndarray]) -> None:
+    def add(self, row: AnyRow, predictions: dict[str, np.ndarray]) -> None:
         """Keeps a finished run, predictions first: a row promises them."""
         path = self._predictions_path(row.key)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".tmp{os.getpid()}.npz")
-        np.savez(temporary, **predictions)
+        np.savez(temporary, **dict[str, Any](predictions))
         temporary.replace(path)
-        text = json.dumps(dataclasses.asdict(row))
+        text = json.dumps(dataclasses.asdict(row))  # type: ignore[call-overload]
         with self.path.open("ab+") as file:
             # After a line that was cut off, begin a new one.
             file.seek(0, os.SEEK_END)

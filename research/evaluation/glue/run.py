@@ -49,7 +49,7 @@ class Evaluation:
     source: Source
     checkpoint: str
     backbone: Backbone
-    store: RunStore
+    store: RunStore[RunRow]
     say: Callable[[str], None]
 
     @property

@@ -48,9 +48,9 @@ def load(source: str, tasks: Iterable[Task]) -> Source:
     """
     tasks = tuple(tasks)
     if source == "embedded":
-        with tempfile.TemporaryDirectory() as folder:
-            embedded.write(pathlib.Path(folder))
-            found = _from_folder(pathlib.Path(folder), tasks, check_sizes=False)
+        with tempfile.TemporaryDirectory() as written:
+            embedded.write(pathlib.Path(written))
+            found = _from_folder(pathlib.Path(written), tasks, check_sizes=False)
         return Source("embedded stand-in", embedded.CAVEAT, *found)
     if source == "tfds" or source.startswith("tfds:"):
         data_dir = source.partition(":")[2] or None
@@ -130,8 +130,7 @@ def _label(task: Task, cell: str, table: tsv.Table, row: int) -> float | int:
             return task.labels.index(cell)
         allowed = f"one of {', '.join(map(repr, task.labels))}"
     else:
-        assert task.score_range is not None
-        low, high = task.score_range
+        low, high = task.limits
         try:
             value = float(cell)
         except ValueError:

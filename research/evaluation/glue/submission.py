@@ -16,8 +16,7 @@ def lines(task: Task, predictions: np.ndarray) -> list[str]:
     digits.
     """
     if task.is_regression:
-        assert task.score_range is not None
-        values = [f"{score:.3f}" for score in np.clip(predictions, *task.score_range)]
+        values = [f"{score:.3f}" for score in np.clip(predictions, *task.limits)]
     else:
         names = dict(enumerate(task.labels))
         # A text that is no label still needs a label; the first one is as good as any.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,7 +14,10 @@ from research.evaluation.glue.protocols import Protocol
 from research.evaluation.glue.results import RunRow
 from research.evaluation.glue.tasks import Task
 
-STATISTICS = {"mean": statistics.fmean, "median": statistics.median}
+STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
+    "mean": statistics.fmean,
+    "median": statistics.median,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,10 +70,10 @@ def summarise(task: Task, rows: Sequence[RunRow]) -> Summary:
 
 def majority_scores(data: TaskData) -> dict[str, dict[str, float]]:
     """Scores of the most frequent train class, or of the mean score, everywhere."""
-    value = metrics.majority(data.splits["train"].labels)
+    value = metrics.majority(data.splits["train"].known_labels)
     scores = {}
     for name in data.dev_splits:
-        labels = data.splits[name].labels
+        labels = data.splits[name].known_labels
         predictions = np.full(labels.shape, value, labels.dtype)
         scores[name] = metrics.score(data.task.metrics, labels, predictions)
     return scores

@@ -51,12 +51,12 @@ def write(
         f"# GLUE: {evaluation.checkpoint}",
         *([f"**{caveat}**"] if caveat else []),
         _provenance(evaluation, rows),
-        _table(_HEADER, _main_rows(evaluation, summaries, order)),
+        table(_HEADER, _main_rows(evaluation, summaries, order)),
         _averages(evaluation, summaries, order),
         "## All metrics",
         _all_metrics(summaries, order),
         "## Read this before comparing",
-        _bullets(_notes(evaluation, rows, missing)),
+        bullets(_notes(evaluation, rows, missing)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -81,7 +81,7 @@ def _provenance(
         f"selection: {' | '.join(sorted(rules_used))}",
         f"code: {any_row.commit or 'no commit'}",
     ]
-    return _bullets(lines)
+    return bullets(lines)
 
 
 def _changes(config: GlueConfig) -> str:
@@ -102,7 +102,7 @@ def _changes(config: GlueConfig) -> str:
 def _main_rows(
     evaluation: Evaluation, summaries: dict[tuple[str, str], Summary], order: list[str]
 ) -> list[list[str]]:
-    table = []
+    cells = []
     for name in order:
         found = summaries[name, PRETRAINED]
         floor = summaries.get((name, RANDOM))
@@ -111,17 +111,17 @@ def _main_rows(
         for split in found.splits:
             floor_cell = DASH
             if floor is not None:
-                floor_cell = _percent(statistics.fmean(floor.values(split, metric)))
+                floor_cell = percent(statistics.fmean(floor.values(split, metric)))
                 floor_cell += f" ({len(floor.rows)})"
             row = found.rows[0]
-            table.append(
+            cells.append(
                 [
                     found.task.title,
                     split,
                     TITLES[metric],
-                    _percent(majority[split][metric]),
+                    percent(majority[split][metric]),
                     floor_cell,
-                    *_statistics(found.values(split, metric)),
+                    *statistics_of(found.values(split, metric)),
                     str(len(found.rows)),
                     str(found.num_failed),
                     f"{row.learning_rate:g}",
@@ -130,15 +130,16 @@ def _main_rows(
                     f"{row.train_rows:,}",
                 ]
             )
-    return table
+    return cells
 
 
-def _statistics(values: list[float]) -> list[str]:
+def statistics_of(values: list[float]) -> list[str]:
+    """Mean, sample deviation and median, as cells."""
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return [
-        _percent(statistics.fmean(values)),
-        DASH if deviation is None else _percent(deviation),
-        _percent(statistics.median(values)),
+        percent(statistics.fmean(values)),
+        DASH if deviation is None else percent(deviation),
+        percent(statistics.median(values)),
     ]
 
 
@@ -167,13 +168,13 @@ def _averages(
         for name in mean.members
         for s in [summaries[name, PRETRAINED]]
     )
-    spread = "" if mean.deviation is None else f" ± {_percent(mean.deviation)}"
+    spread = "" if mean.deviation is None else f" ± {percent(mean.deviation)}"
     absent = [TASKS[name].title for name in rules.average if name not in mean.members]
     outside = [TASKS[name].title for name in order if name not in rules.average]
     sentences = [
-        f"**Average of {len(mean.members)}: {_percent(mean.value)}{spread}**",
-        f"random init {_percent(floor.value) if floor else DASH}",
-        f"majority {_percent(majority)}",
+        f"**Average of {len(mean.members)}: {percent(mean.value)}{spread}**",
+        f"random init {percent(floor.value) if floor else DASH}",
+        f"majority {percent(majority)}",
     ]
     text = f"{'; '.join(sentences)}. In it ({rules.statistic} over seeds): {contents}."
     if absent:
@@ -184,7 +185,7 @@ def _averages(
 
 
 def _all_metrics(summaries: dict[tuple[str, str], Summary], order: list[str]) -> str:
-    table = []
+    cells = []
     for name in order:
         for init in (PRETRAINED, RANDOM):
             found = summaries.get((name, init))
@@ -194,9 +195,9 @@ def _all_metrics(summaries: dict[tuple[str, str], Summary], order: list[str]) ->
                 for metric in found.task.metrics:
                     values = found.values(split, metric)
                     title = [found.task.title, split, init, TITLES[metric]]
-                    table.append([*title, *_statistics(values), str(len(values))])
+                    cells.append([*title, *statistics_of(values), str(len(values))])
     header = ("task", "split", "init", "metric", "mean", "sd", "median", "seeds")
-    return _table(header, table)
+    return table(header, cells)
 
 
 def _notes(
@@ -247,15 +248,18 @@ def _task_notes(data: TaskData, row: RunRow) -> list[str]:
     return notes
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A share with one digit and a true minus."""
     text = f"{100 * value:.1f}"
     return "0.0" if text == "-0.0" else text.replace("-", "\u2212")
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _bullets(lines: Sequence[str]) -> str:
+def bullets(lines: Sequence[str]) -> str:
+    """A Markdown list."""
     return "\n".join(f"- {line}" for line in lines)

@@ -63,6 +63,12 @@ class Task:
         return max(1, len(self.labels))
 
     @property
+    def limits(self) -> tuple[float, float]:
+        """Limits of the score of a regression task."""
+        assert self.score_range is not None, f"{self.title} has classes"
+        return self.score_range
+
+    @property
     def files(self) -> dict[str, str]:
         """File of every split."""
         train = {} if self.train is None else {"train": self.train}

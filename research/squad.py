@@ -1,0 +1,78 @@
+"""Fine-tunes a pretrained run on SQuAD and answers a dev set.
+
+    python -m research.squad --config=experiments/squad.py --checkpoint=runs/mlm \
+        --workdir=runs/mlm-squad --config.train_file=train.json --config.dev_file=dev.json
+
+The workdir gets results.jsonl (one line a run), results.md, predictions-SEED.json and
+null_odds-SEED.json. A second start skips finished runs and continues an unfinished one.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import tempfile
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from research import cli
+from research.config import plain
+from research.errors import UserError
+from research.evaluation import squad_run
+from research.evaluation.glue.results import RunStore
+from research.evaluation.squad_run import SquadEvaluation, SquadRow
+from research.training import backbone as backbone_lib
+from research.training import compilation_cache
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "experiments/squad.py")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "workdir of a pretraining run")
+_WORKDIR = flags.DEFINE_string("workdir", None, "where results go")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Loads everything, runs what is not finished, writes the table."""
+    checkpoint, workdir = required(argv)
+    compilation_cache.enable()
+    config = squad_run.parse(_CONFIG.value)
+    with tempfile.TemporaryDirectory() as folder:
+        train, dev, caveat = squad_run.load_questions(config, pathlib.Path(folder))
+    backbone = backbone_lib.load(checkpoint, which=config.which)
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "config.json").write_text(json.dumps(plain(_CONFIG.value), indent=2))
+    evaluation = SquadEvaluation(
+        config=config,
+        caveat=caveat,
+        checkpoint=checkpoint,
+        backbone=backbone,
+        train=train,
+        dev=dev,
+        store=RunStore(workdir, SquadRow),
+        say=print,
+    )
+    rows = evaluation.run()
+    squad_run.write_predictions(evaluation, rows)
+    text = squad_run.write_table(evaluation, rows)
+    (workdir / "results.md").write_text(text, encoding="utf-8")
+    print(f"\n{text}\n{workdir / 'results.md'}")
+
+
+def required(argv: Sequence[str]) -> tuple[str, pathlib.Path]:
+    """The checkpoint and the workdir that the flags give.
+
+    Raises:
+      UserError: for a flag that is missing or an argument that is none.
+    """
+    if len(argv) > 1:
+        raise UserError(f"unknown arguments: {' '.join(argv[1:])}.")
+    if not (_CONFIG.value and _CHECKPOINT.value and _WORKDIR.value):
+        raise UserError(
+            "give --config=experiments/squad.py, --checkpoint=WORKDIR_OF_A_RUN and "
+            "--workdir=FOLDER_FOR_RESULTS."
+        )
+    return _CHECKPOINT.value, pathlib.Path(_WORKDIR.value)
+
+
+if __name__ == "__main__":
+    cli.run(main)
