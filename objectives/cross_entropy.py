@@ -15,7 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-# Logits held at a time, in elements of all rows together.
+from models.layers import laid_out
+
+# Logits held at a time, in elements of all rows together; on CPUs they should fit
+# into the last level of the cache.
 _CHUNK_ELEMENTS = {"cpu": 2**23, "gpu": 2**28, "tpu": 2**28}
 
 
@@ -67,8 +70,6 @@ def weighted_cross_entropy(
     """
     # Ignored positions may hold anything; 0 times infinity would not be 0.
     features = jnp.where((loss_weights != 0)[..., None], features, 0)
-    if bias is None:
-        bias = jnp.zeros(table.shape[0], table.dtype)
     loss_sum, correct_sum = _cross_entropy(
         features, table, bias, values, loss_weights, z_loss, with_accuracy
     )
@@ -80,9 +81,11 @@ def _cross_entropy(features, table, bias, values, loss_weights, z_loss, with_acc
     chunks = _chunked(features, values, loss_weights, table.shape[0])
 
     def body(sums, chunk):
-        logits = _logits(chunk[0], table, bias)
-        losses, correct, _, _ = _chunk_losses(logits, *chunk[1:], z_loss, with_accuracy)
-        return (sums[0] + losses.sum(), sums[1] + correct), None
+        rows, row_values, weights = chunk
+        logits = _logits(rows, table, bias)
+        losses, *_ = _losses(logits, row_values, z_loss)
+        correct = _correct(logits, row_values, weights) if with_accuracy else 0.0
+        return (sums[0] + _weighted(losses, weights), sums[1] + correct), None
 
     zero = jnp.zeros((), jnp.float32)
     return jax.lax.scan(body, (zero, zero), chunks)[0]
@@ -90,45 +93,52 @@ def _cross_entropy(features, table, bias, values, loss_weights, z_loss, with_acc
 
 def _forward(features, table, bias, values, loss_weights, z_loss, with_accuracy):
     chunks = _chunked(features, values, loss_weights, table.shape[0])
+    # A product over the rows of both factors has to turn one of them. With more rows
+    # than features it turns the features and sums up the transposed gradient.
+    turned = chunks[1].shape[1] > table.shape[1]
 
     def body(carry, chunk):
         loss_sum, correct_sum, table_grad, bias_grad = carry
-        chunk_features, chunk_values, chunk_weights = chunk
-        logits = _logits(chunk_features, table, bias)
-        losses, correct, grad, per_weight = _chunk_losses(
-            logits, chunk_values, chunk_weights, z_loss, with_accuracy
+        rows, row_values, weights = chunk
+        logits = _logits(rows, table, bias)
+        losses, exps, normaliser, log_z = _losses(logits, row_values, z_loss)
+        if with_accuracy:
+            correct_sum += _correct(logits, row_values, weights)
+        grad = _logits_grad(exps, normaliser, log_z, row_values, weights, z_loss)
+        if bias is not None:
+            ones = jnp.ones((1, grad.shape[0]), grad.dtype)
+            bias_grad += (ones @ grad)[0]
+        grad = grad.astype(rows.dtype)
+        rows_grad = grad @ table.astype(rows.dtype)
+        if turned:
+            factors = (laid_out(rows.T), grad, (((1,), (0,)), ((), ())))
+        else:
+            factors = (grad, rows, (((0,), (0,)), ((), ())))
+        table_grad += jax.lax.dot_general(*factors, preferred_element_type=jnp.float32)
+        carry = (
+            loss_sum + _weighted(losses, weights),
+            correct_sum,
+            table_grad,
+            bias_grad,
         )
-        bias_grad += grad.sum((0, 1))
-        grad = grad.astype(chunk_features.dtype)
-        features_grad = jax.lax.dot_general(
-            grad, table.astype(grad.dtype), (((2,), (0,)), ((), ()))
-        )
-        table_grad += jax.lax.dot_general(
-            grad,
-            chunk_features,
-            (((0, 1), (0, 1)), ((), ())),
-            preferred_element_type=jnp.float32,
-        )
-        carry = (loss_sum + losses.sum(), correct_sum + correct, table_grad, bias_grad)
-        return carry, (features_grad, per_weight)
+        return carry, (rows_grad, losses)
 
     zero = jnp.zeros((), jnp.float32)
+    table_shape = table.shape[::-1] if turned else table.shape
     carry = (
         zero,
         zero,
-        jnp.zeros(table.shape, jnp.float32),
-        jnp.zeros(bias.shape, jnp.float32),
+        jnp.zeros(table_shape, jnp.float32),
+        None if bias is None else jnp.zeros(bias.shape, jnp.float32),
     )
-    carry, outputs = jax.lax.scan(body, carry, chunks)
+    carry, (rows_grad, losses) = jax.lax.scan(body, carry, chunks)
     loss_sum, correct_sum, table_grad, bias_grad = carry
-    features_grad, weights_grad = (
-        _unchunked(output, values.shape[1]) for output in outputs
-    )
+    table_grad = laid_out(table_grad).T if turned else table_grad
     residuals = (
-        features_grad,
+        _unchunked(rows_grad, values.shape),
         table_grad.astype(table.dtype),
-        bias_grad.astype(bias.dtype),
-        weights_grad,
+        None if bias is None else bias_grad.astype(bias.dtype),
+        jnp.where(loss_weights != 0, _unchunked(losses, values.shape), 0.0),
     )
     return (loss_sum, correct_sum), residuals
 
@@ -136,8 +146,8 @@ def _forward(features, table, bias, values, loss_weights, z_loss, with_accuracy)
 def _backward(z_loss, with_accuracy, residuals, cotangents):
     del z_loss, with_accuracy
     scale = cotangents[0]
-    features_grad, table_grad, bias_grad, weights_grad = (
-        (grad * scale.astype(grad.dtype)) for grad in residuals
+    features_grad, table_grad, bias_grad, weights_grad = jax.tree.map(
+        lambda grad: grad * scale.astype(grad.dtype), residuals
     )
     return features_grad, table_grad, bias_grad, None, weights_grad
 
@@ -146,7 +156,7 @@ _cross_entropy.defvjp(_forward, _backward)
 
 
 def _chunked(features, values, loss_weights, num_classes):
-    """Splits axis K into [chunks, B, K / chunks], padded with weight 0."""
+    """Splits axis K into [chunks, B * K / chunks], padded with weight 0."""
     batch, length = values.shape
     limit = _CHUNK_ELEMENTS.get(jax.default_backend(), 2**28)
     num_chunks = min(length, max(1, math.ceil(batch * length * num_classes / limit)))
@@ -157,42 +167,55 @@ def _chunked(features, values, loss_weights, num_classes):
         pads = [(0, 0)] * x.ndim
         pads[1] = (0, num_chunks * size - length)
         x = jnp.pad(x, pads).reshape(batch, num_chunks, size, *x.shape[2:])
-        return jnp.moveaxis(x, 1, 0)
+        return jnp.moveaxis(x, 1, 0).reshape(num_chunks, batch * size, *x.shape[3:])
 
     return split(features), split(values), split(loss_weights.astype(jnp.float32))
 
 
-def _unchunked(x, length):
-    """[chunks, B, k, ...] back to [B, length, ...]."""
-    x = jnp.moveaxis(x, 0, 1)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
+def _unchunked(x, shape):
+    """[chunks, B * k, ...] back to [B, K, ...]."""
+    batch, length = shape
+    x = jnp.moveaxis(x.reshape(x.shape[0], batch, -1, *x.shape[2:]), 0, 1)
+    return x.reshape(batch, -1, *x.shape[3:])[:, :length]
 
 
-def _logits(features, table, bias):
-    """float32 logits [B, k, C]."""
+def _logits(rows, table, bias):
+    """float32 logits [rows, C]."""
     logits = jax.lax.dot_general(
-        features,
-        table.astype(features.dtype),
-        (((2,), (1,)), ((), ())),
+        rows,
+        table.astype(rows.dtype),
+        (((1,), (1,)), ((), ())),
         preferred_element_type=jnp.float32,
     )
-    return logits + bias.astype(jnp.float32)[None, None]
+    return logits if bias is None else logits + bias.astype(jnp.float32)[None]
 
 
-def _chunk_losses(logits, values, weights, z_loss, with_accuracy):
-    """Losses [B, k], number correct, gradient of the logits, and loss per weight."""
-    log_z = jax.nn.logsumexp(logits, axis=-1)
+def _losses(logits, values, z_loss):
+    """Loss of each row, and what its gradient is made of: exps, their sum, log Z."""
+    highest = logits.max(-1, keepdims=True)
+    # One exponential a logit: the gradient is a multiple of these.
+    exps = jnp.exp(logits - highest)
+    normaliser = exps.sum(-1)
+    log_z = highest[:, 0] + jnp.log(normaliser)
+    chosen = jnp.where(_is_value(logits, values), logits, 0.0).sum(-1)
+    return log_z - chosen + z_loss * jnp.square(log_z), exps, normaliser, log_z
+
+
+def _logits_grad(exps, normaliser, log_z, values, weights, z_loss):
+    factor = weights * (1.0 + 2.0 * z_loss * log_z) / normaliser
+    hit = jnp.where(_is_value(exps, values), weights[:, None], 0.0)
+    return exps * factor[:, None] - hit
+
+
+def _is_value(logits, values):
     # A comparison instead of a gather and a scatter: it fuses into the reductions, and
     # needs no exchange when the classes lie on different devices.
-    is_value = jnp.arange(logits.shape[-1])[None, None] == values[..., None]
-    chosen = jnp.where(is_value, logits, 0.0).sum(-1)
-    per_weight = log_z - chosen + z_loss * jnp.square(log_z)
-    per_weight = jnp.where(weights != 0, per_weight, 0.0)
-    probabilities = jnp.exp(logits - log_z[..., None])
-    slope = 1.0 + 2.0 * z_loss * log_z[..., None]
-    grad = weights[..., None] * (probabilities * slope - is_value)
-    correct = jnp.zeros((), jnp.float32)
-    if with_accuracy:
-        best = jnp.argmax(logits, axis=-1) == values
-        correct = (weights * best).sum()
-    return weights * per_weight, correct, grad, per_weight
+    return jnp.arange(logits.shape[-1])[None] == values[:, None]
+
+
+def _weighted(losses, weights):
+    return (weights * jnp.where(weights != 0, losses, 0.0)).sum()
+
+
+def _correct(logits, values, weights):
+    return (weights * (jnp.argmax(logits, axis=-1) == values)).sum()

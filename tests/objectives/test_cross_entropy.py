@@ -148,6 +148,6 @@ def test_no_array_holds_all_logits(monkeypatch):
         return weighted_cross_entropy(features, table, bias, values, weights).loss_sum
 
     text = jax.jit(jax.grad(loss, (0, 1))).lower(features, table).as_text()
-    assert f"tensor<{B}x2x{C}xf32>" in text
+    assert f"tensor<{B * 2}x{C}xf32>" in text
     assert f"tensor<{B}x{K}x{C}xf32>" not in text
     assert f"tensor<{B * K}x{C}xf32>" not in text

@@ -1,0 +1,125 @@
+"""The explicit attention against jax.nn's and against repeated heads."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models.attend import attend
+from models.dropout import DropoutRngs, keep_mask
+
+B, T, S, N, K, H = 2, 5, 7, 4, 2, 3
+
+
+def arrays(num_groups=K):
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    qkv = normal(B, T, N, H), normal(B, S, num_groups, H), normal(B, S, num_groups, H)
+    mask = jnp.asarray(rng.random((B, 1, T, S)) > 0.4).at[:, :, :, 0].set(True)
+    return qkv, mask, normal(1, N, T, S), normal(B, T, N, H)
+
+
+def run(qkv, mask, bias, weights, implementation, rate=0.0, rngs=None):
+    """The output, and the gradients of queries, keys, values and bias."""
+
+    def scalar(qkv, bias):
+        out = attend(
+            *qkv,
+            mask=mask,
+            bias=bias,
+            scale=0.3,
+            dropout_rate=rate,
+            rngs=rngs,
+            implementation=implementation,
+        )
+        return (out * weights).sum(), out
+
+    (_, out), grads = jax.jit(jax.value_and_grad(scalar, (0, 1), has_aux=True))(
+        qkv, bias
+    )
+    return out, grads
+
+
+def assert_close(ours, theirs):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_groups", [1, 2, 4])
+@pytest.mark.parametrize("masked", [True, False])
+def test_explicit_equals_library_with_gradients(num_groups, masked):
+    qkv, mask, bias, weights = arrays(num_groups)
+    mask = mask if masked else None
+    ours = run(qkv, mask, bias, weights, "explicit")
+    assert_close(ours, run(qkv, mask, bias, weights, "xla"))
+
+
+def test_bias_of_every_row():
+    qkv, mask, bias, weights = arrays()
+    bias = jnp.concatenate([bias, 2 * bias])
+    ours = run(qkv, mask, bias, weights, "explicit")
+    assert_close(ours, run(qkv, mask, bias, weights, "xla"))
+
+
+@pytest.mark.parametrize("implementation", ["explicit", "xla"])
+def test_grouped_heads_equal_repeated_heads(implementation):
+    (query, key, value), mask, bias, weights = arrays()
+    grouped, _ = run((query, key, value), mask, bias, weights, implementation)
+    repeated = tuple(jnp.repeat(x, N // K, axis=2) for x in (key, value))
+    expected, _ = run((query, *repeated), mask, bias, weights, implementation)
+    np.testing.assert_allclose(grouped, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_is_that_of_the_weights():
+    (query, key, value), mask, bias, weights = arrays(num_groups=N)
+    rngs = DropoutRngs(seeds=jnp.asarray([7, 8], jnp.uint32))
+    keep = keep_mask(rngs, (B, N, T, S), 0.4) / 0.6
+
+    def reference(qkv, bias):
+        query, key, value = qkv
+        scores = jnp.einsum("btnh,bsnh->bnts", query, key) * 0.3 + bias
+        probabilities = jax.nn.softmax(jnp.where(mask, scores, -1e30), axis=-1)
+        out = jnp.einsum("bnts,bsnh->btnh", probabilities * keep, value)
+        return (out * weights).sum(), out
+
+    (_, out), grads = jax.value_and_grad(reference, (0, 1), has_aux=True)(
+        (query, key, value), bias
+    )
+    ours = run((query, key, value), mask, bias, weights, "auto", 0.4, rngs)
+    assert_close(ours, (out, grads))
+
+
+@pytest.mark.parametrize("implementation", ["explicit", "xla"])
+def test_rows_that_may_attend_to_nothing_are_finite(implementation):
+    qkv, mask, bias, weights = arrays()
+    mask = mask.at[0, :, 2].set(False)
+    result = run(qkv, mask, bias, weights, implementation)
+    for leaf in jax.tree.leaves(result):
+        assert np.isfinite(leaf).all()
+
+
+def test_bfloat16_keeps_its_dtype_and_a_float32_softmax():
+    (query, key, value), mask, bias, weights = arrays()
+    expected, _ = run((query, key, value), mask, bias, weights, "explicit")
+    half = tuple(x.astype(jnp.bfloat16) for x in (query, key, value))
+    out, (grads, bias_grad) = run(
+        half, mask, bias, weights.astype(jnp.bfloat16), "explicit"
+    )
+    assert out.dtype == jnp.bfloat16
+    assert all(grad.dtype == jnp.bfloat16 for grad in grads)
+    assert bias_grad.dtype == jnp.float32
+    np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=0.05)
+
+
+def test_heads_are_not_repeated_in_memory():
+    (query, key, value), mask, bias, weights = arrays()
+    text = (
+        jax.jit(lambda *qkv: run(qkv, mask, bias, weights, "explicit")[0])
+        .lower(query, key, value)
+        .as_text()
+    )
+    assert f"tensor<{B}x{S}x{N}x{H}xf32>" not in text
+    assert f"tensor<{B}x{N}x{S}x{H}xf32>" not in text
