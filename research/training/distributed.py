@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 
 import jax
 
+from research import cli
 from research.errors import UserError
 
 # What launchers leave in the environment: (number of processes, its own number).
@@ -38,20 +41,33 @@ def initialise(
             "the launcher's (Slurm, Open MPI, TPU)."
         )
     seconds = int(os.environ.get("PALIMPSEST_JOIN_SECONDS", TIMEOUT_SECONDS))
+    message = (
+        f"the processes of this run did not find each other within {seconds} s "
+        f"(coordinator {coordinator or 'from the environment'}, process {process_id} of "
+        f"{num_processes}). Check that all hosts were started and can reach the "
+        f"coordinator's port."
+    )
+    # JAX's own timeout ends the process from C++, with a stack trace and no way to
+    # catch it, so ours comes first.
+    timer = threading.Timer(seconds, _give_up, [message])
+    timer.daemon = True
+    timer.start()
     try:
         jax.distributed.initialize(
             coordinator_address=coordinator,
             num_processes=num_processes,
             process_id=process_id,
-            initialization_timeout=seconds,
+            initialization_timeout=2 * seconds,
         )
     except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"the processes of this run did not find each other within {seconds} s "
-            f"(coordinator {coordinator or 'from the environment'}, process "
-            f"{process_id} of {num_processes}): {str(error).splitlines()[0]} Check that "
-            f"all hosts were started and can reach the coordinator's port."
-        ) from error
+        raise UserError(f"{message} {str(error).splitlines()[0]}") from error
+    finally:
+        timer.cancel()
+
+
+def _give_up(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    os._exit(cli.USAGE_ERROR)
 
 
 def _launched_with_others() -> bool:

@@ -205,7 +205,9 @@ class Parallel:
             shape = (x.shape[0] * num_parts, *x.shape[1:])
             return jax.make_array_from_process_local_data(self.rows, x, shape)
 
-        return jax.tree.map(put, batch)
+        # The one transfer that the loop is for; the guard is against all others.
+        with jax.transfer_guard_host_to_device("allow"):
+            return jax.tree.map(put, batch)
 
     def global_shapes(self, batch: Any) -> Any:
         """Shapes of the global batch that `place` makes of a whole batch's shapes."""

@@ -1,0 +1,89 @@
+"""A whole run by two processes, and going on with it in one."""
+
+from __future__ import annotations
+
+import pytest
+
+from research.training import checkpoints, workdir
+from tests.faults.harness import EXPERIMENT
+from tests.multi_device import runner
+from tests.research.training import tiny
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    path = tmp_path / "experiment.py"
+    path.write_text(
+        EXPERIMENT.format(
+            corpus=tiny.write_corpus(tmp_path / "corpus"),
+            cache=str(tmp_path / "cache"),
+            steps=8,
+            interval=4,
+        )
+    )
+    return path
+
+
+def start(experiment, folder, *arguments: str, num_devices: int):
+    return runner.start(
+        "research.pretrain",
+        f"--config={experiment}",
+        f"--workdir={folder}",
+        *arguments,
+        num_devices=num_devices,
+        JAX_COMPILATION_CACHE_DIR="",
+    )
+
+
+def losses(folder) -> list[float]:
+    return [line["loss"] for line in workdir.read_metrics(folder)]
+
+
+def test_two_hosts_train_like_one_and_one_goes_on(experiment, tmp_path):
+    alone = tmp_path / "alone"
+    runner.finish(start(experiment, alone, num_devices=1))
+    together = tmp_path / "together"
+    port = runner.free_port()
+    processes = [
+        start(
+            experiment,
+            together,
+            f"--coordinator=localhost:{port}",
+            "--num_processes=2",
+            f"--process_id={number}",
+            "--config.parallel.fsdp=2",
+            num_devices=2,
+        )
+        for number in range(2)
+    ]
+    outputs = [runner.finish(process) for process in processes]
+    assert "finished 8 steps" in outputs[0]
+    # One host speaks for all; Gloo itself writes to the other's output.
+    assert "finished" not in outputs[1]
+    assert "step " not in outputs[1]
+    assert losses(together) == pytest.approx(losses(alone), abs=1e-4)
+    # The newest checkpoint is damaged; one process on one device takes the one before.
+    (together / "checkpoints/8/params/manifest.ocdbt").write_bytes(b"")
+    out = runner.finish(start(experiment, together, num_devices=1))
+    assert "checkpoint of step 8 is damaged" in out
+    assert "going on from the checkpoint of step 4" in out
+    assert losses(together) == pytest.approx(losses(alone), abs=1e-4)
+    assert checkpoints.steps_in(together / "checkpoints")[-1] == 8
+
+
+def test_a_host_that_does_not_come_is_an_error(experiment, tmp_path):
+    process = runner.start(
+        "research.pretrain",
+        f"--config={experiment}",
+        f"--workdir={tmp_path / 'run'}",
+        f"--coordinator=localhost:{runner.free_port()}",
+        "--num_processes=2",
+        "--process_id=0",
+        num_devices=1,
+        PALIMPSEST_JOIN_SECONDS="5",
+    )
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "did not find each other within 5 s" in errors
