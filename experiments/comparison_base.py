@@ -142,5 +142,5 @@ def _referring(
         if isinstance(shared[key], ml_collections.ConfigDict):
             result[key] = _referring(shared[key], own.get(key, {}))
         else:
-            result[key] = own[key] if key in own else shared.get_ref(key)
+            result[key] = own[key] if key in own else shared.get_oneway_ref(key)
     return result

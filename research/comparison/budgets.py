@@ -152,10 +152,12 @@ def point_steps(
 ) -> dict[float, int]:
     """The checkpointed step at which each point (a share of the budget) is reached."""
     every = checkpoint_interval(steps, points, num_checkpoints)
-    return {
-        point: min(steps, every * max(1, round(point * steps / every)))
-        for point in points
-    }
+    found = {}
+    for point in points:
+        nearest = every * max(1, round(point * steps / every))
+        # The last checkpoint is of the last step, wherever the interval would end.
+        found[point] = steps if point == 1.0 else min(steps, nearest)
+    return found
 
 
 def fit(

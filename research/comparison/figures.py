@@ -65,8 +65,6 @@ _STYLE = {
     "lines.linewidth": 1.8,
     "lines.markersize": 5,
     "figure.constrained_layout.use": True,
-    # Same figures from same results: no random ids, no dates.
-    "svg.hashsalt": "palimpsest",
     "svg.fonttype": "path",
 }
 
@@ -487,12 +485,25 @@ def save(figure: Figure, folder: pathlib.Path, name: str) -> str:
     """Writes NAME.svg and NAME.png, and returns the SVG to be put into a page."""
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    figure.savefig(folder / f"{name}.png", dpi=160, metadata={"Software": None})
+    with plt.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(folder / f"{name}.png", dpi=160, metadata={"Software": None})
     plt.close(figure)
-    text = buffer.getvalue()
+    text = _renumbered(buffer.getvalue(), name)
     (folder / f"{name}.svg").write_text(text)
-    # Ids are unique within a figure only, and a page holds several.
     text = text[text.index("<svg") :]
-    text = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
     return re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
+
+
+def _renumbered(svg: str, name: str) -> str:
+    """Ids NAME-1, NAME-2, ..: unique in a page of several figures, alike every time.
+
+    Matplotlib derives some of its ids from addresses in memory.
+    """
+    ids = list(dict.fromkeys(re.findall(r'\bid="([^"]+)"', svg)))
+    numbers = {old: f"{name}-{number}" for number, old in enumerate(ids)}
+
+    def renamed(found: re.Match) -> str:
+        return f"{found[1]}{numbers[found[2]]}{found[3]}"
+
+    return re.sub(r'(\bid="|href="#|url\(#)([^")]+)("|\))', renamed, svg)

@@ -33,7 +33,6 @@ from objectives.base import Objective
 from objectives.sequence_to_sequence import SequenceToSequence
 from objectives.streams import Stream
 from objectives.types import Example, Target
-from research import config as config_lib
 from research.config import RunConfig
 from research.errors import UserError
 from research.evaluation import batching
@@ -46,6 +45,8 @@ if TYPE_CHECKING:
 # Logits held at a time, over all rows of a batch.
 _LOGITS = {"cpu": 2**24, "gpu": 2**29, "tpu": 2**29}
 _MAX_ROWS = 512
+# Special tokens around a sentence, at most.
+_FRAME = 3
 # Few shapes: every one is compiled.
 _BUCKETS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
@@ -71,7 +72,7 @@ def log_likelihoods(backbone: Backbone, rows: Sequence[np.ndarray]) -> np.ndarra
         raise UserError(reason)
     scorer = _Scorer(backbone)
     longest = max(len(row) for row in rows)
-    limit = backbone.model_config.max_seq_len - scorer.stage_frame
+    limit = backbone.model_config.max_seq_len - _FRAME
     if longest > limit and backbone.model_config.position == "learned":
         raise UserError(
             f"a sentence of {longest} tokens is longer than the {limit} that "
@@ -100,17 +101,14 @@ class _Scorer:
     def __init__(self, backbone: Backbone):
         self.backbone = backbone
         self.vocabulary = backbone.vocabulary
-        self.objective: Composed = config_lib.create_objective(
-            backbone.config, backbone.vocabulary
-        )
+        objective: Composed = backbone.objective
         self.stage = next(
             stage
-            for stage in self.objective.stages
+            for stage in objective.stages
             if stage.name in _ARRANGEMENTS or stage.name in _PSEUDO
         )
         self.is_pseudo = self.stage.name in _PSEUDO
-        self.stage_frame = 4
-        modules = state_lib.create_modules(backbone.model_config, self.objective)
+        modules = state_lib.create_modules(backbone.model_config, objective)
 
         def score(params, inputs: ModelInputs, target: Target) -> Float[Array, " B"]:
             model, heads = modules.merge(params)
@@ -145,7 +143,7 @@ class _Scorer:
 
     def batch_size(self, length: int) -> int:
         """Rows that keep the logits of a batch within bounds."""
-        targets = 1 if self.is_pseudo else length + 4
+        targets = 1 if self.is_pseudo else length + _FRAME
         vocab_size = self.backbone.model_config.vocab_size
         rows = _LOGITS[jax.default_backend()] // (targets * vocab_size)
         # A power of two, the same for rows of about the same length.

@@ -1,0 +1,246 @@
+"""Tasks are done once each, whatever fails, stops, or works beside them."""
+
+import json
+import multiprocessing
+import os
+import pathlib
+import signal
+import time
+
+import pytest
+
+from research.comparison import outcomes, results, runner, tasks, tuning
+from research.comparison.document import Bullets, Document
+from research.comparison.pretraining import Stopped
+from research.errors import UserError
+from tests.research.comparison import fixtures
+
+
+class Fakes:
+    """Stands for the work of tasks: notes what was begun and makes results up."""
+
+    def __init__(self, fails=(), stops_at=None, seconds=0.0):
+        self.begun = []
+        self.fails = dict.fromkeys(fails, 0)
+        self.stops_at = stops_at
+        self.seconds = seconds
+
+    def __call__(self, config, task, workdir, say):
+        self.begun.append(task.folder)
+        with (workdir / "begun.txt").open("a") as file:
+            file.write(f"{task.folder} {os.getpid()}\n")
+        say(f"step 1 held-out loss of {task.folder}")
+        time.sleep(self.seconds)
+        if task.folder == self.stops_at:
+            raise Stopped("SIGTERM", 143)
+        if task.folder in self.fails:
+            raise RuntimeError(f"broken {task.folder}")
+        return fixtures.made_up(workdir / task.folder, config, task, {}, 0.01)
+
+
+def install(monkeypatch, fakes, *, draws=False):
+    monkeypatch.setattr(runner, "EXECUTE", dict.fromkeys(tasks.KINDS, fakes))
+    monkeypatch.setattr(runner.pretraining, "check_budget", lambda config: None)
+    if not draws:  # figures take seconds
+        monkeypatch.setattr(runner.report, "compose", compose_nothing)
+    return fakes
+
+
+def compose_nothing(found, folder):
+    items = [f"{p.state} {p.task.description} {p.detail}" for p in found.problems]
+    return Document(title="Report", subtitle="", blocks=[Bullets(items)])
+
+
+def test_everything_is_done_once_in_order(tmp_path, monkeypatch):
+    fakes = install(monkeypatch, Fakes())
+    config = fixtures.comparison()
+    assert runner.run(config, tmp_path) == 0
+    plan = [task.folder for task in tasks.plan(fixtures.config_lib.parse(config))]
+    assert fakes.begun == plan
+    assert results.load(tmp_path).is_complete
+    fakes.begun.clear()
+    assert runner.run(config, tmp_path) == 0
+    assert fakes.begun == []
+
+
+def test_a_failed_task_is_tried_twice_and_its_successors_wait(tmp_path, monkeypatch):
+    broken = "runs/masked_lm/seed-1"
+    fakes = install(monkeypatch, Fakes(fails=[broken]))
+    assert runner.run(fixtures.comparison(), tmp_path) == 1
+    assert fakes.begun.count(broken) == outcomes.MAX_ATTEMPTS
+    assert not any("masked_lm/seed-1/" in folder for folder in fakes.begun)
+    found = results.load(tmp_path)
+    states = {problem.task.folder: problem for problem in found.problems}
+    assert states[broken].state == "failed"
+    assert "broken runs/masked_lm/seed-1 (2 attempts)" in states[broken].detail
+    assert "masked_lm, seed 1" in (tmp_path / "report.md").read_text()
+    # The others are complete.
+    assert len(found.finished_runs("masked_lm")) == 2
+    assert len(found.finished_runs("causal_lm")) == 3
+
+
+def test_a_stopped_comparison_goes_on_to_the_same_report(tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    config = fixtures.comparison()
+    install(monkeypatch, Fakes(), draws=True)
+    assert runner.run(config, whole) == 0
+    for folder in ("runs/causal_lm/seed-0", "runs/span_corruption/seed-2"):
+        install(monkeypatch, Fakes(stops_at=folder), draws=True)
+        assert runner.run(config, parts) == 143
+        assert not outcomes.is_done(parts / folder)
+        assert "Incomplete" in (parts / "report.md").read_text()
+    install(monkeypatch, Fakes(), draws=True)
+    assert runner.run(config, parts) == 0
+    for name in ("report.md", "report.html", "results.csv"):
+        assert (whole / name).read_text() == (parts / name).read_text()
+
+
+def test_learning_rates_are_chosen_from_trials_that_did_not_fail(tmp_path, monkeypatch):
+    config = fixtures.comparison(seeds=(0,))
+    config.tuning.update(learning_rates=(1e-4, 1e-3, 1e-2), seeds=(7,))
+    broken = "tuning/masked_lm/lr-0.001/seed-7"
+    fakes = install(monkeypatch, Fakes(fails=[broken]))
+    assert runner.run(config, tmp_path) == 1
+    found = results.load(tmp_path)
+    assert tuning.best(found, "causal_lm") == 1e-3
+    assert tuning.best(found, "masked_lm") in (1e-4, 1e-2)
+    assert "runs/masked_lm/seed-0" in fakes.begun
+    first_run = fakes.begun.index("runs/causal_lm/seed-0")
+    assert all("causal_lm" not in f for f in fakes.begun[first_run:] if "tuning" in f)
+
+
+def _work(workdir, seconds):
+    monkeypatch = pytest.MonkeyPatch()
+    install(monkeypatch, Fakes(seconds=seconds))
+    runner.run(fixtures.comparison(), pathlib.Path(workdir))
+
+
+def test_two_processes_divide_the_work_even_when_one_is_killed(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=_work, args=(str(tmp_path), 0.3)) for _ in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    begun = tmp_path / "begun.txt"
+    deadline = time.monotonic() + 120
+    while not begun.exists() or len(begun.read_text().splitlines()) < 6:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(workers[0].pid, signal.SIGKILL)
+    for worker in workers:
+        worker.join(120)
+    assert results.load(tmp_path).is_complete
+    lines = [line.split() for line in begun.read_text().splitlines()]
+    assert {int(pid) for _, pid in lines} == {worker.pid for worker in workers}
+    twice = {f for f, _ in lines if sum(f == folder for folder, _ in lines) > 1}
+    # Only what the killed process was doing may have been begun again.
+    assert len(twice) <= 1
+    for folder in twice:
+        assert [int(pid) for f, pid in lines if f == folder] == [
+            workers[0].pid,
+            workers[1].pid,
+        ]
+
+
+def test_a_workdir_of_another_comparison_is_refused(tmp_path, monkeypatch):
+    install(monkeypatch, Fakes())
+    runner.run(fixtures.comparison(), tmp_path)
+    with pytest.raises(
+        UserError, match="config.budget.amount: 1000000.0 there, 2e6|2000000"
+    ):
+        runner.run(fixtures.comparison(**{"budget.amount": 2e6}), tmp_path)
+    with pytest.raises(
+        UserError, match=r"config\.seeds: \(0, 1, 2\) there, \(0, 1\) now"
+    ):
+        runner.run(fixtures.comparison(seeds=(0, 1)), tmp_path)
+
+
+def test_seeds_may_be_added(tmp_path, monkeypatch):
+    fakes = install(monkeypatch, Fakes())
+    runner.run(fixtures.comparison(seeds=(0, 1)), tmp_path)
+    fakes.begun.clear()
+    assert runner.run(fixtures.comparison(seeds=(0, 1, 2)), tmp_path) == 0
+    assert fakes.begun and all("seed-2" in folder for folder in fakes.begun)
+
+
+def test_a_workdir_of_a_single_run_is_refused(tmp_path, monkeypatch):
+    install(monkeypatch, Fakes())
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a single run"):
+        runner.run(fixtures.comparison(), tmp_path)
+
+
+def test_evaluations_that_an_arm_cannot_do_are_refused_before_any_work(tmp_path):
+    config = fixtures.comparison()
+    config.arms.causal_lm.config.objective = fixtures.presets.objective("causal_lm")
+    config.evaluations.blimp = {"kind": "blimp", "source": "x", "pairs_per_paradigm": 1}
+    run = fixtures.base.get_config()
+    run.model.architecture = "encoder_decoder"
+    run.objective = fixtures.presets.objective("deshuffling")
+    fixtures.comparison_base.add_arm(
+        config, "shuffled", label="Deshuffling", experiment="deshuffling", run=run
+    )
+    with pytest.raises(UserError, match="blimp cannot judge the arm 'shuffled'"):
+        runner.run(config, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"primary.metric": "glue/average"}, "such as acceptability/accuracy"),
+        ({"primary.reference": "causal"}, "Did you mean causal_lm"),
+        ({"points": (0.5,)}, "with 1"),
+        ({"seeds": (1, 1)}, "each seed once"),
+        ({"statistics.examples": "random"}, "one of fixed, sampled"),
+        ({"tuning.learning_rates": (1e-3,), "tuning.seeds": (0,)}, r"share \[0\]"),
+    ],
+)
+def test_contradictions_are_refused(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        runner.run(fixtures.comparison(**changes), tmp_path)
+
+
+def test_unknown_fields_and_kinds_name_the_nearest(tmp_path):
+    config = fixtures.comparison()
+    with config.unlocked():
+        config.budget.amont = 3.0
+    with pytest.raises(UserError, match="Did you mean amount"):
+        runner.run(config, tmp_path)
+    config = fixtures.comparison()
+    config.evaluations.acceptability["kind"] = "acceptabilty"
+    with pytest.raises(UserError, match="Did you mean acceptability"):
+        runner.run(config, tmp_path)
+
+
+def test_edited_and_cut_results_are_found_out(tmp_path):
+    config = fixtures.parsed()
+    fixtures.fill(tmp_path, config)
+    score = tmp_path / tasks.evaluation_folder("acceptability", "masked_lm", 1, 1.0)
+    values = json.loads((score / outcomes.DONE).read_text())
+    values["result"]["scores"]["accuracy"] = [0.99]
+    (score / outcomes.DONE).write_text(json.dumps(values))
+    run = tmp_path / tasks.run_folder("causal_lm", 0)
+    text = (run / outcomes.DONE).read_text()
+    (run / outcomes.DONE).write_text(text[: len(text) // 2])
+    metrics = tmp_path / tasks.run_folder("causal_lm", 2) / results.METRICS_FILE
+    metrics.write_text(metrics.read_text().replace("4.", "3."))
+    found = results.load(tmp_path)
+    damaged = {p.task.folder: p.detail for p in found.problems}
+    assert "was edited" in damaged["evaluations/acceptability/masked_lm/seed-1/point-1"]
+    assert "was cut or edited" in damaged["runs/causal_lm/seed-0"]
+    assert "metrics.jsonl was edited" in damaged["runs/causal_lm/seed-2"]
+    assert len(damaged) == 3
+    scores = found.arm_scores("acceptability/accuracy", "masked_lm", 1.0)
+    assert scores.seeds == (0, 2)
+
+
+def test_an_edited_config_is_refused(tmp_path):
+    fixtures.fill(tmp_path, fixtures.parsed())
+    path = tmp_path / results.COMPARISON_FILE
+    path.write_text(path.read_text().replace('"alpha": 0.05', '"alpha": 0.5'))
+    with pytest.raises(UserError, match="was edited"):
+        results.load(tmp_path)
+    with pytest.raises(UserError, match="holds no comparison"):
+        results.load(tmp_path / "runs")
