@@ -1,0 +1,65 @@
+"""Measures this machine: ratios against peers, shares of measured limits.
+
+    python -m research.benchmark --suite=cpu [--rounds=8] [--json=benchmark.json]
+
+Suites: cpu (training steps beside transformers + torch, then all below), training,
+corruption, input, startup. Speeds are never tests: machines differ and are noisy.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from research import cli
+from research.errors import UserError, nearest
+
+_SUITE = flags.DEFINE_string(
+    "suite", "cpu", "cpu, training, corruption, input, startup"
+)
+_ROUNDS = flags.DEFINE_integer("rounds", 8, "Alternating rounds of each measurement.")
+_PEERS = flags.DEFINE_bool("peers", True, "Measure transformers + torch side by side.")
+_JSON = flags.DEFINE_string("json", None, "File to write the figures to as well.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the tables of a suite."""
+    del argv
+    import rich.console
+
+    from research.benchmarks import inputs, peers, table, training
+
+    root = pathlib.Path(__file__).parent.parent
+    rounds = _ROUNDS.value
+    if rounds < 1:
+        raise UserError(f"--rounds={rounds}: must be >= 1.")
+    suites: dict[str, Callable[[], table.Table]] = {
+        "training": lambda: training.measure(rounds=rounds, with_peers=_PEERS.value),
+        "corruption": lambda: training.measure_corruption(rounds=rounds),
+        "input": inputs.measure,
+        "startup": lambda: inputs.startup(root),
+    }
+    names = list(suites) if _SUITE.value == "cpu" else [_SUITE.value]
+    if names[0] not in suites:
+        valid = ("cpu", *suites)
+        raise UserError(
+            f"there is no suite {_SUITE.value!r}.{nearest(_SUITE.value, valid)} "
+            f"Valid: {', '.join(valid)}."
+        )
+    if "training" in names and _PEERS.value:
+        peers.libraries()
+    console = rich.console.Console(width=None if sys.stdout.isatty() else 120)
+    tables = []
+    for name in names:
+        tables.append(suites[name]())
+        tables[-1].show(console)
+    if _JSON.value:
+        pathlib.Path(_JSON.value).write_text(table.to_json(tables))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,137 @@
+"""The same networks in transformers and torch, trained the way their users do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from objectives.types import Lengths
+from research.errors import UserError
+
+# What the peers' own training scripts do beside forward and backward.
+CLIP_NORM = 1.0
+LEARNING_RATE = 1e-3
+
+
+def libraries() -> tuple[Any, Any]:
+    """torch and transformers.
+
+    Raises:
+      UserError: if the extra 'peers' is not installed.
+    """
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise UserError(
+            f"the peers are not installed ({error.name}): make .venv/peers, or "
+            f"pip install -e '.[peers]'. --nopeers measures without them."
+        ) from None
+    transformers.utils.logging.set_verbosity_error()
+    return torch, transformers
+
+
+def make(
+    kind: str, lengths: Lengths, *, model: Any, batch_size: int, gathered_head: bool
+) -> Callable[[], None]:
+    """One optimizer step of the peer on random tokens, as a function.
+
+    Args:
+      kind: 'encoder', 'decoder' or 'encoder_decoder'.
+      lengths: of our objective, so that both read and predict the same positions.
+      model: our TransformerConfig, whose sizes the peer takes.
+      batch_size: rows of a step.
+      gathered_head: run the peer's head on the predicted positions only, as we do;
+        its own code projects every position.
+    """
+    torch, transformers = libraries()
+    torch.manual_seed(0)
+    build = {"encoder": _bert, "decoder": _gpt2, "encoder_decoder": _t5}[kind]
+    network, loss = build(
+        torch, transformers, model, lengths, batch_size, gathered_head
+    )
+    network.train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
+        optimizer.step()
+
+    return step
+
+
+def _bert(torch, transformers, model, lengths, batch_size, gathered_head):
+    network = transformers.BertForMaskedLM(
+        transformers.BertConfig(
+            vocab_size=model.vocab_size,
+            hidden_size=model.emb_dim,
+            num_hidden_layers=model.num_layers,
+            num_attention_heads=model.num_heads,
+            intermediate_size=model.mlp_dim,
+            max_position_embeddings=model.max_seq_len,
+            hidden_dropout_prob=model.dropout_rate,
+            attention_probs_dropout_prob=model.attention_dropout_rate,
+        )
+    )
+    shape = (batch_size, lengths.inputs)
+    tokens = torch.randint(0, model.vocab_size, shape)
+    labels = torch.full(shape, -100)
+    for row in range(batch_size):
+        chosen = torch.randperm(lengths.inputs)[: lengths.targets["mlm"]]
+        labels[row, chosen] = tokens[row, chosen]
+    predicted = labels != -100
+
+    def loss():
+        if not gathered_head:
+            return network(input_ids=tokens, labels=labels).loss
+        hidden = network.bert(input_ids=tokens).last_hidden_state[predicted]
+        logits = network.cls(hidden)
+        return torch.nn.functional.cross_entropy(logits, labels[predicted])
+
+    return network, loss
+
+
+def _gpt2(torch, transformers, model, lengths, batch_size, gathered_head):
+    del gathered_head  # Every position is predicted.
+    network = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=model.vocab_size,
+            n_positions=model.max_seq_len,
+            n_embd=model.emb_dim,
+            n_layer=model.num_layers,
+            n_head=model.num_heads,
+            n_inner=model.mlp_dim,
+            resid_pdrop=model.dropout_rate,
+            embd_pdrop=model.dropout_rate,
+            attn_pdrop=model.attention_dropout_rate,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    )
+    tokens = torch.randint(0, model.vocab_size, (batch_size, lengths.inputs))
+    return network, lambda: network(input_ids=tokens, labels=tokens).loss
+
+
+def _t5(torch, transformers, model, lengths, batch_size, gathered_head):
+    del gathered_head
+    network = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(
+            vocab_size=model.vocab_size,
+            d_model=model.emb_dim,
+            d_kv=model.emb_dim // model.num_heads,
+            d_ff=model.mlp_dim,
+            num_layers=model.encoder_layers,
+            num_decoder_layers=model.decoder_layers,
+            num_heads=model.num_heads,
+            dropout_rate=model.dropout_rate,
+        )
+    )
+    for module in network.modules():
+        # Its one dropout rate also drops attention weights; ours are separate.
+        if type(module).__name__ == "T5Attention":
+            module.dropout = model.attention_dropout_rate
+    read = torch.randint(0, model.vocab_size, (batch_size, lengths.encoder))
+    written = torch.randint(0, model.vocab_size, (batch_size, lengths.inputs))
+    return network, lambda: network(input_ids=read, labels=written).loss

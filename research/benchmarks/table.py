@@ -1,0 +1,59 @@
+"""What a suite measured, for people and for machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import rich.console
+import rich.table
+
+_SHARES = ("of limit", "share")
+_RATIOS = ("ratio", "at its best", "gathered")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """One table of a suite.
+
+    Attributes:
+      title: what was measured.
+      rows: name of the column -> value.
+      notes: what the columns mean.
+    """
+
+    title: str
+    rows: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+
+    def show(self, console: rich.console.Console) -> None:
+        """Prints the table."""
+        table = rich.table.Table(title=self.title, title_justify="left")
+        columns = list(self.rows[0])
+        for index, column in enumerate(columns):
+            table.add_column(column, justify="right" if index else "left")
+        for row in self.rows:
+            table.add_row(*(_text(column, row.get(column)) for column in columns))
+        console.print(table)
+        for note in self.notes:
+            console.print(f"  {note}", highlight=False)
+        console.print()
+
+
+def _text(column: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if column in _SHARES:
+        return f"{100 * value:.2f}%" if value < 0.1 else f"{100 * value:.0f}%"
+    if column in _RATIOS:
+        return f"{value:.2f}x"
+    return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
+
+
+def to_json(tables: Sequence[Table]) -> str:
+    """The tables as JSON."""
+    return json.dumps([dataclasses.asdict(table) for table in tables], indent=1) + "\n"
