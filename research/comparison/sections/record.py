@@ -214,13 +214,18 @@ def as_csv(results: Results) -> list[list[Any]]:
                     ]
                 )
     for (evaluation, arm, point), by_seed in results.scores.items():
+        kind = "floor" if point is None else "score"
+        place = "" if point is None else point
         for seed, result in sorted(by_seed.items()):
-            for metric, values in result.scores.items():
-                for value in values:
-                    unit = result.metrics[metric].unit
-                    unit = "share" if unit == "%" else unit
-                    kind = "floor" if point is None else "score"
-                    place = "" if point is None else point
-                    name = f"{evaluation}/{metric}"
-                    rows.append([kind, arm, seed, place, "", name, unit, value])
+            values = {
+                name: (result.metrics[name].unit, found)
+                for name, found in result.scores.items()
+            }
+            values |= {name: ("%", [found]) for name, found in result.details.items()}
+            for name, (unit, found) in values.items():
+                unit = "share" if unit == "%" else unit
+                metric = f"{evaluation}/{name}"
+                rows += [
+                    [kind, arm, seed, place, "", metric, unit, value] for value in found
+                ]
     return rows

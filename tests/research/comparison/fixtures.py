@@ -88,7 +88,8 @@ def finish(
 
 def made_up(folder, config, task, losses, spread) -> dict:
     """What a task's done.json holds."""
-    rng = np.random.default_rng([task.seed or 0, len(task.arm), task.point is None])
+    arm_number = list(ARMS).index(task.arm)
+    rng = np.random.default_rng([task.seed or 0, arm_number, task.point is None])
     if task.kind == "rate":
         return {"device_seconds": 0.1}
     if task.kind == "evaluation":

@@ -1,0 +1,304 @@
+"""Reports say what the results allow, and need nothing but their file."""
+
+import csv
+import html.parser
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from research.comparison import (
+    figures,
+    formats,
+    outcomes,
+    report,
+    results,
+    tasks,
+    verdicts,
+)
+from research.errors import UserError
+from tests.research.comparison import fixtures
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}  # tags that do not close
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def build(workdir, config, **settings):
+    fixtures.fill(workdir, config, **settings)
+    report.build(workdir)
+    return (workdir / "report.md").read_text()
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a browser would fetch, and checks that tags close."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.stack, self.fetched, self.ids, self.tags = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.stack.append(tag)
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        for name in ("src", "href", "xlink:href", "data", "action"):
+            value = attributes.get(name) or ""
+            if not value.startswith(("#", "data:")) and value:
+                self.fetched.append(value)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.stack.pop()
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """A finished comparison with everything: points, tuning, three arms and seeds."""
+    workdir = tmp_path_factory.mktemp("full")
+    config = fixtures.comparison(
+        **{
+            "points": (0.5, 1.0),
+            "tuning.learning_rates": (1e-4, 1e-3),
+            "tuning.seeds": (9,),
+        }
+    )
+    config.evaluations.second = (
+        config.evaluations.acceptability.copy_and_resolve_references()
+    )
+    parsed = fixtures.config_lib.parse(config)
+    build(workdir, parsed)
+    return workdir
+
+
+def test_the_page_is_whole_and_fetches_nothing(full):
+    page = Page((full / "report.html").read_text())
+    assert page.stack == []
+    assert page.fetched == []
+    assert "script" not in page.tags and "img" not in page.tags
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_every_figure_is_there_in_both_formats(full):
+    page = (full / "report.html").read_text()
+    shown = set(re.findall(r'id="([a-z_0-9]+)-0"', page))
+    names = {path.stem for path in (full / "figures").glob("*.svg")}
+    assert names == shown == {path.stem for path in (full / "figures").glob("*.png")}
+    assert names == {
+        "loss_curves",
+        "scores_acceptability",
+        "scores_second",
+        "budget_acceptability",
+        "budget_second",
+        "differences",
+        "wins",
+        "pareto",
+        "learning_rates",
+    }
+    assert page.count("<figcaption>") == len(names)
+
+
+def test_the_report_names_arms_differences_and_commits(full):
+    text = (full / "report.md").read_text()
+    for label, _ in fixtures.ARMS.values():
+        assert label in text
+    assert "`objective.masked_lm.noise_density`" in text
+    assert "random initialisation of Masked LM" in text
+    assert "0123abc" in text
+    assert "Incomplete" not in text
+
+
+def test_the_csv_has_every_number(full):
+    with (full / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    scores = [r for r in rows if r["kind"] == "score" and r["arm"] == "masked_lm"]
+    accuracies = [r for r in scores if r["metric"] == "acceptability/accuracy"]
+    assert len(accuracies) == 3 * 2  # seeds, points
+    assert {r["seed"] for r in rows if r["kind"] == "trial"} == {"9"}
+    assert any(r["metric"] == "acceptability/first_paradigm" for r in rows)
+    losses = [r for r in rows if r["kind"] == "run" and r["metric"] == "heldout_loss"]
+    assert len(losses) == 9
+
+
+def test_clear_differences_are_claimed_with_interval_and_corrected_p(tmp_path):
+    text = build(tmp_path, fixtures.parsed())
+    found = verdicts.primary(results.load(tmp_path))
+    assert [v.outcome for v in found] == ["win", "win"]
+    assert re.search(r"\*\*Masked LM\*\* is better than \*\*Causal LM\*\*.*95%", text)
+    assert "corrected p" in text
+
+
+def test_unclear_differences_are_not_claimed_and_their_limit_is_stated(tmp_path):
+    text = build(tmp_path, fixtures.parsed(), spread=2.0)
+    found = verdicts.primary(results.load(tmp_path))
+    assert {v.outcome for v in found} == {"tie"}
+    assert "No difference shown" in text and "would be found 80% of the time" in text
+    assert "is better than" not in text and "is worse than" not in text
+
+
+def test_one_seed_gives_no_p_values_and_says_so(tmp_path):
+    text = build(tmp_path, fixtures.parsed(seeds=(0,)))
+    assert "What one seed shows" in text and "one seed: no test" in text
+    assert "no intervals" in text
+    assert "is better than" not in text and "corrected p" not in text
+
+
+def test_no_seeds_are_reported_as_nothing(tmp_path):
+    text = build(tmp_path, fixtures.parsed(seeds=()))
+    assert "no scores" in text.lower()
+
+
+def test_an_arm_on_its_plateau_claims_nothing(tmp_path):
+    text = build(tmp_path, fixtures.parsed(), losses={"masked_lm": 5.97})
+    found = {v.arm: v.outcome for v in verdicts.primary(results.load(tmp_path))}
+    assert found == {"masked_lm": "plateau", "span_corruption": "win"}
+    assert "**Masked LM** is still on its unigram plateau" in text
+    assert "Masked LM** is better" not in text
+    assert "Masked LM** against its own random initialisation" not in text
+
+
+def test_a_reference_on_its_plateau_makes_all_untestable(tmp_path):
+    build(tmp_path, fixtures.parsed(), losses={"causal_lm": 6.2})
+    found = {v.outcome for v in verdicts.primary(results.load(tmp_path))}
+    assert found == {"plateau"}
+
+
+def test_metrics_within_an_architecture_are_not_compared_across(tmp_path):
+    config = fixtures.parsed()
+    fixtures.fill(tmp_path, config)
+    for task in tasks.plan(config):
+        if task.kind == "evaluation":
+            path = tmp_path / task.folder / outcomes.DONE
+            values = outcomes.read(path)
+            values["result"]["metrics"]["accuracy"]["within_architecture"] = True
+            outcomes.write(path, values)
+    found = report.build(tmp_path)
+    assert {v.outcome for v in verdicts.primary(found)} == {"plateau"}
+    text = (tmp_path / "report.md").read_text()
+    assert "not comparable across architectures" in text
+    assert "## Differences" not in text
+
+
+def test_half_a_comparison_says_what_is_missing(tmp_path):
+    config = fixtures.parsed()
+    fixtures.save_config(tmp_path, config)
+    report.build(tmp_path)
+    assert "Incomplete: 0 of 27 tasks" in (tmp_path / "report.md").read_text()
+    for task in tasks.plan(config)[:13]:
+        fixtures.finish(tmp_path, config, task)
+    found = report.build(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert len(found.problems) == 14
+    assert "Incomplete: 13 of 27 tasks" in text
+    assert "runs/causal_lm/seed-2" in text
+    assert Page((tmp_path / "report.html").read_text()).fetched == []
+
+
+def test_running_runs_show_their_curves(tmp_path):
+    config = fixtures.parsed()
+    fixtures.save_config(tmp_path, config)
+    folder = tmp_path / tasks.run_folder("causal_lm", 0)
+    folder.mkdir(parents=True)
+    lines = '{"step": 1, "split": "eval", "loss": 6.5}\n{"step": 2, "split": "ev'
+    (folder / results.METRICS_FILE).write_text(lines)
+    found = report.build(tmp_path)
+    run = found.runs["causal_lm", 0]
+    assert run.state == "unfinished" and list(run.heldout.losses) == [6.5]
+    assert (tmp_path / "figures" / "loss_curves.svg").exists()
+
+
+def test_rebuilding_gives_the_same_files(full):
+    names = ("report.html", "report.md", "results.csv")
+    before = [(full / name).read_bytes() for name in names]
+    report.build(full)
+    assert before == [(full / name).read_bytes() for name in names]
+
+
+def test_a_folder_without_a_comparison_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no comparison"):
+        report.build(tmp_path)
+
+
+def test_looks_differ_in_colour_and_shape_for_eight_arms():
+    styles = figures.arm_styles({str(i): str(i) for i in range(8)}).values()
+    assert len({style.colour for style in styles}) == 8
+    assert len({style.marker for style in styles}) == 8
+
+
+def test_pareto_front_is_what_nobody_beats():
+    rng = np.random.default_rng(0)
+    for sign in (True, False):
+        arms = {str(i): tuple(rng.integers(0, 6, 2).tolist()) for i in range(8)}
+        front = set(figures.pareto_front(arms, higher_is_better=sign))
+        for name, (cost, score) in arms.items():
+            better = [
+                other
+                for other, (c, s) in arms.items()
+                if c <= cost
+                and (s >= score if sign else s <= score)
+                and (c, s) != (cost, score)
+            ]
+            assert (name in front) <= (not better)
+        assert {arms[n] for n in front} == {
+            p for n, p in arms.items() if not _beaten(p, arms.values(), sign)
+        }
+
+
+def _beaten(point, points, higher):
+    sign = 1 if higher else -1
+    return any(
+        c <= point[0] and sign * s >= sign * point[1] and (c, s) != point
+        for c, s in points
+    )
+
+
+@pytest.mark.parametrize(
+    "value,expected",
+    [(1234, "1,234"), (1234567, "1.23 M"), (8.41e12, "8.41 T"), (0.5, "0.5")],
+)
+def test_large_numbers(value, expected):
+    assert formats.large(value) == expected
+
+
+def test_signs_and_durations():
+    assert formats.signed(-0.04, 1) == "+0.0"
+    assert formats.signed(-1.26, 1) == "\N{MINUS SIGN}1.3"
+    assert formats.duration(59.4) == "59 s"
+    assert formats.duration(200) == "3 min 20 s"
+    assert formats.duration(7500) == "2 h 05 min"
+    assert formats.p_value(0.0004) == "< 0.001"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the page in")
+def test_a_browser_opens_it_without_errors_or_requests(full, tmp_path):
+    log = tmp_path / "net.json"
+    found = subprocess.run(
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--enable-logging=stderr",
+            "--v=0",
+            f"--log-net-log={log}",
+            "--dump-dom",
+            (full / "report.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert found.returncode == 0 and "Loss curves" in found.stdout
+    assert "CONSOLE" not in found.stderr
+    requested = set(re.findall(r'"url":"([^"]+)"', log.read_text()))
+    assert not {url for url in requested if "report" in url and "file:" not in url}
