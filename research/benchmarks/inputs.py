@@ -65,7 +65,7 @@ def _loader_rate(store: Any, row_length: int) -> float:
         pass
     begin, tokens = time.perf_counter(), 0
     while time.perf_counter() - begin < _SECONDS:
-        tokens += np.size(next(batches).tokens)
+        tokens += np.asarray(next(batches).tokens).size
     return tokens / (time.perf_counter() - begin)
 
 

@@ -16,7 +16,6 @@ from research import cli, config_checks
 from research import config as config_lib
 from research.comparison import flops
 from research.training import program, rngs
-from research.training import step as step_lib
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent.parent / "experiments"
 
@@ -62,7 +61,7 @@ def make(experiment: str, changes: Mapping[str, Any]) -> Ours:
 
     def corruption(seed: jax.Array, number: jax.Array, batch: TokenBatch):
         rng = rngs.at(seed, "corruption", number)
-        return step_lib.corrupt(parts.objective, rng, batch)
+        return parts.objective.corrupt(rng, batch)
 
     corrupted = jax.jit(corruption)
     seed, number = jnp.uint32(0), jnp.int32(0)
