@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from objectives import rows
 from objectives.types import Lengths, TokenBatch
 from research import cli, config_checks
 from research import config as config_lib
@@ -61,7 +62,7 @@ def make(experiment: str, changes: Mapping[str, Any]) -> Ours:
 
     def corruption(seed: jax.Array, number: jax.Array, batch: TokenBatch):
         rng = rngs.at(seed, "corruption", number)
-        return parts.objective.corrupt(rng, batch)
+        return parts.objective.corrupt(rng, rows.clean(batch, vocabulary))
 
     corrupted = jax.jit(corruption)
     seed, number = jnp.uint32(0), jnp.int32(0)

@@ -102,7 +102,7 @@ def parse(config: Any) -> ComparisonConfig:
         )
     problems: list[str] = []
     strict.check_names(raw, _FIELDS, "config", problems)
-    sections = {
+    sections: dict[str, Any] = {
         name: strict.build(kind, raw[name], f"config.{name}", problems)
         for name, kind in (
             ("budget", Budget),

@@ -27,7 +27,7 @@ from research.evaluation.glue import sources as glue_sources
 from research.evaluation.glue import summary as glue_summary
 from research.evaluation.glue import tasks as glue_tasks
 from research.evaluation.glue.config import GlueConfig
-from research.evaluation.glue.results import RunStore
+from research.evaluation.glue.results import RunRow, RunStore
 
 if TYPE_CHECKING:
     from research.training.backbone import Backbone
@@ -123,6 +123,7 @@ class Acceptability(Evaluation):
         data = data_lib.load(backbone.config.data)
         task = acceptability.make(heldout_documents(data), self.sampling)
         labels = task.splits["dev"].labels
+        assert labels is not None, "acceptability labels its own sentences"
         scores, right = [], []
         for seed in self.seeds:
             result = finetune(
@@ -299,7 +300,7 @@ class Glue(Evaluation):
             source=source,
             checkpoint=str(backbone.workdir),
             backbone=backbone,
-            store=RunStore(folder),
+            store=RunStore(folder, RunRow),
             say=lambda line: None,
         )
         rows = evaluation.run()
@@ -354,7 +355,7 @@ def _with_average(
 def heldout_documents(data: data_lib.Data) -> list[str]:
     """Text of the held-out documents."""
     return [
-        data.tokenizer.decode(data.heldout.document(number), skip_special=True)
+        data.tokenizer.decode(data.heldout.document(number).tolist(), skip_special=True)
         for number in range(data.heldout.num_documents)
     ]
 

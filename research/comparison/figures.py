@@ -11,6 +11,7 @@ import io
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 
@@ -43,7 +44,7 @@ _LINES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)))
 _DELTAS = LinearSegmentedColormap.from_list(
     "deltas", ["#b35806", "#f1a340", "#f7f7f7", "#74add1", "#2166ac"]
 )
-_STYLE = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -233,7 +234,7 @@ def scores(
 def _score_point(
     axis: Axes, row: float, point: Point, style: ArmStyle, *, is_floor: bool
 ) -> None:
-    if point.low is not None:
+    if point.low is not None and point.high is not None:
         axis.plot(
             [point.low, point.high],
             [row, row],
@@ -384,7 +385,7 @@ def pareto(
         figure, axis = plt.subplots(figsize=(WIDTH * 0.72, 3.2))
         for arm, (cost, point) in arms.items():
             style = styles[arm]
-            if point.low is not None:
+            if point.low is not None and point.high is not None:
                 axis.plot([cost, cost], [point.low, point.high], color=style.colour)
             axis.plot(
                 cost,

@@ -162,8 +162,10 @@ def traced_dot_flops(jaxpr: jax_core.Jaxpr) -> float:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            out = equation.outvars[0].aval.shape
+            left, out = (
+                variable.aval.shape  # type: ignore[attr-defined]
+                for variable in (equation.invars[0], equation.outvars[0])
+            )
             total += 2.0 * math.prod(out) * math.prod(left[dim] for dim in contracted)
             continue
         turns = equation.params.get("length", 1)

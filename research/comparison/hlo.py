@@ -23,7 +23,7 @@ _CALLED_LIST = re.compile(r"(?:called_computations|branch_computations)=\{([^}]*
 
 def compiled_dot_flops(compiled: jax.stages.Compiled) -> float:
     """FLOPs of all matrix products of one run of a compiled function."""
-    return dot_flops(compiled.as_text())
+    return dot_flops(compiled.as_text() or "")
 
 
 def dot_flops(text: str) -> float:

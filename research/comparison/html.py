@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Callable
 
 from research.comparison import document
 from research.comparison.document import Block, Document
@@ -177,7 +178,7 @@ def _details(block: document.Details) -> str:
     )
 
 
-_BLOCKS: dict[type[Block], object] = {
+_BLOCKS: dict[type[Block], Callable[..., str]] = {
     document.Heading: _heading,
     document.Paragraph: _paragraph,
     document.Bullets: _bullets,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from research.comparison import document
 from research.comparison.document import Block, Document
 
@@ -62,7 +64,7 @@ def _details(block: document.Details) -> str:
     )
 
 
-_BLOCKS: dict[type[Block], object] = {
+_BLOCKS: dict[type[Block], Callable[..., str]] = {
     document.Heading: _heading,
     document.Paragraph: _paragraph,
     document.Bullets: _bullets,

@@ -199,12 +199,12 @@ def _read_task(workdir: pathlib.Path, task: Task) -> tuple[str, dict[str, Any], 
     failures = outcomes.failures(folder)
     if failures:
         try:
-            error = outcomes.read(failures[-1])["error"]
+            reason = outcomes.read(failures[-1])["error"]
         except outcomes.DamagedError as damaged:
-            error = str(damaged)
+            reason = str(damaged)
         if outcomes.has_failed(folder):
-            return "failed", {}, f"{error} ({len(failures)} attempts)"
-        return "unfinished", {}, f"failed once: {error}"
+            return "failed", {}, f"{reason} ({len(failures)} attempts)"
+        return "unfinished", {}, f"failed once: {reason}"
     if folder.exists():
         return "unfinished", {}, ""
     return "missing", {}, ""

@@ -157,15 +157,15 @@ def difference(
     if len(common) < MIN_BOOTSTRAP_SEEDS:
         return _paired_t(means, alpha=alpha, power=power)
     table = means[:, None]
-    both = treatment.examples is not None and reference.examples is not None
-    if examples == "sampled" and both:
-        if treatment.examples.shape[1] != reference.examples.shape[1]:
+    treated, referred = treatment.examples, reference.examples
+    if examples == "sampled" and treated is not None and referred is not None:
+        if treated.shape[1] != referred.shape[1]:
             raise ValueError(
-                f"The arms were scored on {treatment.examples.shape[1]} and "
-                f"{reference.examples.shape[1]} examples; paired resampling needs the "
+                f"The arms were scored on {treated.shape[1]} and "
+                f"{referred.shape[1]} examples; paired resampling needs the "
                 f"same examples. Evaluate them again, or take examples='fixed'."
             )
-        table = treatment.examples[of_treatment] - reference.examples[of_reference]
+        table = treated[of_treatment] - referred[of_reference]
     return _multi_bootstrap(table, alpha=alpha, power=power)
 
 

@@ -71,7 +71,7 @@ def plan(config: ComparisonConfig) -> list[Task]:
                 Task(folder=f"rates/{arm.name}", kind="rate", arm=arm.name, needs=())
             )
     for arm in config.arms:
-        needs = (f"rates/{arm.name}",) if timed else ()
+        needs: tuple[str, ...] = (f"rates/{arm.name}",) if timed else ()
         tasks += _trials(config, arm.name, needs)
     for seed in config.seeds:
         for arm in config.arms:

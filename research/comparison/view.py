@@ -10,7 +10,7 @@ from __future__ import annotations
 import pathlib
 import time
 from collections import defaultdict
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -134,7 +134,7 @@ class View:
         for arm in self._config.arms:
             table.add_row(arm.label, *(self._cell(arm.name, c) for c in columns))
         elapsed = formats.duration(time.monotonic() - self._started)
-        lines = [table, Text("")]
+        lines: list[Any] = [table, Text("")]
         if self._task is not None:
             lines.append(Text(self._task.description, style="bold"))
             lines.append(Text(self._line.strip(), overflow="ellipsis", no_wrap=True))

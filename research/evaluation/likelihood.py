@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,7 @@ class _Scorer:
     def __init__(self, backbone: Backbone):
         self.backbone = backbone
         self.vocabulary = backbone.vocabulary
-        objective: Composed = backbone.objective
+        objective = cast("Composed", backbone.objective)
         self.stage = next(
             stage
             for stage in objective.stages
@@ -144,7 +144,7 @@ class _Scorer:
     def batch_size(self, length: int) -> int:
         """Rows that keep the logits of a batch within bounds."""
         targets = 1 if self.is_pseudo else length + _FRAME
-        vocab_size = self.backbone.model_config.vocab_size
+        vocab_size = self.vocabulary.vocab_size
         rows = _LOGITS[jax.default_backend()] // (targets * vocab_size)
         # A power of two, the same for rows of about the same length.
         return 2 ** max(0, min(_MAX_ROWS, rows).bit_length() - 1)

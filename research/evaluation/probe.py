@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from objectives import rows
 from objectives.base import Objective
 from objectives.cross_entropy import weighted_cross_entropy
 from objectives.heads import LMHead, MaskedLMHead, gather
@@ -70,7 +71,9 @@ def evaluate(
     @jax.jit
     def ask(params: Any, batch: TokenBatch, number: Array) -> Array:
         model, heads = modules.merge(params)
-        example = objective.corrupt(rngs.at(_SEED, "evaluation", number), batch)
+        example = objective.corrupt(
+            rngs.at(_SEED, "evaluation", number), rows.clean(batch, backbone.vocabulary)
+        )
         ((_, target),) = example.targets.items()
         hidden_states = model(example.inputs, deterministic=True)
         if config.model.architecture == "encoder_decoder":
@@ -89,7 +92,12 @@ def evaluate(
         )
         size = (token_bytes[target.values] * target.loss_weights).sum()
         return jnp.stack(
-            [found.loss_sum, found.correct_sum, target.loss_weights.sum(), size]
+            [
+                found.loss_sum,
+                jnp.asarray(found.correct_sum),
+                target.loss_weights.sum(),
+                size,
+            ]
         )
 
     batches = loader.heldout_batches(
@@ -104,7 +112,7 @@ def evaluate(
         ask(backbone.params, batch, jnp.int32(number))
         for number, batch in enumerate(batches)
     ]
-    loss, correct, count, size = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
+    loss, correct, count, size = np.asarray(jax.device_get(sums), np.float64).sum(0)
     return Probe(
         loss=loss / count,
         accuracy=correct / count,

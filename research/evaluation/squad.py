@@ -252,5 +252,21 @@ def _result(
         outcome=outcome,
         num_rows=len(rows),
         num_cut=len(answerable - held),
-        failed="" if outcome.finite else "not finite",
+        failed=_failure(outcome, evaluated, answers),
     )
+
+
+def _failure(
+    outcome: Outcome,
+    evaluated: Mapping[str, Sequence[Question]],
+    answers: Mapping[str, Mapping[str, Answer]],
+) -> str:
+    """Why a run counts as failed: it diverged, or treats every question alike."""
+    if not outcome.finite:
+        return "not finite"
+    for name, questions in evaluated.items():
+        golds = squad_data.golds_of(questions)
+        silent = {answers[name][key].null_odds > 0 for key in golds}
+        if golds and not all(golds.values()) and silent == {True}:
+            return "never answers"
+    return ""

@@ -34,7 +34,7 @@ def test_open_fields_follow_from_others():
     [
         ({"architecture": "encodr"}, r"'encodr': must be one of .*mean 'encoder'"),
         ({"position": "rotary"}, r"position = 'rotary': must be one of 'learned'"),
-        ({"activation": "gelu_new"}, "Did you mean 'gelu'"),
+        ({"activation": "gelu_new"}, "Did you mean 'gelu_tanh'"),
         ({"emb_dim": 0}, "emb_dim = 0: must be > 0"),
         ({"num_kv_heads": 3}, "num_heads = 4 is not divisible by num_kv_heads = 3"),
         ({"emb_dim": 18}, "emb_dim = 18 is not divisible by num_heads = 4"),

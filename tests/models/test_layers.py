@@ -1,11 +1,14 @@
 """Layers against their definitions, with gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+import models
 from models import layers
 from tests.models import tiny
 
@@ -85,18 +88,17 @@ def test_use_bias_governs_every_bias():
     assert "bias" not in names(use_bias=False, embedding_norm=True)
 
 
-def leaf(model, *path):
-    return np.asarray(dict(nnx.to_flat_state(nnx.state(model)))[path][...])
-
-
 def test_initial_scales():
-    from models import create
+    sizes = {"emb_dim": 128, "mlp_dim": 256, "num_layers": 2}
+
+    @functools.cache
+    def drawn(init, init_stddev):
+        config = tiny.config(init=init, init_stddev=init_stddev, **sizes)
+        model = models.create(config, rngs=nnx.Rngs(0))
+        return dict(nnx.to_flat_state(nnx.state(model)))
 
     def stddev(init, init_stddev, *path):
-        config = tiny.config(
-            emb_dim=128, mlp_dim=256, num_layers=2, init=init, init_stddev=init_stddev
-        )
-        return leaf(create(config, rngs=nnx.Rngs(0)), *path).std()
+        return np.asarray(drawn(init, init_stddev)[path][...]).std()
 
     up = ("stack", "layers", 0, "mlp", "up", "kernel")
     down = ("stack", "layers", 0, "mlp", "down", "kernel")

@@ -1,5 +1,7 @@
 """Small configs, models and inputs for the tests of this folder."""
 
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,16 +31,40 @@ def config(**changes) -> models.TransformerConfig:
 
 
 def build(seed: int = 0, **changes):
-    """A model of `config(**changes)` with every bias and norm away from 0 and 1."""
-    model = models.create(config(**changes), rngs=nnx.Rngs(seed))
+    """A model of `config(**changes)` with every bias and norm away from 0 and 1.
+
+    Values are drawn by name, so that models with and without scan_layers are equal.
+    """
+    cfg = config(**changes)
+    abstract = nnx.eval_shape(lambda: models.create(cfg, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(abstract)
+    filled = []
+    for path, leaf in nnx.to_flat_state(state):
+        at = path.index("layers") + 1 if "layers" in path else None
+        if at is not None and cfg.scan_layers:
+            layers = [
+                _draw((*path[:at], i, *path[at:]), leaf.shape[1:], cfg, seed)
+                for i in range(leaf.shape[0])
+            ]
+            value = np.stack(layers)
+        else:
+            value = _draw(path, leaf.shape, cfg, seed)
+        filled.append((path, leaf.replace(jnp.asarray(value, leaf.dtype))))
+    return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def _draw(path, shape, cfg, seed: int) -> np.ndarray:
+    rng = np.random.default_rng([zlib.crc32(repr(path).encode()), seed])
+    noise = rng.normal(size=shape)
+    if path[-1] == "scale":
+        return 1.0 + 0.1 * noise
+    return (0.1 if path[-1] == "bias" else cfg.init_stddev) * noise
+
+
+def run(model, inputs, **kwargs):
+    """Hidden states, compiled."""
     graph, params = nnx.split(model)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    moved = [
-        leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return nnx.merge(graph, jax.tree.unflatten(tree, moved))
+    return jax.jit(lambda p, i: nnx.merge(graph, p)(i, **kwargs))(params, inputs)
 
 
 def inputs(

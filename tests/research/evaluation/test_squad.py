@@ -329,6 +329,23 @@ def test_answers_over_windows(run):
         assert answer.text == "blue" and answer.null_odds < 0
 
 
+def test_a_run_that_never_answers_counts_as_failed(run):
+    encoder, given, dev, _ = run
+    silent = [dataclasses.replace(item, answers=(), starts=()) for item in dev]
+    result = finetune_squad(
+        encoder,
+        silent,
+        {"dev": dev},
+        dataclasses.replace(given, num_epochs=6),
+        WINDOWS,
+        seed=0,
+        progress_file=None,
+        save_seconds=60.0,
+    )
+    assert result.failed == "never answers"
+    assert result.scores["dev"]["has_answer_f1"] == 0.0
+
+
 def test_refusals(run):
     encoder, given, dev, _ = run
     unlabelled = [
