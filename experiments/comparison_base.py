@@ -7,7 +7,7 @@ refer to it, so that ``--config.shared.train.batch_size=8`` changes all of them.
 
 import ml_collections
 
-from experiments import base
+from experiments import base, glue, presets, squad
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -50,6 +50,8 @@ def get_config() -> ml_collections.ConfigDict:
                 "power": 0.8,
                 "examples": "fixed",  # or 'sampled' (from 20 seeds)
             },
+            # name -> published difference to measure again; see `contrast`
+            "contrasts": {},
             "floor": True,  # evaluate every arm from random initialisation as well
         }
     )
@@ -99,6 +101,66 @@ def acceptability(*, num_train: int, num_test: int, seeds: tuple, **overrides) -
         },
         "finetune": finetune(**overrides),
         "seeds": seeds,  # of fine-tuning
+    }
+
+
+def blimp(source: str, *, pairs_per_paradigm: int = 100) -> dict:
+    """Minimal pairs, from a folder of the official files or 'tfds:blimp'; 0 = all."""
+    return {
+        "kind": "blimp",
+        "source": source,
+        "pairs_per_paradigm": pairs_per_paradigm,
+    }
+
+
+def probe() -> dict:
+    """The same held-out question for all arms of an architecture."""
+    return {
+        "kind": "probe",
+        "num_batches": 16,
+        "batch_size": 32,
+        "objectives": {
+            "encoder": presets.objective(
+                "masked_lm",
+                masked_lm={"noise_density": 0.15, "mask_prob": 1.0, "random_prob": 0.0},
+            ),
+            "decoder": presets.objective("causal_lm"),
+            "encoder_decoder": presets.objective("span_corruption"),
+        },
+    }
+
+
+def glue_tasks(source: str, tasks: tuple, **overrides) -> dict:
+    """GLUE tasks by a protocol; `overrides` as in experiments/glue.py."""
+    settings = glue.get_config()
+    # Arms are compared on the dev set, so a share of train selects.
+    settings.update(source=source, floor_seeds=0, submission=False, selection_share=0.1)
+    settings.update(overrides)
+    return {"kind": "glue", "tasks": tasks, "glue": settings}
+
+
+def squad_questions(train_file: str, dev_file: str, **overrides) -> dict:
+    """SQuAD; `overrides` as in experiments/squad.py."""
+    settings = squad.get_config()
+    settings.update(train_file=train_file, dev_file=dev_file, floor_seeds=0)
+    settings.update(overrides)
+    return {"kind": "squad", "squad": settings}
+
+
+def contrast(
+    arm: str, reference: str, metric: str, *, published: float, of: str, source: str
+) -> dict:
+    """A published difference: `arm` minus `reference` in points `of` a metric.
+
+    `metric` is what stands for it here; reference 'random_init' is no pretraining.
+    """
+    return {
+        "arm": arm,
+        "reference": reference,
+        "metric": metric,
+        "published": published,
+        "published_metric": of,
+        "source": source,
     }
 
 

@@ -42,11 +42,35 @@ class Statistics:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """A difference that was published, to be measured again.
+
+    Attributes:
+      arm, reference: names of arms; reference FLOOR is the arm's random initialisation.
+      metric: 'evaluation/metric' that stands for the published one here.
+      published: the published difference, in points of `published_metric`.
+      source: where.
+    """
+
+    arm: str
+    reference: str
+    metric: str
+    published: float
+    published_metric: str
+    source: str
+
+
+# The reference of a contrast of pretraining against none.
+FLOOR = "random_init"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ComparisonConfig:
     """A whole comparison, checked.
 
     Attributes:
       evaluations: name -> settings as plain values; `evaluations.create` reads them.
+      contrasts: published differences, by name.
       raw: the config as plain values, what is saved and compared.
     """
 
@@ -61,6 +85,7 @@ class ComparisonConfig:
     evaluations: Mapping[str, Mapping[str, Any]]
     primary: Primary
     statistics: Statistics
+    contrasts: Mapping[str, Contrast]
     floor: bool
     raw: Mapping[str, Any]
 
@@ -82,6 +107,7 @@ _FIELDS = (
     "evaluations",
     "primary",
     "statistics",
+    "contrasts",
     "floor",
 )
 
@@ -112,6 +138,10 @@ def parse(config: Any) -> ComparisonConfig:
         )
         if name in raw
     }
+    contrasts = {
+        name: strict.build(Contrast, values, f"config.contrasts.{name}", problems)
+        for name, values in raw.get("contrasts", {}).items()
+    }
     _refuse(problems)
     arms = [_arm(name, values) for name, values in raw["arms"].items()]
     arms_lib.check(arms, raw["varies"])
@@ -123,6 +153,7 @@ def parse(config: Any) -> ComparisonConfig:
         seeds=tuple(sorted(raw["seeds"])),
         points=tuple(sorted(raw["points"])),
         evaluations=raw["evaluations"],
+        contrasts=contrasts,
         floor=raw["floor"],
         raw=raw,
         **sections,
@@ -174,6 +205,14 @@ def _contradictions(config: ComparisonConfig) -> list[str]:
             f"config.primary.reference = {config.primary.reference!r} is no arm."
             f"{nearest(config.primary.reference, names)} Arms: {', '.join(names)}."
         )
+    for name, contrast in config.contrasts.items():
+        for field, valid in (("arm", names), ("reference", [*names, FLOOR])):
+            value = getattr(contrast, field)
+            if value not in valid:
+                problems.append(
+                    f"config.contrasts.{name}.{field} = {value!r} is no arm."
+                    f"{nearest(value, valid)} Valid: {', '.join(valid)}."
+                )
     if not 0 < config.statistics.alpha < 1 or not 0.5 <= config.statistics.power < 1:
         problems.append(
             "config.statistics.alpha must be in (0, 1), and power in [0.5, 1)."

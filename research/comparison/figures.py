@@ -475,6 +475,36 @@ def learning_rates(
         return figure
 
 
+def contrasts(pairs: Mapping[str, tuple[float, Point]]) -> Figure:
+    """A row per contrast: the published difference and the measured one."""
+    with plt.rc_context(_STYLE):
+        figure, axis = plt.subplots(figsize=(WIDTH, 0.5 * len(pairs) + 1.3))
+        axis.axvline(0, color=INK, linewidth=1)
+        for row, (published, point) in enumerate(pairs.values()):
+            if point.low is not None:
+                limits = [point.low, point.high]
+                axis.plot(limits, [row, row], color=_COLOURS[0], linewidth=1.6)
+            axis.plot(point.value, row, "o", color=_COLOURS[0], markersize=8)
+            axis.plot(
+                published,
+                row - 0.22,
+                "D",
+                color=_COLOURS[1],
+                fillstyle="none",
+                markersize=7,
+            )
+        axis.plot([], [], "o-", color=_COLOURS[0], label="measured")
+        axis.plot([], [], "D", color=_COLOURS[1], fillstyle="none", label="published")
+        axis.set_yticks(range(len(pairs)), list(pairs))
+        axis.tick_params(axis="y", length=0, labelcolor=INK)
+        axis.set_ylim(len(pairs) - 0.45, -0.65)
+        axis.grid(axis="y", visible=False)
+        axis.spines["left"].set_visible(False)
+        axis.set_xlabel("difference (points)")
+        _shared_legend(figure, axis)
+        return figure
+
+
 def _shared_legend(figure: Figure, axis: Axes) -> None:
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(

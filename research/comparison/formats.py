@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from research.comparison.evaluations import Metric
+from research.comparison.evaluation import Metric
 from research.comparison.statistics import Difference, Interval
 
 MINUS = "\N{MINUS SIGN}"

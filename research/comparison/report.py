@@ -16,7 +16,14 @@ from matplotlib.figure import Figure
 from research.comparison import figures, formats, html, markdown, results, verdicts
 from research.comparison.document import Block, Document, FigureBlock
 from research.comparison.results import Results
-from research.comparison.sections import costs, differences, record, scores, summary
+from research.comparison.sections import (
+    costs,
+    differences,
+    published,
+    record,
+    scores,
+    summary,
+)
 
 HTML_FILE = "report.html"
 MARKDOWN_FILE = "report.md"
@@ -52,6 +59,7 @@ def compose(found: Results, figures_folder: pathlib.Path) -> Document:
         *summary.facts(found),
         *summary.verdict(found),
         *summary.overview(found),
+        *published.contrasts(found, draw),
         *scores.losses(found, draw),
         *scores.scores(found, draw),
         *scores.over_budget(found, draw),

@@ -14,7 +14,7 @@ import numpy as np
 from research.comparison import config as config_lib
 from research.comparison import outcomes, tasks
 from research.comparison.config import ComparisonConfig
-from research.comparison.evaluations import Metric, Result
+from research.comparison.evaluation import Metric, Result
 from research.comparison.statistics import Scores
 from research.comparison.tasks import Task
 from research.errors import UserError

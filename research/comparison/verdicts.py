@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 
 from research.comparison import statistics
-from research.comparison.evaluations import Metric
+from research.comparison.evaluation import Metric
 from research.comparison.results import Results
 from research.comparison.statistics import Difference, Scores
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from research.comparison import figures, formats, statistics, tasks
 from research.comparison.document import FigureBlock
-from research.comparison.evaluations import Metric
+from research.comparison.evaluation import Metric
 from research.comparison.figures import ArmStyle, Point
 from research.comparison.results import Results
 from research.comparison.statistics import Scores

@@ -6,7 +6,7 @@ import numpy as np
 
 from research.comparison import figures, formats, verdicts
 from research.comparison.document import Block, Heading, Table
-from research.comparison.evaluations import Metric
+from research.comparison.evaluation import Metric
 from research.comparison.results import Results
 from research.comparison.sections import common
 from research.comparison.sections.common import Draw

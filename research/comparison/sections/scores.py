@@ -8,7 +8,7 @@ import numpy as np
 
 from research.comparison import figures, formats, verdicts
 from research.comparison.document import Block, Heading, Table
-from research.comparison.evaluations import Metric
+from research.comparison.evaluation import Metric
 from research.comparison.figures import LossCurves, Point
 from research.comparison.results import Results
 from research.comparison.sections import common

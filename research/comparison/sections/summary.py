@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from research.comparison import budgets, formats, verdicts
 from research.comparison.document import Block, Callout, Facts, Table
-from research.comparison.evaluations import Metric
+from research.comparison.evaluation import Metric
 from research.comparison.results import Results
 from research.comparison.sections import common
 

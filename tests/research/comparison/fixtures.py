@@ -10,7 +10,7 @@ from experiments import base, comparison_base, presets
 from research.comparison import config as config_lib
 from research.comparison import outcomes, results, tasks
 from research.comparison.config import ComparisonConfig
-from research.comparison.evaluations import CHANCE, Result
+from research.comparison.evaluation import CHANCE, Result
 from research.comparison.tasks import Task
 
 ARMS = {

@@ -1,0 +1,222 @@
+"""Contrasts whose published effect is large, measured again beside what was published.
+
+Every contrast names two arms, the published difference and its source; the report shows
+published and measured differences with intervals, whether or not they agree. An arm that
+is still on its unigram plateau makes its contrasts "not testable at this budget".
+
+Command:
+    python -m research.compare --config=experiments/compare_published.py:cpu \
+        --workdir=runs/published
+    python -m research.compare --config=experiments/compare_published.py:gpu \
+        --workdir=runs/published-gpu --config.shared.data.source=CORPUS \
+        --config.evaluations.glue.glue.source=FOLDER \
+        --config.evaluations.squad.squad.train_file=... \
+        --config.evaluations.squad.squad.dev_file=...
+
+Hardware: cpu: two cores and 4 GB; gpu: one accelerator with 40 GB.
+Time: cpu: two hours; gpu: about a day. Both go on where they were stopped, and
+several processes over one workdir divide the work.
+Expected: pretraining against none clearly positive; the others as far as the budget
+carries. Judged by acceptability on a CPU, by GLUE and SQuAD on an accelerator.
+"""
+
+import ml_collections
+
+from experiments import base, comparison_base, presets
+
+T5 = "Raffel et al. 2020"
+
+# name -> (label, experiment, architecture, objective, its overrides)
+ARMS = {
+    "masked_lm": (
+        "Masked LM, 15%",
+        "masked_lm",
+        "encoder",
+        presets.objective(
+            "masked_lm", masked_lm={"mask_prob": 1.0, "random_prob": 0.0}
+        ),
+    ),
+    "masked_lm_80": (
+        "Masked LM, 80%",
+        "masked_lm",
+        "encoder",
+        presets.objective(
+            "masked_lm",
+            masked_lm={"noise_density": 0.8, "mask_prob": 1.0, "random_prob": 0.0},
+        ),
+    ),
+    "causal_lm": ("Causal LM", "causal_lm", "decoder", presets.objective("causal_lm")),
+    "span_corruption": (
+        "Span corruption, 15%",
+        "t5",
+        "encoder_decoder",
+        presets.objective("span_corruption"),
+    ),
+    "span_corruption_50": (
+        "Span corruption, 50%",
+        "t5",
+        "encoder_decoder",
+        presets.objective("span_corruption", span_corruption={"noise_density": 0.5}),
+    ),
+    "prefix_lm": (
+        "Prefix LM",
+        "prefix_lm",
+        "encoder_decoder",
+        presets.objective("prefix_lm"),
+    ),
+    "deshuffling": (
+        "Deshuffling",
+        "deshuffling",
+        "encoder_decoder",
+        presets.objective("deshuffling"),
+    ),
+    "span_masking": (
+        "Span masking",
+        "spanbert",
+        "encoder",
+        presets.objective("span_boundary", span_boundary={"sbo_weight": 0.0}),
+    ),
+    "span_boundary": (
+        "Span masking with SBO",
+        "spanbert",
+        "encoder",
+        presets.objective("span_boundary"),
+    ),
+}
+
+
+def get_config(scale: str = "cpu") -> ml_collections.ConfigDict:
+    """The contrasts that `scale`, 'cpu' or 'gpu', can test."""
+    if scale not in SCALES:
+        raise ValueError(f"scale {scale!r}: must be one of {', '.join(SCALES)}.")
+    config = comparison_base.get_config()
+    config.name = f"compare_published_{scale}"
+    config.title = "Published differences, measured again"
+    config.varies = ("objective", "model.architecture")
+    SCALES[scale](config)
+    return config
+
+
+def _add_arms(config: ml_collections.ConfigDict, names: tuple) -> None:
+    for name in names:
+        label, experiment, architecture, objective = ARMS[name]
+        run = base.get_config()
+        run.model.architecture = architecture
+        run.objective = objective
+        comparison_base.add_arm(
+            config, name, label=label, experiment=experiment, run=run
+        )
+
+
+def _add_contrasts(config: ml_collections.ConfigDict, rows: tuple) -> None:
+    for arm, reference, metric, published, of, source in rows:
+        config.contrasts[f"{arm}_against_{reference}"] = comparison_base.contrast(
+            arm, reference, metric, published=published, of=of, source=source
+        )
+
+
+def _cpu(config: ml_collections.ConfigDict) -> None:
+    shared = config.shared
+    shared.model.update(presets.SIZES["tiny"], position="rope", dropout_rate=0.0)
+    shared.model.max_seq_len = 144
+    shared.data.row_length = 64
+    shared.data.heldout_fraction = 0.05
+    shared.data.tokenizer.update(vocab_size=2048, num_sentinels=64)
+    shared.optimizer.learning_rate = 3e-3
+    _add_arms(
+        config,
+        (
+            "span_corruption",
+            "deshuffling",
+            "prefix_lm",
+            "masked_lm",
+            "masked_lm_80",
+            "causal_lm",
+        ),
+    )
+    config.seeds = (0, 1, 2, 3, 4)
+    config.budget.update(axis="tokens", amount=3e6)
+    config.evaluations.acceptability = comparison_base.acceptability(
+        num_train=400, num_test=300, seeds=(0, 1)
+    )
+    metric = "acceptability/accuracy"
+    config.primary.update(metric=metric, reference="span_corruption")
+    glue = "GLUE average"
+    _add_contrasts(
+        config,
+        (
+            ("span_corruption", "random_init", metric, 17.06, glue, f"{T5}, table 1"),
+            ("masked_lm", "random_init", metric, 33.1, glue, "Geiping and Goldstein 2023"),
+            ("span_corruption", "deshuffling", metric, 10.11, glue, f"{T5}, table 4"),
+            ("span_corruption", "prefix_lm", metric, 2.59, glue, f"{T5}, table 4"),
+            ("masked_lm", "masked_lm_80", metric, 3.4, "MNLI", "Wettig et al. 2023"),
+            (
+                "masked_lm",
+                "causal_lm",
+                metric,
+                2.09,
+                "classification",
+                "Gisserot-Boukhlef et al. 2025, 210M",
+            ),
+        ),
+    )
+
+
+def _gpu(config: ml_collections.ConfigDict) -> None:
+    shared = config.shared
+    shared.model.update(presets.SIZES["medium"], position="rope", dropout_rate=0.0)
+    shared.model.update(max_seq_len=320, dtype="bfloat16")
+    shared.data.source = "tfds:wikipedia/20230601.en"
+    shared.data.row_length = 128
+    shared.data.tokenizer.vocab_size = 16384
+    shared.optimizer.learning_rate = 1e-3
+    shared.train.batch_size = 512
+    _add_arms(config, tuple(ARMS))
+    config.seeds = (0, 1, 2)
+    config.budget.update(axis="tokens", amount=1e9, num_checkpoints=10)
+    config.evaluations.glue = comparison_base.glue_tasks(
+        "tfds", ("cola", "sst2", "mrpc", "stsb", "rte", "mnli"), protocol="turc"
+    )
+    config.evaluations.squad = comparison_base.squad_questions(
+        "embedded", "embedded", seeds=(0,)
+    )
+    average, squad = "glue/average", "squad/f1"
+    config.primary.update(metric=average, reference="masked_lm")
+    glue = "GLUE average"
+    spanbert = "Joshi et al. 2020, table 7"
+    _add_contrasts(
+        config,
+        (
+            ("span_corruption", "random_init", average, 17.06, glue, f"{T5}, table 1"),
+            ("span_corruption", "deshuffling", average, 10.11, glue, f"{T5}, table 4"),
+            ("span_corruption", "prefix_lm", average, 2.59, glue, f"{T5}, table 4"),
+            (
+                "span_corruption",
+                "span_corruption_50",
+                average,
+                2.01,
+                glue,
+                f"{T5}, table 6",
+            ),
+            (
+                "masked_lm",
+                "masked_lm_80",
+                "glue/mnli",
+                3.4,
+                "MNLI",
+                "Wettig et al. 2023",
+            ),
+            (
+                "masked_lm",
+                "causal_lm",
+                average,
+                2.09,
+                "classification",
+                "Gisserot-Boukhlef et al. 2025, 210M",
+            ),
+            ("span_boundary", "span_masking", squad, 0.1, "SQuAD 2.0 F1", spanbert),
+        ),
+    )
+
+
+SCALES = {"cpu": _cpu, "gpu": _gpu}

@@ -1,0 +1,231 @@
+"""Evaluations by fine-tuning: acceptability, GLUE, SQuAD."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import tempfile
+import time
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from research import data as data_lib
+from research.comparison.evaluation import CHANCE, Evaluation, Metric, Result
+from research.config import RunConfig
+from research.evaluation import (
+    acceptability,
+    squad_data,
+    squad_run,
+    squad_scoring,
+)
+from research.evaluation.finetune import finetune
+from research.evaluation.finetune_loop import FinetuneSettings
+from research.evaluation.glue import run as glue_run
+from research.evaluation.glue import sources as glue_sources
+from research.evaluation.glue import summary as glue_summary
+from research.evaluation.glue import tasks as glue_tasks
+from research.evaluation.glue.config import GlueConfig
+from research.evaluation.glue.results import RunRow, RunStore
+from research.evaluation.squad_run import SquadConfig, SquadEvaluation, SquadRow
+
+if TYPE_CHECKING:
+    from research.training.backbone import Backbone
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Acceptability(Evaluation):
+    """Held-out sentences against shuffled copies, by fine-tuning."""
+
+    primary: ClassVar[str] = "accuracy"
+    trains: ClassVar[bool] = True
+
+    sampling: acceptability.Sampling
+    finetune: FinetuneSettings
+    seeds: tuple[int, ...]
+
+    def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
+        started = time.monotonic()
+        data = data_lib.load(backbone.config.data)
+        task = acceptability.make(heldout_documents(data), self.sampling)
+        labels = task.splits["dev"].labels
+        assert labels is not None, "acceptability labels its own sentences"
+        scores, right = [], []
+        for seed in self.seeds:
+            result = finetune(
+                backbone,
+                task,
+                self.finetune,
+                seed=seed,
+                progress_file=folder / f"finetune-{seed}.msgpack",
+            )
+            scores.append(result.scores["dev"]["accuracy"])
+            right.append((result.predictions["dev"] == labels).astype(int).tolist())
+        majority = float(np.bincount(labels).max() / len(labels))
+        metric = dataclasses.replace(
+            CHANCE, floor=majority, floor_label="majority class"
+        )
+        count = len(labels) // 2
+        note = f"{count} held-out sentences and a shuffled copy of each"
+        return Result(
+            scores={"accuracy": scores},
+            examples={"accuracy": right},
+            metrics={"accuracy": metric},
+            details={},
+            notes=[note],
+            seconds=time.monotonic() - started,
+        )
+
+
+def heldout_documents(data: data_lib.Data) -> list[str]:
+    """Text of the held-out documents."""
+    return [
+        data.tokenizer.decode(data.heldout.document(number).tolist(), skip_special=True)
+        for number in range(data.heldout.num_documents)
+    ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Glue(Evaluation):
+    """GLUE, or any part of it, by any protocol; selected on a share cut from train.
+
+    Attributes:
+      tasks: names of tasks.
+      glue: as of research.glue; no floor of its own, no submission.
+    """
+
+    primary: ClassVar[str] = "average"
+    trains: ClassVar[bool] = True
+
+    tasks: tuple[str, ...]
+    glue: GlueConfig
+
+    def refusal(self, run: RunConfig) -> str:
+        if not self.glue.selection_share:
+            return (
+                "glue.selection_share = 0 selects on the dev set, which arms are "
+                "compared on; set it to a share of train, such as 0.1."
+            )
+        if self.glue.floor_seeds or self.glue.submission:
+            return (
+                "a comparison has floors of its own and submits nothing; set "
+                "glue.floor_seeds = 0 and glue.submission = False."
+            )
+        return ""
+
+    def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
+        started = time.monotonic()
+        source = glue_sources.load(self.glue.source, glue_tasks.resolve(self.tasks))
+        evaluation = glue_run.Evaluation(
+            config=self.glue,
+            source=source,
+            checkpoint=str(backbone.workdir),
+            backbone=backbone,
+            store=RunStore(folder, RunRow),
+            say=lambda line: None,
+        )
+        rows = evaluation.run()
+        scores: dict[str, list[float]] = {}
+        metrics: dict[str, Metric] = {}
+        for task in evaluation.tasks:
+            name = task.task.name
+            metric = self.glue.rules.metric(task.task)
+            summary = glue_summary.summarise(task.task, rows[name, glue_run.PRETRAINED])
+            scores[name] = summary.task_values(metric)
+            majority = glue_summary.majority_scores(task)
+            metrics[name] = Metric(
+                label=f"{task.task.title} {metric.replace('_', ' ')}",
+                unit="%",
+                higher_is_better=True,
+                floor=float(np.mean([split[metric] for split in majority.values()])),
+                floor_label="majority class",
+                within_architecture=False,
+            )
+        scores, metrics = _with_average(scores, metrics)
+        notes = [f"protocol {self.glue.protocol}, source {source.name}"]
+        notes += [source.caveat] if source.caveat else []
+        notes += source.missing.values()
+        return Result(
+            scores=scores,
+            examples={},
+            metrics=metrics,
+            details={},
+            notes=notes,
+            seconds=time.monotonic() - started,
+        )
+
+
+def _with_average(
+    scores: dict[str, list[float]], metrics: dict[str, Metric]
+) -> tuple[dict[str, list[float]], dict[str, Metric]]:
+    """The mean over tasks first; per fine-tuning seed where all tasks have the same."""
+    columns = list(scores.values())
+    if len({len(column) for column in columns}) == 1:
+        average = [float(np.mean(values)) for values in zip(*columns, strict=True)]
+    else:
+        average = [float(np.mean([np.mean(column) for column in columns]))]
+    floors = [metric.floor for metric in metrics.values()]
+    meaning = dataclasses.replace(
+        next(iter(metrics.values())),
+        label=f"average of {len(scores)}",
+        floor=float(np.mean([floor for floor in floors if floor is not None])),
+    )
+    return {"average": average, **scores}, {"average": meaning, **metrics}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Squad(Evaluation):
+    """Questions about passages: the span that answers them.
+
+    Attributes:
+      squad: as of research.squad; no floor of its own.
+    """
+
+    primary: ClassVar[str] = "f1"
+    trains: ClassVar[bool] = True
+
+    squad: SquadConfig
+
+    def refusal(self, run: RunConfig) -> str:
+        del run
+        if self.squad.floor_seeds:
+            return "a comparison has floors of its own; set squad.floor_seeds = 0."
+        return ""
+
+    def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as scratch:
+            train, dev, caveat = squad_run.load_questions(
+                self.squad, pathlib.Path(scratch)
+            )
+        evaluation = SquadEvaluation(
+            config=self.squad,
+            caveat=caveat,
+            checkpoint=str(backbone.workdir),
+            backbone=backbone,
+            train=train,
+            dev=dev,
+            store=RunStore(folder, SquadRow),
+            say=lambda line: None,
+        )
+        rows = evaluation.run()[glue_run.PRETRAINED]
+        golds = squad_data.golds_of(dev)
+        silence = squad_scoring.score(dict.fromkeys(golds, ""), golds)
+        names = ("f1", "exact_match")
+        notes = [f"{len(train):,} train questions, {len(dev):,} dev questions"]
+        return Result(
+            scores={name: [row.scores[name] for row in rows] for name in names},
+            examples={},
+            metrics={
+                name: dataclasses.replace(
+                    CHANCE,
+                    label=squad_run.TITLES[name],
+                    floor=silence[name],
+                    floor_label="answering nothing",
+                )
+                for name in names
+            },
+            details={},
+            notes=[*notes, *([caveat] if caveat else [])],
+            seconds=time.monotonic() - started,
+        )
