@@ -146,7 +146,14 @@ def _cpu(config: ml_collections.ConfigDict) -> None:
         config,
         (
             ("span_corruption", "random_init", metric, 17.06, glue, f"{T5}, table 1"),
-            ("masked_lm", "random_init", metric, 33.1, glue, "Geiping and Goldstein 2023"),
+            (
+                "masked_lm",
+                "random_init",
+                metric,
+                33.1,
+                glue,
+                "Geiping and Goldstein 2023",
+            ),
             ("span_corruption", "deshuffling", metric, 10.11, glue, f"{T5}, table 4"),
             ("span_corruption", "prefix_lm", metric, 2.59, glue, f"{T5}, table 4"),
             ("masked_lm", "masked_lm_80", metric, 3.4, "MNLI", "Wettig et al. 2023"),

@@ -138,7 +138,7 @@ def parse(config: Any) -> ComparisonConfig:
         )
         if name in raw
     }
-    contrasts = {
+    contrasts: dict[str, Any] = {
         name: strict.build(Contrast, values, f"config.contrasts.{name}", problems)
         for name, values in raw.get("contrasts", {}).items()
     }

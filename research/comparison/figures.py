@@ -481,7 +481,7 @@ def contrasts(pairs: Mapping[str, tuple[float, Point]]) -> Figure:
         figure, axis = plt.subplots(figsize=(WIDTH, 0.5 * len(pairs) + 1.3))
         axis.axvline(0, color=INK, linewidth=1)
         for row, (published, point) in enumerate(pairs.values()):
-            if point.low is not None:
+            if point.low is not None and point.high is not None:
                 limits = [point.low, point.high]
                 axis.plot(limits, [row, row], color=_COLOURS[0], linewidth=1.6)
             axis.plot(point.value, row, "o", color=_COLOURS[0], markersize=8)
