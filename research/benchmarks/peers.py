@@ -126,6 +126,7 @@ def _t5(torch, transformers, model, lengths, batch_size, gathered_head):
             num_decoder_layers=model.decoder_layers,
             num_heads=model.num_heads,
             dropout_rate=model.dropout_rate,
+            decoder_start_token_id=0,
         )
     )
     for module in network.modules():

@@ -78,7 +78,10 @@ PEER_NOTE = (
 def measure(*, rounds: int, with_peers: bool) -> Table:
     """Every case: our step, the peer's, and the peer with its head gathered."""
     limit = timing.matmul_rate("float32")
-    rows = [_measure(case, limit, rounds, with_peers) for case in CASES]
+    rows = []
+    for case in CASES:
+        print(f"measuring {case.label} ...", flush=True)
+        rows.append(_measure(case, limit, rounds, with_peers))
     return Table(
         title="training steps: 4 layers x 256, 32 rows of 128, dropout 0.1, float32",
         rows=tuple(rows),
