@@ -101,26 +101,48 @@ def explicit_attention(
 
 
 def _forward(query, key, value, mask, bias, rngs, scale, dropout_rate):
-    num_groups = key.shape[2]
+    keys, values = jnp.transpose(key, _BNTH), jnp.transpose(value, _BNTH)
+    weights = _weights(query, keys, mask, bias, scale)
+    dropped = _by_group(_dropped(weights, rngs, dropout_rate), keys.shape[1])
+    attended = jnp.einsum("bkts,bksh->bkth", dropped, values)
+    residuals = (query, keys, values, weights, attended, bias, rngs)
+    return _ungrouped(attended, query.shape), residuals
+
+
+def attend_to_cache(
+    query: Float[Array, "B T N H"],
+    keys: Float[Array, "B K S H"],
+    values: Float[Array, "B K S H"],
+    *,
+    mask: Bool[Array, "#B 1 #T S"],
+    bias: Float[Array, "#B N T S"] | None,
+    scale: float,
+) -> Float[Array, "B T N H"]:
+    """`attend` for decoding: keys and values lie as a cache holds them.
+
+    With a few queries to many keys, turning the keys around costs more than all else.
+    """
+    weights = _by_group(_weights(query, keys, mask, bias, scale), keys.shape[1])
+    attended = jnp.einsum("bkts,bksh->bkth", weights, values)
+    return _ungrouped(attended, query.shape)
+
+
+def _weights(query, keys, mask, bias, scale) -> Float[Array, "B N T S"]:
+    """Attention weights in the keys' dtype, after a float32 softmax."""
+    num_groups = keys.shape[1]
     # [B, K, G * T, H]: the G query heads of a key head are more queries to it.
     queries = jnp.transpose(_grouped(query * _like(scale, query), num_groups), _BKGTH)
     queries = queries.reshape(*queries.shape[:2], -1, queries.shape[-1])
-    keys = jnp.transpose(key, _BNTH)
-    values = jnp.transpose(value, _BNTH)
     scores = jnp.einsum(
         "bkth,bksh->bkts", queries, keys, preferred_element_type=jnp.float32
     )
-    scores = scores.reshape(query.shape[0], query.shape[2], -1, key.shape[1])
+    scores = scores.reshape(query.shape[0], query.shape[2], -1, keys.shape[2])
     if bias is not None:
         scores = scores + bias
     if mask is not None:
         # Finite, so that a row without any key has finite weights and slopes.
         scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min / 2)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    dropped = _dropped(weights, rngs, dropout_rate)
-    attended = jnp.einsum("bkts,bksh->bkth", _by_group(dropped, num_groups), values)
-    residuals = (query, keys, values, weights, attended, bias, rngs)
-    return _ungrouped(attended, query.shape), residuals
+    return jax.nn.softmax(scores, axis=-1).astype(keys.dtype)
 
 
 def _backward(scale, dropout_rate, residuals, grad):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from models.attend import attend
+from models.attend import attend, attend_to_cache
 from models.config import TransformerConfig
 from models.dropout import DropoutRngs
 from models.layers import Linear, kernel_stddev, make_linear
@@ -74,5 +74,21 @@ class Attention(nnx.Module):
             dropout_rate=self.config.attention_dropout_rate,
             rngs=rngs,
             implementation=self.config.attention,
+        )
+        return self.out(attended.reshape(*query.shape[:2], -1))
+
+    def to_cache(
+        self,
+        query: Float[Array, "B T N H"],
+        keys: Float[Array, "B K S H"],
+        values: Float[Array, "B K S H"],
+        *,
+        mask: Bool[Array, "#B 1 #T S"],
+        bias: Float[Array, "#B N T S"] | None,
+    ) -> Float[Array, "B T D"]:
+        """The same over keys and values that a cache holds, without dropout."""
+        scale = self.config.score_scale
+        attended = attend_to_cache(
+            query, keys, values, mask=mask, bias=bias, scale=scale
         )
         return self.out(attended.reshape(*query.shape[:2], -1))

@@ -108,7 +108,13 @@ class Block(nnx.Module):
             key, value = self.attention.keys_values(x, context.rope)
             if cache is not None:
                 cache = cache.append(key, value, context.index)
-                key, value = cache.keys, cache.values
+                return self.attention.to_cache(
+                    query,
+                    cache.keys,
+                    cache.values,
+                    mask=context.mask,
+                    bias=context.bias,
+                )
             return self.attention(
                 query,
                 key,
@@ -121,9 +127,14 @@ class Block(nnx.Module):
         def cross_attention(x):
             query = self.cross_attention.queries(x, None)
             if cache is not None:
-                key, value = cache.cross_keys, cache.cross_values
-            else:
-                key, value = self.cross_attention.keys_values(context.encoded, None)
+                return self.cross_attention.to_cache(
+                    query,
+                    cache.cross_keys,
+                    cache.cross_values,
+                    mask=context.cross_mask,
+                    bias=None,
+                )
+            key, value = self.cross_attention.keys_values(context.encoded, None)
             return self.cross_attention(
                 query,
                 key,

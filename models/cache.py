@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from models.pytree import pytree
@@ -10,27 +11,37 @@ from models.pytree import pytree
 
 @pytree
 class LayerCache:
-    """Keys and values that one block has seen.
+    """Keys and values that one block has seen, each head's slots side by side.
 
     Attributes:
       keys, values: of self-attention, S slots.
       cross_keys, cross_values: of the encoder's output, for an encoder-decoder.
     """
 
-    keys: Float[Array, "B S K H"]
-    values: Float[Array, "B S K H"]
-    cross_keys: Float[Array, "B E K H"] | None = None
-    cross_values: Float[Array, "B E K H"] | None = None
+    keys: Float[Array, "B K S H"]
+    values: Float[Array, "B K S H"]
+    cross_keys: Float[Array, "B K E H"] | None = None
+    cross_values: Float[Array, "B K E H"] | None = None
 
-    def append(self, keys: Array, values: Array, index: Int[Array, ""]) -> LayerCache:
+    def append(
+        self,
+        keys: Float[Array, "B T K H"],
+        values: Float[Array, "B T K H"],
+        index: Int[Array, ""],
+    ) -> LayerCache:
         """A copy with new keys and values written from slot `index` on."""
-        start = (0, index, 0, 0)
+        start = (0, 0, index, 0)
         return LayerCache(
-            keys=jax.lax.dynamic_update_slice(self.keys, keys, start),
-            values=jax.lax.dynamic_update_slice(self.values, values, start),
+            keys=jax.lax.dynamic_update_slice(self.keys, by_head(keys), start),
+            values=jax.lax.dynamic_update_slice(self.values, by_head(values), start),
             cross_keys=self.cross_keys,
             cross_values=self.cross_values,
         )
+
+
+def by_head(x: Float[Array, "B T K H"]) -> Float[Array, "B K T H"]:
+    """Keys or values as a cache holds them."""
+    return jnp.transpose(x, (0, 2, 1, 3))
 
 
 @pytree

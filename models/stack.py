@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from models.block import Block, Context
-from models.cache import Cache, LayerCache
+from models.cache import Cache, LayerCache, by_head
 from models.config import TransformerConfig
 from models.dropout import DropoutRngs, fold
 from models.inputs import ModelInputs
@@ -148,14 +148,15 @@ class Stack(nnx.Module):
         """An empty cache of `max_length` slots."""
         config = self.config
         check_length(max_length, config)
-        heads = (batch_size, max_length, config.kv_heads, config.dim_per_head)
+        heads = (batch_size, config.kv_heads, max_length, config.dim_per_head)
         empty = jnp.zeros(heads, config.dtype)
         layers = []
         for layer in self._unstacked():
             cross: tuple[Array | None, Array | None] = (None, None)
             if layer.cross_attention is not None:
                 assert encoded is not None, "a decoder of an encoder's output"
-                cross = layer.cross_attention.keys_values(encoded, None)
+                keys, values = layer.cross_attention.keys_values(encoded, None)
+                cross = by_head(keys), by_head(values)
             layers.append(
                 LayerCache(
                     keys=empty,
