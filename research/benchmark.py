@@ -3,7 +3,7 @@
     python -m research.benchmark --suite=cpu [--rounds=8] [--json=benchmark.json]
 
 Suites: cpu (training steps beside transformers + torch, then all below), training,
-corruption, input, startup. Speeds are never tests: machines differ and are noisy.
+corruption, generation, input, startup. Speeds are never tests: machines differ and are noisy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from research import cli
 from research.errors import UserError, nearest
 
 _SUITE = flags.DEFINE_string(
-    "suite", "cpu", "cpu, training, corruption, input, startup"
+    "suite", "cpu", "cpu, training, corruption, generation, input, startup"
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 8, "Alternating rounds of each measurement.")
 _PEERS = flags.DEFINE_bool("peers", True, "Measure transformers + torch side by side.")
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     del argv
     import rich.console
 
-    from research.benchmarks import inputs, peers, table, training
+    from research.benchmarks import generation, inputs, peers, table, training
 
     root = pathlib.Path(__file__).parent.parent
     rounds = _ROUNDS.value
@@ -39,6 +39,9 @@ def main(argv: Sequence[str]) -> int:
     suites: dict[str, Callable[[], table.Table]] = {
         "training": lambda: training.measure(rounds=rounds, with_peers=_PEERS.value),
         "corruption": lambda: training.measure_corruption(rounds=rounds),
+        "generation": lambda: generation.measure(
+            rounds=rounds, with_peers=_PEERS.value
+        ),
         "input": inputs.measure,
         "startup": lambda: inputs.startup(root),
     }
@@ -49,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
             f"there is no suite {_SUITE.value!r}.{nearest(_SUITE.value, valid)} "
             f"Valid: {', '.join(valid)}."
         )
-    if "training" in names and _PEERS.value:
+    if {"training", "generation"} & set(names) and _PEERS.value:
         peers.libraries()
     console = rich.console.Console(width=None if sys.stdout.isatty() else 120)
     tables = []

@@ -14,6 +14,7 @@ from models.config import TransformerConfig
 from objectives.base import Objective
 from objectives.vocabulary import Vocabulary
 from research import config as config_lib
+from research.conversion import origin
 from research.data.tokenizer import Tokenizer
 from research.generation import filling, prompts
 from research.generation.decoding import DecodingConfig, generate
@@ -33,6 +34,7 @@ class Writer:
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     model_config: TransformerConfig
+    frame: prompts.Frame
     rng: jax.Array
 
     @classmethod
@@ -45,12 +47,16 @@ class Writer:
         run = backbone.load(workdir, which)
         objective = config_lib.create_objective(run.config, run.vocabulary)
         modules = state.create_modules(run.model_config, objective)
+        # Texts of runs trained here begin with nothing; published models' may.
+        imported = (workdir / origin.FOLDER).is_dir()
+        begin = run.tokenizer.begin() if imported else ()
         return cls(
             language_model=language_model(objective, modules),
             params=run.params,
             tokenizer=run.tokenizer,
             vocabulary=run.vocabulary,
             model_config=run.model_config,
+            frame=prompts.frame(objective, begin=begin),
             rng=jax.random.key(seed),
         )
 
@@ -66,9 +72,7 @@ class Writer:
             encoder's prompt without a mask.
         """
         architecture = self.model_config.architecture
-        encoded = prompts.encode(
-            texts, self.tokenizer, self.vocabulary, architecture=architecture
-        )
+        encoded = prompts.encode(texts, self.tokenizer, self.vocabulary, self.frame)
         self._check_lengths(encoded, settings)
         # Absolute positions of encoders count from the left edge; decoders continue
         # at the right one.
@@ -138,23 +142,38 @@ class Writer:
         return "[MASK] = " + "   ".join(shown)
 
 
-def language_model(objective: Objective, modules: state.Modules) -> LanguageModel:
+def language_model(
+    objective: Objective,
+    modules: state.Modules,
+    *,
+    stop_ids: tuple[int, ...] | None = None,
+) -> LanguageModel:
     """The network of an objective as functions of its parameters.
+
+    Args:
+      objective: whose readout gives the logits.
+      modules: of the run.
+      stop_ids: tokens that end a text; None = those of the vocabulary that do.
 
     Raises:
       ValueError: if no term of the objective predicts tokens of the vocabulary.
     """
-    vocabulary = objective.vocabulary
-    decoder = objective.architecture == "decoder"
-    stops = (vocabulary.eod_id, vocabulary.eos_id) if decoder else (vocabulary.eos_id,)
     return LanguageModel(
         modules=modules,
         objective=objective,
         term=_token_term(objective),
         start_id=objective.start_id,
-        stop_ids=tuple(stop for stop in stops if stop >= 0),
-        pad_id=vocabulary.pad_id,
+        stop_ids=_stop_ids(objective) if stop_ids is None else stop_ids,
+        pad_id=objective.vocabulary.pad_id,
+        num_after_prefix=prompts.num_after_prefix(objective),
     )
+
+
+def _stop_ids(objective: Objective) -> tuple[int, ...]:
+    vocabulary = objective.vocabulary
+    decoder = objective.architecture == "decoder"
+    stops = (vocabulary.eod_id, vocabulary.eos_id) if decoder else (vocabulary.eos_id,)
+    return tuple(dict.fromkeys(stop for stop in stops if stop >= 0))
 
 
 def _token_term(objective: Objective) -> str:
