@@ -123,7 +123,9 @@ class PrefixLM(SequenceToSequence):
     ) -> Readout:
         if self.architecture == "encoder_decoder":
             return super().readout(term, heads, hidden_states, target, embedding)
-        return heads.readout(hidden_states[:, :-1], embedding)
+        # All but the last position of a row, which has no target.
+        num_targets = target.values.shape[1]
+        return heads.readout(hidden_states[:, :num_targets], embedding)
 
     def _split(self, rng: Array, row: Stream) -> tuple[Stream, Stream]:
         inputs_length, targets_length = self.stream_lengths

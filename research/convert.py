@@ -1,7 +1,7 @@
 """Hugging Face checkpoints to workdirs, and workdirs to Hugging Face checkpoints.
 
     python -m research.convert --from=FOLDER_OR_HUB_ID --workdir=runs/bert
-    python -m research.convert --from=runs/bert --to=exported
+    python -m research.convert --from=runs/bert --to=exported [--results=runs/bert-glue]
 
 A converted workdir is an ordinary one: train.init_from, GLUE, BLiMP and generation read
 it. Families and their tensors are tables in research/conversion/families/.
@@ -29,6 +29,9 @@ _EXPERIMENT = flags.DEFINE_string(
     "the one of the heads that the checkpoint holds.",
 )
 _WHICH = flags.DEFINE_string("which", "last", "Checkpoint to export: last, best, step.")
+_RESULTS = flags.DEFINE_multi_string(
+    "results", [], "Workdir of an evaluation for the model card; may be repeated."
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,7 +52,10 @@ def main(argv: Sequence[str]) -> int:
                 source, pathlib.Path(workdir), experiment=_EXPERIMENT.value
             )
         return run.export_workdir(
-            pathlib.Path(source), pathlib.Path(to), which=_WHICH.value
+            pathlib.Path(source),
+            pathlib.Path(to),
+            which=_WHICH.value,
+            results=[pathlib.Path(folder) for folder in _RESULTS.value],
         )
 
 

@@ -61,7 +61,13 @@ def main(argv: Sequence[str]) -> int:
             length_penalty=_PENALTY.value,
         )
         for prompts in _batches():
-            for prompt, text in zip(prompts, writer.write(prompts, settings)):
+            try:
+                texts = writer.write(prompts, settings)
+            except ValueError as error:
+                if not _INTERACTIVE.value:
+                    raise
+                texts = [str(error)]
+            for prompt, text in zip(prompts, texts):
                 print(text if _INTERACTIVE.value else f"{prompt}\n  {text}\n")
     return 0
 
@@ -84,6 +90,7 @@ def _batches() -> Iterator[list[str]]:
         print("> ", end="", flush=True)
         line = sys.stdin.readline()
         if not line:
+            print()
             return
         yield [line.rstrip("\n")] * _SAMPLES.value
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ import numpy as np
 from models.config import TransformerConfig
 from objectives.base import Objective
 from research.conversion.families import FAMILIES
-from research.conversion.family import Family, Row
+from research.conversion.family import Family, Row, matches
 from research.conversion.importer import flatten, layers_of
+from research.training.streamed import Deferred
 
+# Dtype and shape of every tensor by name.
+Specs = dict[str, tuple[np.dtype, tuple[int, ...]]]
 # Settings that change training or memory, and not what the network computes.
 _IMMATERIAL = {
     "dropout_rate",
@@ -44,17 +48,23 @@ class Export:
       family: the family that expresses the model.
       hf_class: transformers' class.
       hf_config: config.json.
+      heads: the family's stages whose heads the class has.
       dropped: our stages whose heads the family does not have.
     """
 
     family: Family
     hf_class: str
     hf_config: dict[str, Any]
+    heads: tuple[str, ...]
     dropped: tuple[str, ...]
 
 
 def plan(
-    config: TransformerConfig, stages: tuple[str, ...], *, origin: str | None = None
+    config: TransformerConfig,
+    stages: tuple[str, ...],
+    *,
+    origin: str | None = None,
+    carried: Collection[str] = (),
 ) -> Export:
     """Picks the family and makes its config.
 
@@ -63,6 +73,7 @@ def plan(
       stages: the objective's stages, whose heads go along where the family has them.
       origin: `model_type` of the checkpoint that the run began from, preferred among
         families that express the same network.
+      carried: names of tensors without an objective that came with it.
 
     Raises:
       ValueError: if no family expresses the settings, naming the nearest one and the
@@ -90,10 +101,13 @@ def plan(
     held = max((c for c in family.classes if set(c) <= set(held)), key=len)
     kept = {stage for stage in stages if stage in heads and heads[stage].stage in held}
     hf_class = family.classes[held]
+    if not held:
+        for name, patterns in family.carried.items():
+            if any(matches(tensor, patterns) for tensor in carried):
+                hf_class = name
     hf_config = {
         "architectures": [hf_class],
         "model_type": family.model_type,
-        "dtype": config.param_dtype,
         **{theirs: getattr(config, ours) for ours, theirs in family.fields.items()},
         **family.write(config),
     }
@@ -101,6 +115,7 @@ def plan(
         family=family,
         hf_class=hf_class,
         hf_config=hf_config,
+        heads=held,
         dropped=tuple(stage for stage in stages if stage not in kept),
     )
 
@@ -137,6 +152,15 @@ def _differences(family: Family, config: TransformerConfig) -> list[str]:
     return found
 
 
+def dtype_of(specs: Specs) -> str:
+    """What config.json says the precision is: that of most numbers."""
+    sizes: dict[str, int] = {}
+    for dtype, shape in specs.values():
+        size = int(np.prod(shape, dtype=np.int64))
+        sizes[str(dtype)] = sizes.get(str(dtype), 0) + size
+    return max(sizes, key=lambda name: sizes[name])
+
+
 def special_ids(export: Export, objective: Objective) -> dict[str, Any]:
     """The ids that transformers' configs name; families with fixed ones keep them."""
     vocabulary = objective.vocabulary
@@ -153,16 +177,16 @@ def special_ids(export: Export, objective: Objective) -> dict[str, Any]:
     return {k: v for k, v in ids.items() if k not in export.hf_config}
 
 
-Specs = dict[str, tuple[np.dtype, tuple[int, ...]]]
-
-
-def tensors(export: Export, params: Any) -> tuple[Specs, Callable[[str], np.ndarray]]:
+def tensors(
+    export: Export, params: Any, dtypes: Mapping[str, np.dtype]
+) -> tuple[Specs, Callable[[str], np.ndarray]]:
     """Dtypes and shapes of what is written by name, and a function that gives each.
 
     Args:
       export: the plan.
-      params: {'model': ..., 'heads': ...} of arrays; layers stacked by `scan_layers`
-        are taken apart.
+      params: {'model': ..., 'heads': ...} of deferred arrays; layers stacked by
+        `scan_layers` are taken apart.
+      dtypes: of the tensors, by their names, that are not stored as they are.
     """
     rows = _rows(export)
     parts: dict[str, list[tuple[Row, np.ndarray]]] = {}
@@ -181,8 +205,8 @@ def tensors(export: Export, params: Any) -> tuple[Specs, Callable[[str], np.ndar
         row, leaf = sources[0]
         shape = leaf.shape[:-1] + (leaf.shape[-1] * len(sources),)
         shape = shape[::-1] if row.transpose else shape
-        specs[name] = (np.dtype(leaf.dtype), shape)
-    return dict(sorted(specs.items())), load
+        specs[name] = (dtypes.get(name, np.dtype(leaf.dtype)), shape)
+    return specs, load
 
 
 def _rows(export: Export) -> dict[str, tuple[Row, str]]:
@@ -192,7 +216,7 @@ def _rows(export: Export) -> dict[str, tuple[Row, str]]:
     rows = {row.ours: (row, prefix + row.theirs) for row in family.rows}
     for head in family.heads:
         for stage in (head.stage, *head.also):
-            for row in head.rows:
+            for row in head.rows if head.stage in export.heads else ():
                 ours = row.ours.replace(f"heads/{head.stage}/", f"heads/{stage}/")
                 rows[ours] = (row, row.theirs)
     return rows
@@ -200,12 +224,23 @@ def _rows(export: Export) -> dict[str, tuple[Row, str]]:
 
 def _unstacked(params: Any) -> dict[str, Any]:
     """Parameters by path, one entry for each layer also where layers are stacked."""
+    # Stacks are taken apart in turn; GPT-2's fused tensors need three at a time.
+    whole = functools.lru_cache(maxsize=3)(np.asarray)
+
+    def layer(stack: Deferred, index: int) -> Deferred:
+        read = functools.partial(_entry, whole, stack, index)
+        return Deferred(stack.shape[1:], stack.dtype, read)
+
     flat = {}
     for path, leaf in flatten(params).items():
         before, layers, after = path.partition("/layers/")
         if layers and not after.split("/")[0].isdigit():
-            for index, layer in enumerate(leaf):
-                flat[f"{before}/layers/{index}/{after}"] = layer
+            for index in range(leaf.shape[0]):
+                flat[f"{before}/layers/{index}/{after}"] = layer(leaf, index)
         else:
             flat[path] = leaf
     return flat
+
+
+def _entry(whole: Callable[[Any], np.ndarray], stack: Any, index: int) -> np.ndarray:
+    return whole(stack)[index]

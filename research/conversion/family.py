@@ -108,8 +108,8 @@ class Family:
       classes: transformers' class for a set of stages, e.g. ('masked_lm',).
       ignored: patterns of tensors that repeat others (tied weights) or are constants.
       zero: patterns of tensors that must be zero, and are then left out.
-      carried: patterns of tensors that no objective here uses; they are kept beside
-        the run and written back on export.
+      carried: class -> patterns of tensors that it has besides, and that no objective
+        here uses; they are kept beside the run and written back until it is trained.
     """
 
     model_type: str
@@ -126,7 +126,7 @@ class Family:
     classes: Mapping[tuple[str, ...], str]
     ignored: tuple[str, ...] = ()
     zero: tuple[str, ...] = ()
-    carried: tuple[str, ...] = ()
+    carried: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 def matches(name: str, patterns: Collection[str]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import tokenizers
 
+from models.config import TransformerConfig
 from objectives.vocabulary import Vocabulary
 from research.data.tokenizer import Tokenizer
 
@@ -54,17 +55,17 @@ def write_tokenizer(
     tokenizer: Tokenizer,
     vocabulary: Vocabulary,
     *,
-    architecture: str,
-    max_length: int,
+    config: TransformerConfig,
 ) -> None:
     """tokenizer.json and what transformers' AutoTokenizer reads beside it.
 
     Framing is the objectives' business here; there it is the tokenizer's, so that
-    tokenizer.json frames texts as the architecture was trained to read them.
+    tokenizer.json frames texts as the architecture was trained to read them. A
+    published tokenizer that frames texts itself keeps its own way.
     """
     backend = tokenizers.Tokenizer.from_str(tokenizer.definition)
-    template = _template(tokenizer, vocabulary, architecture)
-    if template is not None:
+    template = _template(tokenizer, vocabulary, config.architecture)
+    if template is not None and not backend.encode("").ids:
         backend.post_processor = template
     backend.save(str(folder / "tokenizer.json"))
     roles = {
@@ -74,12 +75,19 @@ def write_tokenizer(
     }
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": max_length,
+        "model_max_length": config.max_seq_len,
+        "model_input_names": _inputs(config),
         "clean_up_tokenization_spaces": False,
         **roles,
     }
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _inputs(config: TransformerConfig) -> list[str]:
+    """What the tokenizer gives; models without token types refuse or misread them."""
+    types = ["token_type_ids"] if config.num_token_types > 1 else []
+    return ["input_ids", *types, "attention_mask"]
 
 
 def _template(

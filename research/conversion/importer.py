@@ -15,8 +15,17 @@ from models.config import TransformerConfig
 from research.conversion import safetensors
 from research.conversion.families import FAMILIES
 from research.conversion.family import Family, Row, matches
+from research.training.streamed import Deferred
 
 Flat = dict[str, Any]
+# Families one would expect here, and the settings that our blocks do not have.
+_NOT_EXPRESSED = {
+    "modernbert": "its layers alternate between local_attention windows and global "
+    "attention (layer_types) with a rope_theta each, and its first block has no "
+    "attention norm; here all blocks of a stack are alike",
+}
+# Names of norms in checkpoints that came from TensorFlow (bert-base-uncased).
+_OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +60,20 @@ def read(folder: pathlib.Path) -> Checkpoint:
             f"{folder} has no config.json: give a folder with config.json, "
             f"model.safetensors and the tokenizer's files."
         )
-    hf_config = json.loads(path.read_text())
+    try:
+        hf_config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
     family = _family(hf_config)
     files = safetensors.open_folder(folder)
-    tensors = {_bare(family, name): (files, name) for name in files}
+    tensors = {_bare(family, _modern(name)): (files, name) for name in files}
     hf_config = {**family.defaults, **hf_config}
+    absent = sorted(set(family.fields.values()) - set(hf_config))
+    if absent:
+        raise ValueError(
+            f"{path} of model_type {family.model_type!r} does not say "
+            f"{', '.join(absent)}: give the config.json that belongs to the weights."
+        )
     settings = {
         **family.fixed,
         **{ours: hf_config[theirs] for ours, theirs in family.fields.items()},
@@ -91,6 +109,11 @@ def _family(hf_config: Mapping[str, Any]) -> Family:
     model_type = hf_config.get("model_type")
     if model_type == "t5" and "gated" in hf_config.get("feed_forward_proj", "relu"):
         return FAMILIES["t5_gated"]
+    if model_type in _NOT_EXPRESSED:
+        raise ValueError(
+            f"A checkpoint of model_type {model_type!r} cannot be expressed: "
+            f"{_NOT_EXPRESSED[model_type]}."
+        )
     if model_type not in FAMILIES:
         known = sorted({family.model_type for family in FAMILIES.values()})
         raise ValueError(
@@ -130,7 +153,7 @@ def flatten(tree: Any) -> Flat:
 def params_from(checkpoint: Checkpoint, abstract: Any) -> tuple[Any, dict[str, Any]]:
     """Parameters in the structure of `abstract`, and tensors to carry along.
 
-    Nothing is copied: arrays are views of mapped files where the layout allows.
+    Parameters are `Deferred`: each is read from its file when it is needed.
 
     Args:
       checkpoint: what `read` gave.
@@ -150,18 +173,19 @@ def params_from(checkpoint: Checkpoint, abstract: Any) -> tuple[Any, dict[str, A
             missing.append(f"{name} (for {path})")
             continue
         used.add(name)
-        tensor = row.to_ours(checkpoint.tensors[name])
-        if tensor.shape != leaf.shape:
-            wrong.append(f"{name}: {tensor.shape}, expected {leaf.shape} as {path}")
-        leaves.append(_as_float(tensor))
+        deferred = _deferred(checkpoint, row, name)
+        if deferred.shape != leaf.shape:
+            wrong.append(f"{name}: {deferred.shape}, expected {leaf.shape} as {path}")
+        leaves.append(deferred)
     left = [name for name in checkpoint.tensors if name not in used]
-    carried = {n: checkpoint.tensors[n] for n in left if matches(n, family.carried)}
+    patterns = [p for of_class in family.carried.values() for p in of_class]
+    carried = {n: checkpoint.tensors[n] for n in left if matches(n, patterns)}
     nonzero = [
         name
         for name in left
         if matches(name, family.zero) and np.any(checkpoint.tensors[name])
     ]
-    known = (*family.ignored, *family.carried, *family.zero)
+    known = (*family.ignored, *patterns, *family.zero)
     extra = [name for name in left if not matches(name, known)]
     _refuse(missing=missing, wrong=wrong, extra=extra, nonzero=nonzero)
     structure = jax.tree.structure(abstract)
@@ -177,9 +201,22 @@ def _head_rows(family: Family) -> list[Row]:
     return [row for head in family.heads for row in head.rows]
 
 
-def _as_float(tensor: np.ndarray) -> np.ndarray:
-    """float32 parameters, whatever precision the checkpoint was stored in."""
-    return tensor if tensor.dtype == np.float32 else tensor.astype(np.float32)
+def _modern(name: str) -> str:
+    for old, new in _OLD_NAMES.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
+
+
+def _deferred(checkpoint: Checkpoint, row: Row, name: str) -> Deferred:
+    """A float32 parameter, whatever precision the checkpoint was stored in."""
+    shape = row.to_ours(checkpoint.tensors[name]).shape
+
+    def read() -> np.ndarray:
+        tensor = row.to_ours(checkpoint.tensors[name])
+        return np.asarray(tensor, np.float32)
+
+    return Deferred(shape, np.dtype(np.float32), read)
 
 
 def _refuse(**problems: list[str]) -> None:

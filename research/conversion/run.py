@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,13 +14,13 @@ import numpy as np
 
 from research import cli
 from research import config as config_lib
-from research.conversion import exporter, hub, importer, model_card, safetensors
+from research.conversion import exporter, hub, importer, model_card, origin, safetensors
+from research.conversion.family import matches
 from research.data.tokenizer import Tokenizer
-from research.training import checkpoints, program, rngs, state, workdir
+from research.training import program, rngs, state, streamed, workdir
 
-# Beside the checkpoints of an imported run: what it was, and what nothing here uses.
-ORIGIN = "huggingface"
-CARRIED = "carried.safetensors"
+# Embeddings are padded to multiples of up to some hundreds; more is another tokenizer's.
+_MAX_SPARE_ROWS = 1024
 # The experiment that goes on from the heads a checkpoint holds.
 EXPERIMENTS = {
     (): "masked_lm",
@@ -31,6 +31,30 @@ EXPERIMENTS = {
     ("span_corruption",): "t5",
     ("text_infilling",): "bart_base",
 }
+
+
+# An experiment, so it stands alone; the checkpoint's model is too many flags to type.
+CONTINUE = "continue.py"
+_CONTINUE = '''"""Goes on from the converted checkpoint beside this file, as another run.
+
+    python -m research.pretrain --config=THIS_FILE --workdir=runs/NAME
+
+Its model is the checkpoint's. Another objective: convert with --experiment=FILE.
+"""
+
+import json
+import pathlib
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    folder = pathlib.Path(__file__).parent
+    values = json.loads((folder / "config.json").read_text())
+    config = ml_collections.ConfigDict(values)
+    config.train.init_from = str(folder)
+    return config
+'''
 
 
 def import_checkpoint(
@@ -51,20 +75,23 @@ def import_checkpoint(
     folder = hub.folder_of(source)
     checkpoint = importer.read(folder)
     tokenizer = Tokenizer.load(folder)
-    rows = importer.transformer_config(checkpoint).vocab_size
-    if tokenizer.vocab_size > (rows or 0):
+    rows = importer.transformer_config(checkpoint).vocab_size or 0
+    if not 0 <= rows - tokenizer.vocab_size < _MAX_SPARE_ROWS:
         raise ValueError(
-            f"The tokenizer of {folder} has {tokenizer.vocab_size} tokens, the embedding "
-            f"{rows} rows: they belong to different checkpoints."
+            f"The tokenizer of {folder} has {tokenizer.vocab_size:,} tokens, the "
+            f"embedding {rows:,} rows (at least as many, and fewer than "
+            f"{_MAX_SPARE_ROWS:,} to spare): put the tokenizer that the weights were "
+            f"trained with into the folder."
         )
     config = _config(checkpoint, experiment)
     run = program.create(config_lib.parse(config), _with_counts(tokenizer).vocabulary())
     params, carried, fresh = _params(checkpoint, run)
     target.mkdir(parents=True, exist_ok=True)
     tokenizer.save(target / "tokenizer")
-    _keep_origin(target / ORIGIN, folder, carried)
-    checkpoints.save_params(target / "checkpoints", params)
+    origin.save(target, source, folder, checkpoint, carried)
+    streamed.save_params(target / "checkpoints", params)
     workdir.add_session(target, 0)
+    (target / CONTINUE).write_text(_CONTINUE)
     # Last: a workdir with a config is a whole one.
     workdir.save_config(target, config)
     _report_import(source, target, checkpoint, params, carried, fresh)
@@ -109,19 +136,15 @@ def _params(checkpoint: importer.Checkpoint, run: program.Program):
     }
     params, carried = importer.params_from(checkpoint, wanted)
     if fresh:
+
+        def draw(rng: jax.Array) -> dict[str, Any]:
+            # Compiled, so that the backbone beside the heads is never drawn.
+            drawn = state.init_params(run.model_config, run.objective, rng)
+            return {stage: drawn["heads"][stage] for stage in fresh}
+
         rng = rngs.stream(run.config.train.seed, "params")
-        drawn = state.init_params(run.model_config, run.objective, rng)
-        for stage in fresh:
-            params["heads"][stage] = jax.device_get(drawn["heads"][stage])
+        params["heads"] |= jax.device_get(jax.jit(draw)(rng))
     return params, carried, fresh
-
-
-def _keep_origin(folder: pathlib.Path, source: pathlib.Path, carried: dict) -> None:
-    folder.mkdir(exist_ok=True)
-    shutil.copyfile(source / "config.json", folder / "config.json")
-    if carried:
-        specs = {name: (tensor.dtype, tensor.shape) for name, tensor in carried.items()}
-        safetensors.write(folder / CARRIED, specs, carried.__getitem__)
 
 
 def _report_import(source, target, checkpoint, params, carried, fresh) -> None:
@@ -133,10 +156,26 @@ def _report_import(source, target, checkpoint, params, carried, fresh) -> None:
         print(f"  drawn anew  heads of {', '.join(fresh)}: the checkpoint has none")
     if carried:
         print(f"  kept aside  {', '.join(sorted(carried))}: no objective uses them")
+    print(
+        f"  go on with  python -m research.pretrain --config={target / CONTINUE} "
+        f"--workdir=runs/NAME"
+    )
 
 
-def export_workdir(source: pathlib.Path, target: pathlib.Path, *, which: str) -> int:
+def export_workdir(
+    source: pathlib.Path,
+    target: pathlib.Path,
+    *,
+    which: str,
+    results: Sequence[pathlib.Path] = (),
+) -> int:
     """Writes a folder that transformers' from_pretrained reads.
+
+    Args:
+      source: workdir of a run.
+      target: the folder, empty or not there yet.
+      which: checkpoint, 'last', 'best' or a step.
+      results: workdirs of evaluations for the model card.
 
     Raises:
       ValueError: if no family expresses the model, or the folder is in use.
@@ -148,14 +187,24 @@ def export_workdir(source: pathlib.Path, target: pathlib.Path, *, which: str) ->
     tokenizer = Tokenizer.load(source / "tokenizer")
     vocabulary = _with_counts(tokenizer).vocabulary()
     model_config = program.resolve_model(run.model, vocabulary)
-    origin = _origin(source)
+    params, step = streamed.open_params(source / "checkpoints", which)
+    came = origin.load(source)
+    # Until it is trained, a checkpoint goes as it came: without heads drawn here.
+    as_it_came = came is not None and step == 0
+    carried = came.carried if as_it_came else {}
     export = exporter.plan(
-        model_config, run.objective.name, origin=origin.get("model_type")
+        model_config,
+        came.stages if as_it_came else run.objective.name,
+        origin=came.model_type if came else None,
+        carried=carried,
     )
-    params, step = checkpoints.load_params(source / "checkpoints", which)
-    specs, load = exporter.tensors(export, params)
-    carried = _carried(source, export)
+    dtypes = came.dtypes if as_it_came else {}
+    specs, load = exporter.tensors(export, params, dtypes)
+    # Only where the class that is written has them.
+    of_class = export.family.carried.get(export.hf_class, ())
+    carried = {n: tensor for n, tensor in carried.items() if matches(n, of_class)}
     specs |= {name: (tensor.dtype, tensor.shape) for name, tensor in carried.items()}
+    card = model_card.write(source, config, export, step, came=came, results=results)
     target.mkdir(parents=True, exist_ok=True)
     safetensors.write(
         target / "model.safetensors",
@@ -164,34 +213,21 @@ def export_workdir(source: pathlib.Path, target: pathlib.Path, *, which: str) ->
     )
     objective = config_lib.create_objective(run, vocabulary)
     hf_config = export.hf_config | exporter.special_ids(export, objective)
-    if carried:
-        hf_config["architectures"] = origin["architectures"]
+    hf_config["dtype"] = exporter.dtype_of(specs)
     (target / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n")
-    hub.write_tokenizer(
-        target,
-        tokenizer,
-        vocabulary,
-        architecture=model_config.architecture,
-        max_length=model_config.max_seq_len,
-    )
-    card = model_card.write(source, config, export, step)
+    hub.write_tokenizer(target, tokenizer, vocabulary, config=model_config)
     (target / "README.md").write_text(card)
+    _report_export(source, target, export, step, came, carried)
+    return 0
+
+
+def _report_export(source, target, export, step, came, carried) -> None:
     print(f"{source} (step {step}) -> {target}")
-    print(f"  class       {hf_config['architectures'][0]}")
+    print(f"  class       {export.hf_class}")
     if export.dropped:
         print(
             f"  left out    heads of {', '.join(export.dropped)}: the family has none"
         )
-    return 0
-
-
-def _origin(source: pathlib.Path) -> dict[str, Any]:
-    path = source / ORIGIN / "config.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _carried(source: pathlib.Path, export: exporter.Export) -> dict[str, np.ndarray]:
-    """Tensors that came with an imported checkpoint of the same family."""
-    path = source / ORIGIN / CARRIED
-    same = _origin(source).get("model_type") == export.family.model_type
-    return dict(safetensors.open_file(path)) if path.exists() and same else {}
+    lost = sorted(set(came.carried) - set(carried)) if came else []
+    if lost:
+        print(f"  left out    {', '.join(lost)}: {export.hf_class} has none")

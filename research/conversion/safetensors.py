@@ -54,6 +54,10 @@ class Tensors(Mapping[str, np.ndarray]):
             path, DTYPES[dtype], mode="r", offset=offset, shape=shape or (1,)
         ).reshape(shape)
 
+    def dtypes(self) -> dict[str, str]:
+        """The format's name of every tensor's dtype, 'BF16'."""
+        return {name: entry[2] for name, entry in self._entries.items()}
+
     def __iter__(self):
         return iter(self._entries)
 
@@ -159,7 +163,8 @@ def write(
                 tensor = np.asarray(load(name), dtype, order="C")
                 if tensor.shape != shape:
                     raise ValueError(f"{name}: shape {tensor.shape}, declared {shape}.")
-                file.write(tensor.tobytes() if tensor.ndim < 2 else tensor.data)
+                # As bytes: bfloat16 is no dtype that buffers know.
+                file.write(tensor.reshape(-1).view(np.uint8).data)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

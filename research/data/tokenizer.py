@@ -148,6 +148,13 @@ class Tokenizer:
         found = backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in found]
 
+    def begin(self) -> tuple[int, ...]:
+        """What its own post-processor puts before a text (Llama: BOS)."""
+        framed = self._prompt_backend.encode("a", add_special_tokens=True).ids
+        bare = self._prompt_backend.encode("a", add_special_tokens=False).ids
+        first = next((i for i, x in enumerate(framed) if x in bare[:1]), 0)
+        return tuple(framed[:first])
+
     def encode_with_offsets(
         self, texts: Sequence[str]
     ) -> list[tuple[list[int], list[tuple[int, int]]]]:

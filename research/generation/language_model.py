@@ -27,6 +27,8 @@ class LanguageModel:
       start_id: what an encoder-decoder's decoder reads first.
       stop_ids: tokens that end a text.
       pad_id: fills what is not text.
+      num_after_prefix: of a decoder that reads prompts in both directions, how many
+        tokens at their end it does not; None = it reads them causally.
     """
 
     modules: Modules
@@ -35,6 +37,7 @@ class LanguageModel:
     start_id: int
     stop_ids: tuple[int, ...]
     pad_id: int
+    num_after_prefix: int | None = None
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -57,7 +60,16 @@ class LanguageModel:
         batch, length = prompts.shape
         segments = is_prompt.astype(jnp.int32)
         positions = jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0)
-        inputs = ModelInputs(tokens=prompts, segment_ids=segments, positions=positions)
+        bidirectional = None
+        if self.num_after_prefix is not None:
+            columns = jnp.arange(length)[None] < length - self.num_after_prefix
+            bidirectional = is_prompt & columns
+        inputs = ModelInputs(
+            tokens=prompts,
+            segment_ids=segments,
+            positions=positions,
+            bidirectional=bidirectional,
+        )
         if not self.is_encoder_decoder:
             cache = model.init_cache(batch, length + max_new_tokens)
             hidden, cache = model.decode_step(inputs, cache)

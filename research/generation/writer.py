@@ -136,7 +136,7 @@ class Writer:
     def _candidates(self, mask: list[filling.Candidate]) -> str:
         shown = [
             f"{self.tokenizer.decode([c.token_id]).strip() or '(space)'} "
-            f"{c.probability:.3f}"
+            f"{c.probability:.3g}"
             for c in mask
         ]
         return "[MASK] = " + "   ".join(shown)

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
@@ -42,11 +41,12 @@ class Damaged(Exception):
     """A checkpoint whose files are not what was written."""
 
 
-class _Handler(ocp.StandardCheckpointHandler):
-    """orbax's handler of trees of arrays, with checksums of all files."""
+class Checksums:
+    """Makes an orbax handler write the checksums of all files beside them."""
 
     def finalize(self, directory: Any) -> None:
-        super().finalize(directory)
+        """Runs when the files are written and the folder is not in place yet."""
+        super().finalize(directory)  # type: ignore[misc]
         folder = pathlib.Path(directory)
         sums = {
             str(path.relative_to(folder)): _checksum(path)
@@ -54,6 +54,10 @@ class _Handler(ocp.StandardCheckpointHandler):
             if path.is_file()
         }
         (folder / CHECKSUMS).write_text(json.dumps(sums))
+
+
+class _Handler(Checksums, ocp.StandardCheckpointHandler):
+    """orbax's handler of trees of arrays, with checksums."""
 
 
 @ocp.args.register_with_handler(_Handler, for_save=True)
@@ -130,7 +134,7 @@ class Checkpoints:
     ):
         self._folder = folder
         if jax.process_index() == 0:
-            with _writing(folder, None):
+            with writing(folder, None):
                 folder.mkdir(parents=True, exist_ok=True)
             _set_damaged_aside(folder, say)
         distributed.wait_for_all("checkpoints_verified")
@@ -152,7 +156,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             enable_background_delete=True,
         )
-        with _writing(folder, None):
+        with writing(folder, None):
             self._manager = _manager(folder, options)
 
     @property
@@ -178,7 +182,7 @@ class Checkpoints:
           UserError: if this or the previous checkpoint cannot be written.
         """
         items = _items(state)
-        with _writing(self._folder, step):
+        with writing(self._folder, step):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -189,12 +193,12 @@ class Checkpoints:
 
     def check(self) -> None:
         """Raises UserError if writing in the background has failed."""
-        with _writing(self._folder, self._manager.latest_step()):
+        with writing(self._folder, self._manager.latest_step()):
             self._manager.check_for_errors()
 
     def wait(self) -> None:
         """Waits until everything is on disk; UserError if it could not be written."""
-        with _writing(self._folder, self._manager.latest_step()):
+        with writing(self._folder, self._manager.latest_step()):
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
@@ -321,14 +325,14 @@ def _set_damaged_aside(folder: pathlib.Path, say: Callable[[str], None]) -> None
 
 
 @contextlib.contextmanager
-def _writing(folder: pathlib.Path, step: int | None) -> Iterator[None]:
+def writing(folder: pathlib.Path, step: int | None) -> Iterator[None]:
     """Turns failures of writing into a UserError that says what is safe."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        if not _is_about_writing(error):
+        if not _is_aboutwriting(error):
             raise
         what = "checkpoints" if step is None else f"the checkpoint of step {step}"
         whole = [s for s in steps_in(folder) if s != step]
@@ -341,7 +345,7 @@ def _writing(folder: pathlib.Path, step: int | None) -> Iterator[None]:
         ) from error
 
 
-def _is_about_writing(error: BaseException) -> bool:
+def _is_aboutwriting(error: BaseException) -> bool:
     """Whether a disk is behind an error."""
     return _disk_error(error) is not None
 
@@ -366,28 +370,6 @@ def _disk_error(error: BaseException | None) -> str | None:
     return None
 
 
-def save_params(folder: pathlib.Path, params: Params, *, step: int = 0) -> None:
-    """Writes parameters without an optimizer's state, as an imported run has them.
-
-    Args:
-      folder: workdir / 'checkpoints'.
-      params: nested dicts of arrays; mapped files are read as they are written.
-      step: number of the checkpoint.
-
-    Raises:
-      UserError: if they cannot be written.
-    """
-    progress = {"step": np.int32(step), "skipped": np.int32(0)}
-    items = {PARAMS: flatten(params), PROGRESS: progress}
-    with _writing(folder, None):
-        folder.mkdir(parents=True, exist_ok=True)
-        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-        with contextlib.closing(_manager(folder, options)) as manager:
-            args = {name: _Save(values) for name, values in items.items()}
-            manager.save(step, args=ocp.args.Composite(**args))
-            manager.wait_until_finished()
-
-
 def load_params(folder: pathlib.Path, which: str = "last") -> tuple[Params, int]:
     """Parameters of a run, as nested dicts of arrays on the default device.
 
@@ -401,11 +383,8 @@ def load_params(folder: pathlib.Path, which: str = "last") -> tuple[Params, int]
     Raises:
       UserError: if there is no such checkpoint or it is damaged.
     """
-    step = _choose(folder, which)
-    try:
-        verify(folder / str(step))
-    except Damaged as error:
-        raise UserError(f"{folder / str(step)} is damaged: {error}.") from error
+    step = choose(folder, which)
+    verified(folder / str(step))
     options = ocp.CheckpointManagerOptions(read_only=True, create=False)
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)  # orbax warns about read_only itself.
@@ -426,7 +405,20 @@ def load_params(folder: pathlib.Path, which: str = "last") -> tuple[Params, int]
         return {"model": {}, "heads": {}, **params}, step
 
 
-def _choose(folder: pathlib.Path, which: str) -> int:
+def verified(checkpoint: pathlib.Path) -> None:
+    """Raises UserError if a checkpoint is damaged."""
+    try:
+        verify(checkpoint)
+    except Damaged as error:
+        raise UserError(f"{checkpoint} is damaged: {error}.") from error
+
+
+def choose(folder: pathlib.Path, which: str) -> int:
+    """The step that 'last', 'best' or a number means.
+
+    Raises:
+      UserError: if there is none, naming those there are.
+    """
     steps = steps_in(folder)
     if not steps:
         raise UserError(f"there is no checkpoint in {folder}.")

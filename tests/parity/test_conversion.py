@@ -12,6 +12,7 @@ import pytest
 import objectives
 from experiments import presets
 from models.inputs import ModelInputs
+from objectives.types import Example, Target
 from research.conversion import exporter, importer, safetensors
 from research.generation.decoding import DecodingConfig, generate
 from research.generation.language_model import LanguageModel, all_logits
@@ -174,6 +175,7 @@ def make_pair(name, folder) -> Pair:
     modules = create_modules(config, objective)
     params, carried = importer.params_from(checkpoint, modules.params)
     assert not carried
+    params = jax.tree.map(np.asarray, params)
     return Pair(theirs, folder, checkpoint, objective, modules, params)
 
 
@@ -230,32 +232,50 @@ def compare(pair: Pair):
     term = next(t for t in pair.objective.terms if t not in ("nsp", "sop"))
     ours = all_logits(pair.objective, term, heads, hidden, model.embedding)
     real = mask.astype(bool)
+    # Their labels predict the token in place, or the next one for decoders.
+    shift = int(pair.config.architecture == "decoder")
+    predicted = np.pad(real[:, shift:], ((0, 0), (0, shift)))
+    target = Target(
+        values=jnp.asarray(np.pad(tokens[:, shift:], ((0, 0), (0, shift)))),
+        loss_weights=jnp.asarray(predicted.astype(np.float32)),
+    )
+    example = Example(
+        inputs=inputs,
+        targets={term: target},
+        row_ids=jnp.arange(len(tokens)),
+        document_ids=jnp.zeros(tokens.shape, jnp.int32),
+    )
+    (loss_sum, weight), *_ = pair.objective.losses(model, heads, example)[0].values()
     return (
         (np.asarray(hidden)[real], states[-1].numpy()[real]),
         (np.asarray(ours)[real], logits.numpy()[real]),
-        tokens[real],
+        (float(loss_sum / weight), their_loss(pair, logits, tokens, real, as_torch)),
     )
 
 
-def cross_entropy(logits, targets) -> float:
-    logits = logits.astype(np.float64)
-    log_z = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1))
-    chosen = np.take_along_axis(logits, targets[:, None], -1)[:, 0]
-    return float((log_z + logits.max(-1) - chosen).mean())
+def their_loss(pair: Pair, logits, tokens, real, as_torch) -> float:
+    """The mean loss that transformers gives for these labels."""
+    labels = torch.tensor(np.where(real, tokens, -100)).long()
+    if type(pair.theirs).__name__ == "BertForPreTraining":
+        # Its loss needs a pair label besides.
+        return float(
+            torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        )
+    with torch.no_grad():
+        return float(quietly(pair.theirs, **as_torch, labels=labels).loss)
 
 
 def test_same_hidden_states_logits_and_loss(pair):
-    hidden, logits, tokens = compare(pair)
+    hidden, logits, losses = compare(pair)
     np.testing.assert_allclose(*hidden, atol=1e-4)
     np.testing.assert_allclose(*logits, atol=1e-3)
-    ours, theirs = (cross_entropy(side, tokens) for side in logits)
-    assert abs(ours - theirs) < 1e-5
+    assert abs(losses[0] - losses[1]) < 1e-5
 
 
 def test_export_returns_every_bit(pair, tmp_path):
     origin = pair.checkpoint.family.model_type
     export = exporter.plan(pair.config, pair.checkpoint.stages, origin=origin)
-    specs, load = exporter.tensors(export, pair.params)
+    specs, load = exporter.tensors(export, pair.params, {})
     folder = tmp_path / "exported"
     folder.mkdir()
     safetensors.write(folder / "model.safetensors", specs, load)

@@ -56,6 +56,7 @@ def _read(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
         normalize_before=False,
         add_final_layer_norm=False,
         normalize_embedding=True,
+        tie_word_embeddings=True,
     )
     return {
         "activation": activation(hf["activation_function"], "BART"),

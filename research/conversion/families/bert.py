@@ -51,6 +51,10 @@ _DEFAULTS = {
 }
 
 
+# Of a model without a pair label's head, whose dense layer it is otherwise.
+_POOLER = r"pooler\.dense\.(weight|bias)"
+
+
 def _embedder(names: str, *, token_types: bool = True) -> list[Row]:
     rows = [
         Row("model/token_embedding", f"{names}.word_embeddings.weight"),
@@ -140,7 +144,7 @@ BERT = Family(
         r".*embeddings\.position_ids",
         r"cls\.predictions\.decoder\.(weight|bias)",
     ),
-    carried=(r"pooler\.dense\.(weight|bias)",),
+    carried={"BertModel": (_POOLER,)},
 )
 
 
@@ -148,6 +152,7 @@ def _read_roberta(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
     del names
     require(hf, "RoBERTa", is_decoder=False, add_cross_attention=False)
     require(hf, "RoBERTa", position_embedding_type="absolute", pad_token_id=1)
+    require(hf, "RoBERTa", tie_word_embeddings=True)
     return {
         "activation": activation(hf["hidden_act"], "RoBERTa"),
         # Positions begin at pad_token_id + 1; the rows before are never read.
@@ -179,13 +184,14 @@ ROBERTA = Family(
     heads=(_masked_lm("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),),
     classes={("masked_lm",): "RobertaForMaskedLM", (): "RobertaModel"},
     ignored=(r".*embeddings\.position_ids", r"lm_head\.decoder\.(weight|bias)"),
-    carried=(r"pooler\.dense\.(weight|bias)",),
+    carried={"RobertaModel": (_POOLER,)},
 )
 
 
 def _read_distilbert(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
     del names
     require(hf, "DistilBERT", sinusoidal_pos_embds=(False, True))
+    require(hf, "DistilBERT", tie_word_embeddings=True)
     # Sinusoidal tables are stored like learned ones, and not trained.
     return {
         "activation": activation(hf["activation"], "DistilBERT"),
@@ -243,6 +249,7 @@ DISTILBERT = Family(
 def _read_electra(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
     del names
     require(hf, "ELECTRA", is_decoder=False, position_embedding_type="absolute")
+    require(hf, "ELECTRA", tie_word_embeddings=True)
     return {
         "activation": activation(hf["hidden_act"], "ELECTRA"),
         "embedding_dim": hf["embedding_size"],
@@ -274,5 +281,5 @@ ELECTRA = Family(
     classes={("masked_lm",): "ElectraForMaskedLM", (): "ElectraModel"},
     ignored=(r".*embeddings\.position_ids", r"generator_lm_head\.weight"),
     # The discriminator's head has no objective of its own here.
-    carried=(r"discriminator_predictions\..*",),
+    carried={"ElectraForPreTraining": (r"discriminator_predictions\..*",)},
 )

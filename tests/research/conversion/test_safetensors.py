@@ -2,6 +2,7 @@
 
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -14,6 +15,7 @@ TENSORS = {
     "count": np.array(7, np.int64),
     "flags": np.array([True, False]),
     "none": np.zeros((0, 4), np.float32),
+    "half": np.arange(6, dtype=ml_dtypes.bfloat16).reshape(2, 3),
 }
 
 

@@ -216,7 +216,7 @@ def test_the_words_of_the_operating_system_are_found():
 def test_errors_that_are_not_about_disks_stay_what_they_are():
     with (
         pytest.raises(KeyError),
-        checkpoints._writing(checkpoints.pathlib.Path("x"), 1),
+        checkpoints.writing(checkpoints.pathlib.Path("x"), 1),
     ):
         raise KeyError("bug")
 

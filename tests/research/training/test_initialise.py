@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from research.errors import UserError
-from research.training import checkpoints, initialise, program
+from research.training import checkpoints, initialise, program, streamed
 from tests.helpers import toy_vocabulary
 from tests.research.training import tiny
 
@@ -27,7 +27,7 @@ def source(tmp_path_factory):
     """A workdir with parameters of a vocabulary of OLD tokens."""
     folder = tmp_path_factory.mktemp("source")
     params = build(OLD).init().params
-    checkpoints.save_params(folder / "checkpoints", params, step=3)
+    streamed.save_params(folder / "checkpoints", params, step=3)
     return folder, checkpoints.flatten(params)
 
 

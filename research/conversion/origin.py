@@ -1,0 +1,83 @@
+"""What an imported run keeps of the checkpoint it was: the workdir's huggingface/.
+
+config.json            as it was
+origin.json            where it came from, which heads it had, dtypes but float32
+carried.safetensors    tensors that no objective here uses
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping
+
+import numpy as np
+
+from research.conversion import safetensors
+from research.conversion.importer import Checkpoint
+
+FOLDER = "huggingface"
+_CONFIG, _ORIGIN, _CARRIED = "config.json", "origin.json", "carried.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """The checkpoint that a run was imported from.
+
+    Attributes:
+      source: folder or hub id.
+      model_type: its family.
+      stages: objective stages whose heads it had.
+      dtypes: of the tensors that were not float32, by their full names.
+      carried: tensors that no objective uses, by name.
+    """
+
+    source: str
+    model_type: str
+    stages: tuple[str, ...]
+    dtypes: Mapping[str, np.dtype]
+    carried: Mapping[str, np.ndarray]
+
+
+def save(
+    workdir: pathlib.Path,
+    source: str,
+    folder: pathlib.Path,
+    checkpoint: Checkpoint,
+    carried: Mapping[str, np.ndarray],
+) -> None:
+    """Writes huggingface/ into the workdir of an import from `folder`."""
+    target = workdir / FOLDER
+    target.mkdir(exist_ok=True)
+    shutil.copyfile(folder / "config.json", target / _CONFIG)
+    values = {
+        "source": source,
+        "stages": checkpoint.stages,
+        "dtypes": {
+            name: dtype
+            for name, dtype in safetensors.open_folder(folder).dtypes().items()
+            if dtype != "F32"
+        },
+    }
+    (target / _ORIGIN).write_text(json.dumps(values, indent=1) + "\n")
+    if carried:
+        specs = {name: (tensor.dtype, tensor.shape) for name, tensor in carried.items()}
+        safetensors.write(target / _CARRIED, specs, carried.__getitem__)
+
+
+def load(workdir: pathlib.Path) -> Origin | None:
+    """What a workdir was imported from; None for a run trained here."""
+    folder = workdir / FOLDER
+    if not (folder / _ORIGIN).exists():
+        return None
+    values = json.loads((folder / _ORIGIN).read_text())
+    carried = folder / _CARRIED
+    return Origin(
+        source=values["source"],
+        model_type=json.loads((folder / _CONFIG).read_text())["model_type"],
+        stages=tuple(values["stages"]),
+        dtypes={n: safetensors.DTYPES[d] for n, d in values["dtypes"].items()},
+        carried=safetensors.open_file(carried) if carried.exists() else {},
+    )

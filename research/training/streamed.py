@@ -1,0 +1,144 @@
+"""Parameters of a checkpoint one at a time, for models that memory holds no copy of.
+
+Conversion reads and writes through these: its memory is that of the largest tensor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from research.training import checkpoints
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Deferred:
+    """An array that is read, or made, when it is needed, and not kept.
+
+    Attributes:
+      shape, dtype: of the array.
+      read: gives it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        """Number of scalars."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        del copy  # What is read belongs to the caller.
+        return np.asarray(self.read(), dtype)
+
+
+class _OneByOne(ocp.type_handlers.NumpyHandler):
+    """Writes deferred arrays in turn; orbax would hold copies of all of them."""
+
+    async def serialize(
+        self,
+        values: Sequence[Any],
+        infos: Sequence[Any],
+        args: Sequence[Any] | None = None,
+    ) -> list[Any]:
+        args = args or [ocp.SaveArgs()] * len(values)
+        for value, info, arg in zip(values, infos, args, strict=True):
+            array = np.asarray(value)
+            for commit in await super().serialize([array], [info], [arg]):
+                commit.result()
+        return []
+
+
+class _Handler(checkpoints.Checksums, ocp.PyTreeCheckpointHandler):
+    """orbax's handler of trees, with checksums, for deferred arrays too."""
+
+    def __init__(self) -> None:
+        registry = ocp.type_handlers.create_type_handler_registry(
+            (Deferred, _OneByOne()),
+            (np.ndarray, _OneByOne()),
+            (jax.Array, ocp.type_handlers.ArrayHandler()),
+        )
+        super().__init__(type_handler_registry=registry)
+
+
+@ocp.args.register_with_handler(_Handler, for_save=True)
+@dataclasses.dataclass
+class _Save(ocp.args.PyTreeSave):
+    pass
+
+
+@ocp.args.register_with_handler(_Handler, for_restore=True)
+@dataclasses.dataclass
+class _Restore(ocp.args.PyTreeRestore):
+    pass
+
+
+def save_params(folder: pathlib.Path, params: Any, *, step: int = 0) -> None:
+    """Writes parameters without an optimizer's state, as an imported run has them.
+
+    Args:
+      folder: workdir / 'checkpoints'.
+      params: nested dicts of arrays, NumPy's or deferred ones.
+      step: number of the checkpoint.
+
+    Raises:
+      UserError: if they cannot be written.
+    """
+    items = {
+        checkpoints.PARAMS: checkpoints.flatten(params),
+        checkpoints.PROGRESS: {"step": np.array(step, np.int32)}
+        | {"skipped": np.array(0, np.int32)},
+    }
+    with checkpoints.writing(folder, None):
+        folder.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+        manager = ocp.CheckpointManager(
+            folder.absolute(),
+            item_handlers={name: _Handler() for name in items},
+            options=options,
+        )
+        with contextlib.closing(manager):
+            args = {name: _Save(values) for name, values in items.items()}
+            manager.save(step, args=ocp.args.Composite(**args))
+            manager.wait_until_finished()
+
+
+def open_params(
+    folder: pathlib.Path, which: str = "last"
+) -> tuple[checkpoints.Params, int]:
+    """Parameters of a run as nested dicts of deferred arrays, and their step.
+
+    Args:
+      folder: workdir / 'checkpoints'.
+      which: 'last', 'best' (lowest held-out loss) or a step.
+
+    Raises:
+      UserError: if there is no such checkpoint or it is damaged.
+    """
+    step = checkpoints.choose(folder, which)
+    checkpoints.verified(folder / str(step))
+    item = (folder / str(step) / checkpoints.PARAMS).absolute()
+    handler = _Handler()
+
+    def reader(name: str) -> Callable[[], np.ndarray]:
+        as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+        args = _Restore(
+            item={name: 0}, restore_args={name: as_numpy}, partial_restore=True
+        )
+        return lambda: handler.restore(item, args=args)[name]
+
+    flat = {
+        name: Deferred(tuple(leaf.shape), np.dtype(leaf.dtype), reader(name))
+        for name, leaf in handler.metadata(item).items()
+    }
+    # Tied heads without a bias have no parameters, and flat dicts no empty ones.
+    return {"model": {}, "heads": {}, **checkpoints.nest(flat)}, step
