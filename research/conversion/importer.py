@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -185,7 +186,14 @@ def params_from(checkpoint: Checkpoint, abstract: Any) -> tuple[Any, dict[str, A
         for name in left
         if matches(name, family.zero) and np.any(checkpoint.tensors[name])
     ]
-    known = (*family.ignored, *patterns, *family.zero)
+    # Heads of objectives that the run does not have.
+    unused = {
+        re.escape(_bare(family, row.theirs))
+        for head in family.heads
+        if head.stage not in abstract["heads"]
+        for row in head.rows
+    }
+    known = (*family.ignored, *patterns, *family.zero, *unused)
     extra = [name for name in left if not matches(name, known)]
     _refuse(missing=missing, wrong=wrong, extra=extra, nonzero=nonzero)
     structure = jax.tree.structure(abstract)

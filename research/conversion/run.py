@@ -38,20 +38,29 @@ CONTINUE = "continue.py"
 _CONTINUE = '''"""Goes on from the converted checkpoint beside this file, as another run.
 
     python -m research.pretrain --config=THIS_FILE --workdir=runs/NAME
+    python -m research.pretrain --config=THIS_FILE:spanbert --workdir=runs/NAME
 
-Its model is the checkpoint's. Another objective: convert with --experiment=FILE.
+The second with all but the model from experiments/spanbert.py. Where the tokenizer lacks
+special tokens of its objective: --config.train.extend_vocabulary=True, and
+--config.model.vocab_size=N with room for them.
 """
 
+import importlib
 import json
 import pathlib
 
 import ml_collections
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(experiment: str = "") -> ml_collections.ConfigDict:
     folder = pathlib.Path(__file__).parent
     values = json.loads((folder / "config.json").read_text())
     config = ml_collections.ConfigDict(values)
+    if experiment:
+        model = config.model
+        config = importlib.import_module(f"experiments.{experiment}").get_config()
+        with config.unlocked():
+            config.model = model
     config.train.init_from = str(folder)
     return config
 '''
@@ -154,6 +163,9 @@ def _report_import(source, target, checkpoint, params, carried, fresh) -> None:
     print(f"  heads       {', '.join(checkpoint.stages) or 'none'}")
     if fresh:
         print(f"  drawn anew  heads of {', '.join(fresh)}: the checkpoint has none")
+    unused = [s for s in checkpoint.stages if s not in params["heads"]]
+    if unused:
+        print(f"  left out    heads of {', '.join(unused)}: the experiment has none")
     if carried:
         print(f"  kept aside  {', '.join(sorted(carried))}: no objective uses them")
     print(
@@ -190,15 +202,15 @@ def export_workdir(
     params, step = streamed.open_params(source / "checkpoints", which)
     came = origin.load(source)
     # Until it is trained, a checkpoint goes as it came: without heads drawn here.
-    as_it_came = came is not None and step == 0
-    carried = came.carried if as_it_came else {}
+    untrained = came if step == 0 else None
+    carried = untrained.carried if untrained else {}
     export = exporter.plan(
         model_config,
-        came.stages if as_it_came else run.objective.name,
+        untrained.stages if untrained else run.objective.name,
         origin=came.model_type if came else None,
         carried=carried,
     )
-    dtypes = came.dtypes if as_it_came else {}
+    dtypes = untrained.dtypes if untrained else {}
     specs, load = exporter.tensors(export, params, dtypes)
     # Only where the class that is written has them.
     of_class = export.family.carried.get(export.hf_class, ())

@@ -7,9 +7,11 @@ import pathlib
 import numpy as np
 import pytest
 
+from research import cli
+from research import config as config_lib
 from research.conversion import run, safetensors
 from research.data.tokenizer import Tokenizer
-from research.training import backbone, checkpoints, streamed
+from research.training import backbone, checkpoints, streamed, workdir
 from tests.parity.test_conversion import CASES, quietly, randomised
 
 torch = pytest.importorskip("torch")
@@ -172,6 +174,20 @@ def test_configs_that_are_not_expressed(changes, named, tmp_path):
     path.write_text(json.dumps(config))
     with pytest.raises(ValueError, match=named):
         run.import_checkpoint(str(tmp_path), tmp_path / "run", experiment=None)
+
+
+def test_other_objectives_go_on_from_a_checkpoint(tmp_path, capsys):
+    make_folder("bert", tmp_path / "in")
+    source, folder = str(tmp_path / "in"), tmp_path / "run"
+    run.import_checkpoint(source, folder, experiment="experiments/masked_lm.py")
+    assert "heads of next_sentence" in capsys.readouterr().out
+    assert set(backbone.load(folder).params["heads"]) == {"masked_lm"}
+    for argument, stages in (("", ("masked_lm",)), (":spanbert", ("span_boundary",))):
+        config = cli.load_config(f"{folder / run.CONTINUE}{argument}")
+        parsed = config_lib.parse(config)
+        assert parsed.train.init_from == str(folder)
+        assert set(stages) <= set(parsed.objective.name)
+        assert parsed.model == config_lib.parse(workdir.load_config(folder)).model
 
 
 def test_no_folder_and_no_network_say_what_to_put_where(monkeypatch):
