@@ -57,10 +57,12 @@ def get_config(experiment: str = "") -> ml_collections.ConfigDict:
     values = json.loads((folder / "config.json").read_text())
     config = ml_collections.ConfigDict(values)
     if experiment:
-        model = config.model
+        converted = config
         config = importlib.import_module(f"experiments.{experiment}").get_config()
         with config.unlocked():
-            config.model = model
+            config.model = converted.model
+        rows = config.data.row_length, converted.data.row_length
+        config.data.row_length = min(rows)
     config.train.init_from = str(folder)
     return config
 '''
