@@ -8,31 +8,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from research.training.event_file import EventFile
 from research.training.workdir import METRICS
-
-# Peak rate of dense bfloat16 matrix products by the vendors' data sheets, FLOP/s.
-PEAK_FLOPS = {
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-}
-
-
-def peak_flops() -> float | None:
-    """Of all devices together; None where no data sheet gives a peak (CPUs)."""
-    devices = jax.devices()
-    for name, peak in PEAK_FLOPS.items():
-        if devices[0].device_kind.startswith(name):
-            return peak * len(devices)
-    return None
 
 
 class Means:
