@@ -2,8 +2,9 @@
 
     python -m research.benchmark --suite=cpu [--rounds=8] [--json=benchmark.json]
 
-Suites: cpu (training steps beside transformers + torch, then all below), training,
-corruption, input, startup. Speeds are never tests: machines differ and are noisy.
+Suites: cpu (training steps beside transformers + torch, then corruption, input and
+start-up), each of these alone, gpu (base size on one GPU, with peers), scaling (all
+meshes over the devices there are, made up on a CPU). Speeds are never tests: machines differ and are noisy.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from research import cli
 from research.errors import UserError, nearest
 
 _SUITE = flags.DEFINE_string(
-    "suite", "cpu", "cpu, training, corruption, input, startup"
+    "suite", "cpu", "cpu, training, corruption, input, startup, gpu, scaling"
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 8, "Alternating rounds of each measurement.")
 _PEERS = flags.DEFINE_bool("peers", True, "Measure transformers + torch side by side.")
@@ -30,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     del argv
     import rich.console
 
-    from research.benchmarks import inputs, peers, table, training
+    from research.benchmarks import gpu, inputs, peers, scaling, table, training
 
     root = pathlib.Path(__file__).parent.parent
     rounds = _ROUNDS.value
@@ -43,14 +44,20 @@ def main(argv: Sequence[str]) -> int:
         "startup": lambda: inputs.startup(root),
     }
     names = list(suites) if _SUITE.value == "cpu" else [_SUITE.value]
+    suites |= {
+        "gpu": lambda: gpu.measure(rounds=rounds, with_peers=_PEERS.value),
+        "scaling": lambda: scaling.measure(rounds=rounds),
+    }
     if names[0] not in suites:
         valid = ("cpu", *suites)
         raise UserError(
             f"there is no suite {_SUITE.value!r}.{nearest(_SUITE.value, valid)} "
             f"Valid: {', '.join(valid)}."
         )
-    if "training" in names and _PEERS.value:
+    if {"training", "gpu"} & set(names) and _PEERS.value:
         peers.libraries()
+    if names == ["scaling"]:
+        scaling.prepare()
     console = rich.console.Console(width=None if sys.stdout.isatty() else 120)
     tables = []
     for name in names:

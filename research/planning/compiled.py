@@ -7,6 +7,7 @@ hold compiles as well.
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import jax
 
@@ -16,6 +17,8 @@ from research.errors import UserError
 from research.training import memory
 from research.training import program as program_lib
 from research.training.memory import Memory, gib
+
+_DEVICE_COUNT_FLAG = "xla_force_host_platform_device_count"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +44,12 @@ class Compiled:
 
 
 def make_up_devices(count: int) -> None:
-    """Lets this process see so many CPU devices, before it has looked at any."""
-    jax.config.update("jax_num_cpu_devices", count)
+    """Lets this process see so many CPU devices, before it has looked at any.
+
+    Whoever sets their number by XLA_FLAGS has already chosen.
+    """
+    if _DEVICE_COUNT_FLAG not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def compile_step(config: RunConfig, num_devices: int) -> Compiled:

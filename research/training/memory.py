@@ -31,6 +31,10 @@ GIB = 2**30
 _SURE = 0.5
 
 
+class TooLittleMemory(UserError):
+    """A step does not fit into a device."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Memory:
     """Bytes on one device at the peak of a train step, by kind.
@@ -141,25 +145,22 @@ def device_bytes(device: jax.Device) -> int | None:
 
 
 @contextlib.contextmanager
-def explained(program: Program) -> Iterator[None]:
-    """Refuses what cannot fit before compiling, and explains what did not fit.
+def explained(config: RunConfig) -> Iterator[None]:
+    """Says what to change when a device runs out of memory inside.
 
     Raises:
-      UserError: with what is needed, what there is and which settings to change.
+      TooLittleMemory: with what XLA says and which settings to change.
     """
-    device = jax.local_devices()[0]
-    there_is = device_bytes(device)
-    if there_is is not None:
-        check(program, device.platform, there_is)
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise UserError(
+        there_is = device_bytes(jax.local_devices()[0])
+        raise TooLittleMemory(
             f"the step does not fit into a device's memory"
             f"{'' if there_is is None else f' of {gib(there_is)}'}: "
-            f"{str(error).strip().splitlines()[0]} {advice(program.config)}"
+            f"{str(error).strip().splitlines()[0]} {advice(config)}"
         ) from error
 
 
@@ -167,7 +168,7 @@ def check(program: Program, platform: str, there_is: float) -> None:
     """Refuses a step that cannot fit into `there_is` bytes a device.
 
     Raises:
-      UserError: with what is needed, what there is and which settings to change.
+      TooLittleMemory: with what is needed, what there is and which settings to change.
     """
     rows = rows_at_a_time(program)
     exact = 2 * shard_bytes(program.state.params)
@@ -177,7 +178,7 @@ def check(program: Program, platform: str, there_is: float) -> None:
         return
     needed = estimate(program, count_activations(program, platform), rows=rows)
     if needed.exact + _SURE * (needed.total - needed.exact) > there_is:
-        raise UserError(message(needed, there_is, program.config))
+        raise TooLittleMemory(message(needed, there_is, program.config))
 
 
 def check_compiled(program: Program, compiled: jax.stages.Compiled) -> None:
@@ -186,12 +187,12 @@ def check_compiled(program: Program, compiled: jax.stages.Compiled) -> None:
     CPUs would hand out memory that does not exist, and end the process when it is used.
 
     Raises:
-      UserError: with what is needed, what there is and which settings to change.
+      TooLittleMemory: with what is needed, what there is and which settings to change.
     """
     there_is = device_bytes(jax.local_devices()[0])
     needed = allocated_bytes(compiled)
     if there_is is not None and needed is not None and needed > there_is:
-        raise UserError(
+        raise TooLittleMemory(
             f"the compiled step needs {gib(needed)} on each device, which has "
             f"{gib(there_is)}. {advice(program.config)}"
         )

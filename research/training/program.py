@@ -64,9 +64,13 @@ class Program:
         """The compiled train step of an objective of the run; the state is donated.
 
         Raises:
-          UserError: if the device has too little memory for it.
+          TooLittleMemory: if a device has too little for it.
         """
-        with memory.explained(self):
+        device = jax.local_devices()[0]
+        there_is = memory.device_bytes(device)
+        if there_is is not None:
+            memory.check(self, device.platform, there_is)
+        with memory.explained(self.config):
             compiled = self.lower_train_step(objective).compile()
         memory.check_compiled(self, compiled)
         return compiled
@@ -92,7 +96,7 @@ class Program:
         )
         batch = self.batch_shapes(self.config.eval.batch_size)
         arguments = (self.state.params, batch, self.state.seed, self.state.step)
-        with memory.explained(self):
+        with memory.explained(self.config):
             lowered = self.parallel.lower(eval_step, arguments, row_arguments=(1,))
             return lowered.compile()
 
