@@ -70,14 +70,16 @@ def progress_line(
 ) -> str:
     """One step for a person, e.g.
 
-    step  120/1000  loss 6.412 (mlm 5.73, nsp 0.68)  lr 9.1e-04  grad 1.2  42.1k tokens/s
-    MFU 52%  input 0.1%  3m12s left
+    step  120/1000  loss 6.412 (mlm 5.73, nsp 0.68)  lr 9.1e-04  grad 1.20
+    42.1k tokens/s  88.1 ms a step  515 TFLOP/s  MFU 52%  input 0.1%  3m12s left
     """
     parts = [f"step {step:>{len(str(num_steps))}}/{num_steps}"]
     parts.append(f"loss {values['loss']:.3f}{_terms(values, terms)}")
     parts.append(f"lr {values['learning_rate']:.1e}")
     parts.append(f"grad {values['grad_norm']:.2f}")
     parts.append(f"{short(values['tokens_per_second'])} tokens/s")
+    parts.append(f"{1e3 * values['step_seconds']:.1f} ms a step")
+    parts.append(f"{values['teraflops']:.3g} TFLOP/s")
     if "mfu" in values:
         parts.append(f"MFU {values['mfu']:.0%}")
     parts.append(f"input {values['input_wait']:.1%}")
