@@ -30,10 +30,10 @@ def _title(plan: Plan) -> str:
     model, mesh = plan.program.model_config, plan.program.parallel.mesh.shape
     split = ", ".join(f"{name} {size}" for name, size in mesh.items() if size > 1)
     return (
-        f"[bold]{plan.program.objective.name}[/] on {model.architecture}, "
-        f"{model.dtype}, remat {model.remat!r}: {plan.config.train.batch_size} rows of "
-        f"{plan.flops.tokens} tokens a step on {plan.num_devices} x {plan.device.name}"
-        f"{f' ({split})' if split else ''}"
+        f"[bold]{plan.program.objective.name}[/] on {model.architecture}, {model.dtype}, "
+        f"remat {model.remat!r}\n"
+        f"{plan.config.train.batch_size} rows of {plan.flops.tokens} tokens a step on "
+        f"{plan.num_devices} x {plan.device.name}{f' ({split})' if split else ''}\n"
     )
 
 

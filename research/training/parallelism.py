@@ -51,7 +51,9 @@ RULES: tuple[tuple[str, str], ...] = (
 )
 
 
-def param_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def param_spec(
+    name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
     """How a parameter is split: the first rule whose pattern its name matches.
 
     A dimension that its mesh axis does not divide stays whole, as does everything
