@@ -79,7 +79,7 @@ def count(
       num_row_shards: devices that rows are split over.
       tensor: devices that heads and feed-forward features are split over.
     """
-    share = _share(config, tensor, _keeps_weights(config, objective, platform))
+    share = _share(config, tensor, keeps_weights(config, objective, platform))
 
     def line(remat: str) -> tuple[float, float]:
         # Scanned layers are traced once, not one by one, and keep the same.
@@ -163,7 +163,7 @@ def _share(config: TransformerConfig, tensor: int, keeps_weights: bool) -> Share
     return share
 
 
-def _keeps_weights(
+def keeps_weights(
     config: TransformerConfig, objective: Objective, platform: str
 ) -> bool:
     """Whether attention keeps its weights [B, N, T, S]; see models.attend."""

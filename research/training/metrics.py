@@ -71,7 +71,7 @@ def progress_line(
     """One step for a person, e.g.
 
     step  120/1000  loss 6.412 (mlm 5.73, nsp 0.68)  lr 9.1e-04  grad 1.20
-    42.1k tokens/s  88.1 ms a step  515 TFLOP/s  MFU 52%  input 0.1%  3m12s left
+    42.1k tokens/s  88.1 ms a step  515.2 TFLOP/s  MFU 52%  input 0.1%  3m12s left
     """
     parts = [f"step {step:>{len(str(num_steps))}}/{num_steps}"]
     parts.append(f"loss {values['loss']:.3f}{_terms(values, terms)}")
@@ -79,7 +79,7 @@ def progress_line(
     parts.append(f"grad {values['grad_norm']:.2f}")
     parts.append(f"{short(values['tokens_per_second'])} tokens/s")
     parts.append(f"{1e3 * values['step_seconds']:.1f} ms a step")
-    parts.append(f"{values['teraflops']:.3g} TFLOP/s")
+    parts.append(flop_rate(1e12 * values["teraflops"]))
     if "mfu" in values:
         parts.append(f"MFU {values['mfu']:.0%}")
     parts.append(f"input {values['input_wait']:.1%}")
@@ -100,6 +100,14 @@ def short(number: float) -> str:
         if number >= size:
             return f"{number / size:.1f}{unit}"
     return f"{number:.0f}"
+
+
+def flop_rate(flops_per_second: float) -> str:
+    """5.152e14 as '515.2 TFLOP/s'."""
+    for unit, size in (("T", 1e12), ("G", 1e9)):
+        if flops_per_second >= size:
+            return f"{flops_per_second / size:.1f} {unit}FLOP/s"
+    return f"{flops_per_second / 1e6:.1f} MFLOP/s"
 
 
 def duration(seconds: float) -> str:

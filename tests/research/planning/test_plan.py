@@ -105,3 +105,12 @@ def test_compiled_stands_beside_the_estimate():
 def test_compiling_for_more_devices_than_there_are_is_refused():
     with pytest.raises(UserError, match="JAX_PLATFORMS=cpu"):
         compiled.compile_step(tiny.run_config(), 4096)
+
+
+def test_attention_dropout_is_named_where_it_costs_the_fused_kernel():
+    half = {"model__dtype": "bfloat16", "model__head_dim": 8}
+    dropped = tiny.run_config(model__attention_dropout_rate=0.1, **half)
+    assert "attention_dropout_rate=0" in shown(plan.create(dropped, "h200", None))
+    assert "attention_dropout_rate" not in shown(
+        plan.create(tiny.run_config(**half), "h200", None)
+    )
