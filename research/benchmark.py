@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
             f"there is no suite {_SUITE.value!r}.{nearest(_SUITE.value, valid)} "
             f"Valid: {', '.join(valid)}."
         )
-    if {"training", "gpu"} & set(names) and _PEERS.value:
+    if "training" in names and _PEERS.value:
         peers.libraries()
     if names == ["scaling"]:
         scaling.prepare()

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from research.benchmarks import worker
+from research.benchmarks import peers, worker
 from research.benchmarks.table import Table
 from research.benchmarks.worker import Spec
 from research.errors import UserError
@@ -119,12 +119,14 @@ def measure(*, rounds: int, with_peers: bool) -> Table:
     """Every case at dropout 0 and 0.1.
 
     Raises:
-      UserError: if JAX sees no GPU, or the peers none.
+      UserError: if JAX sees no GPU, or the peers are not installed.
     """
     with tempfile.TemporaryDirectory() as folder:
         caches = pathlib.Path(folder)
         found = worker.run(Spec(side="limits"), caches)
         check(found)
+        if with_peers:
+            peers.libraries()
         rows = []
         for case in CASES:
             for rate in (0.0, 0.1):

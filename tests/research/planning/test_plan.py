@@ -1,5 +1,6 @@
 """What research.plan says before a run."""
 
+import functools
 import io
 
 import pytest
@@ -13,6 +14,11 @@ from research.training import state as state_lib
 from tests.research.training import tiny
 
 
+@functools.cache
+def default():
+    return plan.create(tiny.run_config(), "h200", None)
+
+
 def shown(made, found=None):
     console = Console(file=io.StringIO(), width=100)
     show(made, found, console)
@@ -20,8 +26,7 @@ def shown(made, found=None):
 
 
 def test_parts_are_all_parameters():
-    for objective in ("masked_lm", "span_corruption"):
-        made = plan.create(tiny.run_config(objective), "h200", None)
+    for made in (default(), plan.create(tiny.run_config("span_corruption"), "h200", 1)):
         assert made.num_params == state_lib.count_params(made.program.state.params)
         assert "projections" not in made.parameters
 
@@ -60,7 +65,7 @@ def test_twice_the_devices_take_half_of_the_matrix_time():
 
 
 def test_it_says_what_a_person_wants_to_know():
-    text = shown(plan.create(tiny.run_config(), "h200", None))
+    text = shown(default())
     for words in (
         "masked_lm on encoder",
         "token embedding",
@@ -99,7 +104,7 @@ def test_compiled_stands_beside_the_estimate():
     run = tiny.run_config()
     found = compiled.compile_step(run, 1)
     assert found.allocated == pytest.approx(found.estimated.total, rel=0.4)
-    assert "XLA allocates" in shown(plan.create(run, "h200", None), found)
+    assert "XLA allocates" in shown(default(), found)
 
 
 def test_compiling_for_more_devices_than_there_are_is_refused():

@@ -1,7 +1,5 @@
 """Memory by kind: exact where it can be, and beside what XLA allocates."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -156,8 +154,3 @@ def test_what_xla_needs_too_much_of_is_refused_before_running(monkeypatch):
     monkeypatch.setattr(memory, "device_bytes", lambda _: 2**17)
     with pytest.raises(UserError, match="the compiled step needs 1 MiB on each device"):
         memory.check_compiled(tiny.program(), compiled)
-
-
-def test_kinds_add_up():
-    needed = estimated(tiny.program())
-    assert needed.total == sum(dataclasses.astuple(needed))
