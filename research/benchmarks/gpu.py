@@ -7,6 +7,7 @@ a token or does not fit. Sides alternate in processes of their own.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import statistics
 import tempfile
@@ -188,12 +189,12 @@ def _measure(
         )
 
     candidates = batch_sizes(case.changes["data.row_length"])
+
+    def speed(side: str, rows: int) -> float | None:
+        return _speed(worker.run(spec(side, rows), caches))
+
     best = {
-        side: best_rows(
-            lambda rows, side=side: _speed(worker.run(spec(side, rows), caches)),
-            candidates,
-        )
-        for side in sides
+        side: best_rows(functools.partial(speed, side), candidates) for side in sides
     }
     turns: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for turn in range(_TURNS):
