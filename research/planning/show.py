@@ -91,7 +91,7 @@ def _speed(plan: Plan) -> Table:
         "training FLOPs a token", f"{plan.flops.training / plan.flops.tokens:.3g}", ""
     )
     table.add_row("training FLOPs a step", f"{plan.flops_per_step:.3g}", "")
-    table.add_row("a step", _seconds(plan.step_seconds), "")
+    table.add_row("a step", metrics.short_seconds(plan.step_seconds), "")
     table.add_row("clean tokens a second", short(per_second), "")
     table.add_row(
         f"the config's {plan.config.train.num_train_steps:,} steps",
@@ -105,10 +105,6 @@ def _speed(plan: Plan) -> Table:
     )
     table.add_row("largest batch that fits", f"{plan.largest_batch:,} rows", "")
     return table
-
-
-def _seconds(value: float) -> str:
-    return f"{1e3 * value:.1f} ms" if value < 1 else f"{value:.1f} s"
 
 
 def notes(plan: Plan) -> Iterator[str]:

@@ -78,7 +78,7 @@ def progress_line(
     parts.append(f"lr {values['learning_rate']:.1e}")
     parts.append(f"grad {values['grad_norm']:.2f}")
     parts.append(f"{short(values['tokens_per_second'])} tokens/s")
-    parts.append(f"{1e3 * values['step_seconds']:.1f} ms a step")
+    parts.append(f"{short_seconds(values['step_seconds'])} a step")
     parts.append(flop_rate(1e12 * values["teraflops"]))
     if "mfu" in values:
         parts.append(f"MFU {values['mfu']:.0%}")
@@ -108,6 +108,11 @@ def flop_rate(flops_per_second: float) -> str:
         if flops_per_second >= size:
             return f"{flops_per_second / size:.1f} {unit}FLOP/s"
     return f"{flops_per_second / 1e6:.1f} MFLOP/s"
+
+
+def short_seconds(seconds: float) -> str:
+    """0.0881 as '88.1 ms', 4.6 as '4.6 s'."""
+    return f"{1e3 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def duration(seconds: float) -> str:
