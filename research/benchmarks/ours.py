@@ -31,7 +31,8 @@ class Ours:
     """One objective's train step.
 
     Attributes:
-      program: what was compiled.
+      program: of the run.
+      compiled: its train step, as XLA has it.
       step: runs one step and waits for it.
       steps: runs so many steps and waits for the last.
       corrupt: runs the corruption of one batch alone and waits for it.
@@ -43,6 +44,7 @@ class Ours:
     """
 
     program: Program
+    compiled: Any
     step: Callable[[], None]
     steps: Callable[[int], None]
     corrupt: Callable[[], None]
@@ -100,6 +102,7 @@ def make(
     seed, number = jnp.uint32(0), jnp.int32(0)
     return Ours(
         program=parts,
+        compiled=compiled,
         step=lambda: steps(1),
         steps=steps,
         corrupt=lambda: jax.block_until_ready(corrupted(seed, number, batch)),
