@@ -107,7 +107,7 @@ class TransformerConfig:
       scan_layers: one `jax.lax.scan` over stacked layers: faster to compile, on CPUs
         slower to run.
       remat: what to compute again in the backward pass: 'none', 'full' (all but the
-        input of a block), 'dots' (all but matrix products).
+        input of a block), 'dots' (all but the outputs of linear layers).
 
     Raises:
       ValueError: for a value that is not allowed, naming it and what is.

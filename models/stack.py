@@ -14,7 +14,7 @@ from models.cache import Cache, LayerCache, by_head
 from models.config import TransformerConfig
 from models.dropout import DropoutRngs, fold
 from models.inputs import ModelInputs
-from models.layers import kernel_stddev, make_norm, normal_param
+from models.layers import PRODUCT, kernel_stddev, make_norm, normal_param
 from models.masks import decoder_mask, segment_mask
 from models.positions import (
     alibi_bias,
@@ -102,7 +102,7 @@ class Stack(nnx.Module):
         if self.config.remat == "full":
             return jax.checkpoint(run)
         if self.config.remat == "dots":
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            policy = jax.checkpoint_policies.save_only_these_names(PRODUCT)
             return jax.checkpoint(run, policy=policy)
         return run
 

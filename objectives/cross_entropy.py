@@ -22,6 +22,11 @@ from models.layers import laid_out
 _CHUNK_ELEMENTS = {"cpu": 2**23, "gpu": 2**28, "tpu": 2**28}
 
 
+def chunk_elements(platform: str) -> int:
+    """Logits held at a time, in elements of all rows on all devices together."""
+    return _CHUNK_ELEMENTS.get(platform, 2**28)
+
+
 class CrossEntropy(NamedTuple):
     """Sums over all positions.
 
@@ -158,7 +163,7 @@ _cross_entropy.defvjp(_forward, _backward)
 def _chunked(features, values, loss_weights, num_classes):
     """Splits axis K into [chunks, B * K / chunks], padded with weight 0."""
     batch, length = values.shape
-    limit = _CHUNK_ELEMENTS.get(jax.default_backend(), 2**28)
+    limit = chunk_elements(jax.default_backend())
     num_chunks = min(length, max(1, math.ceil(batch * length * num_classes / limit)))
     size = math.ceil(length / num_chunks)
     num_chunks = math.ceil(length / size)

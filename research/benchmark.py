@@ -2,8 +2,10 @@
 
     python -m research.benchmark --suite=cpu [--rounds=8] [--json=benchmark.json]
 
-Suites: cpu (training steps beside transformers + torch, then all below), training,
-corruption, generation, input, startup. Speeds are never tests: machines differ and are noisy.
+Suites: cpu (training steps beside transformers + torch, then corruption, generation,
+input and start-up), each of these alone, gpu (base size on one GPU, with peers), scaling
+(all meshes over the devices there are, made up on a CPU). Speeds are never tests:
+machines differ and are noisy.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from research import cli
 from research.errors import UserError, nearest
 
 _SUITE = flags.DEFINE_string(
-    "suite", "cpu", "cpu, training, corruption, generation, input, startup"
+    "suite",
+    "cpu",
+    "cpu, training, corruption, generation, input, startup, gpu, scaling",
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 8, "Alternating rounds of each measurement.")
 _PEERS = flags.DEFINE_bool("peers", True, "Measure transformers + torch side by side.")
@@ -30,7 +34,15 @@ def main(argv: Sequence[str]) -> int:
     del argv
     import rich.console
 
-    from research.benchmarks import generation, inputs, peers, table, training
+    from research.benchmarks import (
+        generation,
+        gpu,
+        inputs,
+        peers,
+        scaling,
+        table,
+        training,
+    )
 
     root = pathlib.Path(__file__).parent.parent
     rounds = _ROUNDS.value
@@ -46,6 +58,10 @@ def main(argv: Sequence[str]) -> int:
         "startup": lambda: inputs.startup(root),
     }
     names = list(suites) if _SUITE.value == "cpu" else [_SUITE.value]
+    suites |= {
+        "gpu": lambda: gpu.measure(rounds=rounds, with_peers=_PEERS.value),
+        "scaling": lambda: scaling.measure(rounds=rounds),
+    }
     if names[0] not in suites:
         valid = ("cpu", *suites)
         raise UserError(
@@ -54,6 +70,8 @@ def main(argv: Sequence[str]) -> int:
         )
     if {"training", "generation"} & set(names) and _PEERS.value:
         peers.libraries()
+    if names == ["scaling"]:
+        scaling.prepare()
     console = rich.console.Console(width=None if sys.stdout.isatty() else 120)
     tables = []
     for name in names:

@@ -33,6 +33,7 @@ from research.training import (
     distributed,
     initialise,
     loop,
+    memory,
     metrics,
     parallelism,
     program,
@@ -97,6 +98,7 @@ def pretrain(
     folder = pathlib.Path(folder)
     with contextlib.ExitStack() as closing:
         closing.enter_context(workdir.locked(folder))
+        closing.enter_context(memory.explained(run))
         workdir.check_config(folder, config)
         corpus = _load_data(run, folder)
         parts = program.create(run, corpus.vocabulary)

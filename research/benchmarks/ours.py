@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,11 +14,15 @@ import numpy as np
 
 from objectives import rows
 from objectives.types import Lengths, TokenBatch
+from objectives.vocabulary import Vocabulary
 from research import cli, config_checks
 from research import config as config_lib
 from research.comparison import flops
-from research.training import program, rngs
+from research.data.store import TokenStore
+from research.training import loop, program, rngs
+from research.training.program import Program
 
+_STORED_TOKENS = 2**22
 EXPERIMENTS = pathlib.Path(__file__).parent.parent.parent / "experiments"
 
 
@@ -26,15 +31,24 @@ class Ours:
     """One objective's train step.
 
     Attributes:
+      program: of the run.
+      compiled: its train step, as XLA has it.
       step: runs one step and waits for it.
+      steps: runs so many steps and waits for the last.
       corrupt: runs the corruption of one batch alone and waits for it.
       lengths: static lengths of its inputs and targets.
+      input_wait: share of the time of so many steps that they wait for batches, drawn
+        and shipped as in training.
       flops: matrix-product FLOPs of a step, those actually needed.
       tokens: clean tokens of a step.
     """
 
+    program: Program
+    compiled: Any
     step: Callable[[], None]
+    steps: Callable[[int], None]
     corrupt: Callable[[], None]
+    input_wait: Callable[[int], float]
     lengths: Lengths
     flops: float
     tokens: int
@@ -47,18 +61,38 @@ def config_of(experiment: str, changes: Mapping[str, Any]):
     return config
 
 
-def make(experiment: str, changes: Mapping[str, Any]) -> Ours:
-    """Compiles the step of an experiment on random tokens."""
+def make(
+    experiment: str,
+    changes: Mapping[str, Any],
+    *,
+    devices: list[jax.Device] | None = None,
+) -> Ours:
+    """Compiles the step of an experiment on random tokens; on all devices for None."""
     run = config_lib.parse(config_of(experiment, changes))
     vocabulary = config_checks.provisional_vocabulary(run.data.tokenizer)
-    parts = program.create(run, vocabulary)
+    parts = program.create(run, vocabulary, devices=devices)
     compiled = parts.compile_train_step(parts.objective)
     batch = parts.parallel.place(_batch(run, vocabulary))
     held = {"state": parts.init()}
 
-    def step() -> None:
-        held["state"], metrics = compiled(held["state"], batch)
+    def steps(count: int) -> None:
+        metrics = None
+        for _ in range(count):
+            held["state"], metrics = compiled(held["state"], batch)
         jax.block_until_ready(metrics)
+
+    def input_wait(count: int) -> float:
+        batches = loop.train_batches(parts, _store(vocabulary), first_step=0)
+        held["state"], _ = compiled(held["state"], next(batches))
+        jax.block_until_ready(held["state"])
+        begin, waited = time.perf_counter(), 0.0
+        for _ in range(count):
+            asked = time.perf_counter()
+            fresh = next(batches)
+            waited += time.perf_counter() - asked
+            held["state"], _ = compiled(held["state"], fresh)
+        jax.block_until_ready(held["state"])
+        return waited / (time.perf_counter() - begin)
 
     def corruption(seed: jax.Array, number: jax.Array, batch: TokenBatch):
         rng = rngs.at(seed, "corruption", number)
@@ -67,8 +101,12 @@ def make(experiment: str, changes: Mapping[str, Any]) -> Ours:
     corrupted = jax.jit(corruption)
     seed, number = jnp.uint32(0), jnp.int32(0)
     return Ours(
-        step=step,
+        program=parts,
+        compiled=compiled,
+        step=lambda: steps(1),
+        steps=steps,
         corrupt=lambda: jax.block_until_ready(corrupted(seed, number, batch)),
+        input_wait=input_wait,
         lengths=parts.objective.lengths,
         flops=flops.count(parts.model_config, parts.objective).training
         * run.train.batch_size,
@@ -76,13 +114,32 @@ def make(experiment: str, changes: Mapping[str, Any]) -> Ours:
     )
 
 
-def _batch(run: config_lib.RunConfig, vocabulary) -> TokenBatch:
-    """Random text in documents of about a hundred tokens."""
+def _text(size: int, vocabulary: Vocabulary) -> np.ndarray:
+    """Random text in documents of about a hundred tokens, int32 [size]."""
     rng = np.random.default_rng(0)
-    shape = (run.train.batch_size, run.data.row_length)
     text = np.flatnonzero(~vocabulary.is_special)
-    tokens = rng.choice(text, shape).astype(np.int32)
-    tokens[rng.random(shape) < 0.01] = vocabulary.eod_id
+    tokens = rng.choice(text, size).astype(np.int32)
+    tokens[rng.random(size) < 0.01] = vocabulary.eod_id
+    return tokens
+
+
+def _store(vocabulary: Vocabulary) -> TokenStore:
+    """The same as a token store."""
+    tokens = _text(_STORED_TOKENS, vocabulary)
+    ends = np.flatnonzero(tokens == vocabulary.eod_id)
+    return TokenStore(
+        tokens=tokens.astype(np.uint32),
+        document_starts=np.concatenate([[0], ends[:-1] + 1]),
+        unigram_counts=np.bincount(tokens, minlength=vocabulary.vocab_size),
+        header={},
+        split="train",
+    )
+
+
+def _batch(run: config_lib.RunConfig, vocabulary: Vocabulary) -> TokenBatch:
+    """The same as one batch."""
+    shape = (run.train.batch_size, run.data.row_length)
+    tokens = _text(shape[0] * shape[1], vocabulary).reshape(shape)
     documents = np.cumsum((tokens == vocabulary.eod_id).sum(1))
     return TokenBatch(
         tokens=tokens,

@@ -32,9 +32,19 @@ def libraries() -> tuple[Any, Any]:
 
 
 def make(
-    kind: str, lengths: Lengths, *, model: Any, batch_size: int, gathered_head: bool
+    kind: str,
+    lengths: Lengths,
+    *,
+    model: Any,
+    batch_size: int,
+    gathered_head: bool,
+    on_gpu: bool = False,
 ) -> Callable[[], None]:
     """One optimizer step of the peer on random tokens, as a function.
+
+    On a GPU the network is compiled (torch.compile), attends by
+    scaled_dot_product_attention, its library's default, and computes in bfloat16 where
+    autocast does; the function then returns before the step is done.
 
     Args:
       kind: 'encoder', 'decoder' or 'encoder_decoder'.
@@ -47,15 +57,22 @@ def make(
     torch, transformers = libraries()
     torch.manual_seed(0)
     build = {"encoder": _bert, "decoder": _gpt2, "encoder_decoder": _t5}[kind]
-    network, loss = build(
-        torch, transformers, model, lengths, batch_size, gathered_head
-    )
+    device = "cuda" if on_gpu else "cpu"
+    with torch.device(device):
+        network, loss = build(
+            torch, transformers, model, lengths, batch_size, gathered_head
+        )
     network.train()
+    if on_gpu:
+        torch.set_float32_matmul_precision("high")
+        network.compile()
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, fused=True)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss().backward()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=on_gpu):
+            value = loss()
+        value.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
         optimizer.step()
 

@@ -10,7 +10,7 @@ from typing import Any
 import rich.console
 import rich.table
 
-_SHARES = ("of limit", "share")
+_SHARES = ("of limit", "share", "MFU", "corruption", "input", "efficiency")
 _RATIOS = ("ratio", "at its best", "gathered")
 
 

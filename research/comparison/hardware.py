@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import psutil
 
-from research.training import metrics
+from research.training import devices
 
 _SIZE = 1024
 _ROUNDS = 5
@@ -27,7 +27,7 @@ def matrix_rate(dtype: str) -> float | None:
     The vendor's peak where there is a data sheet; on CPUs the best measured rate of
     square products.
     """
-    peak = metrics.peak_flops()
+    peak = devices.peak_flops()
     if peak is not None:
         return peak
     if jax.default_backend() != "cpu":

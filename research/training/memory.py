@@ -1,66 +1,244 @@
-"""Whether a run fits into a device's memory, and what to change if it does not."""
+"""What a step needs of a device's memory, and what to change if there is too little.
+
+Weights, optimizer state and gradients follow exactly from shapes and shardings.
+Activations are an estimate, see `activations`; tests hold the sum against what XLA
+allocates.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
+import psutil
 
 from research.config import RunConfig
 from research.errors import UserError
+from research.training import activations
+from research.training.activations import Activations, num_blocks
+
+if TYPE_CHECKING:
+    from research.training.program import Program
 
 GIB = 2**30
+# Only what surely does not fit is refused before compiling. XLA on CPUs allocates 0.8
+# to 1.2 times the estimate; elsewhere it may fuse more.
+_SURE = 0.5
 
 
-def state_bytes(state: Any) -> int:
-    """Bytes of a state on one device, from shapes with shardings."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(state)
+class TooLittleMemory(UserError):
+    """A step does not fit into a device."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes on one device at the peak of a train step, by kind.
+
+    Attributes:
+      weights: parameters.
+      optimizer: its state: two moments a parameter for AdamW.
+      gradients: float32, summed over microbatches.
+      gathered: parameters as computations use them, where fsdp splits them.
+      activations: kept from the forward to the backward pass.
+      working: one block's backward pass and a chunk of logits.
+    """
+
+    weights: float
+    optimizer: float
+    gradients: float
+    gathered: float
+    activations: float
+    working: float
+
+    @property
+    def exact(self) -> float:
+        """What is known exactly."""
+        return self.weights + self.optimizer + self.gradients
+
+    @property
+    def total(self) -> float:
+        """All kinds."""
+        return self.exact + self.gathered + self.activations + self.working
+
+
+def estimate(program: Program, kept: Activations, *, rows: int) -> Memory:
+    """Memory of a train step.
+
+    Args:
+      program: its state, mesh and model.
+      kept: activations on one device of its mesh.
+      rows: on one device at a time: of one microbatch.
+    """
+    params = program.state.params
+    weights = shard_bytes(params)
+    return Memory(
+        weights=weights,
+        optimizer=shard_bytes(program.state.opt_state),
+        gradients=shard_bytes(params, jnp.float32),
+        gathered=_gathered_bytes(program),
+        activations=kept.saved_bytes(rows),
+        working=kept.working_bytes(rows),
     )
 
 
+def count_activations(program: Program, platform: str) -> Activations:
+    """Activations of a program on one device of its mesh."""
+    shape = program.parallel.mesh.shape
+    return activations.count(
+        program.model_config,
+        program.objective,
+        platform=platform,
+        num_row_shards=program.parallel.num_row_shards,
+        tensor=shape.get("tensor", 1),
+    )
+
+
+def rows_at_a_time(program: Program) -> int:
+    """Rows that one device computes at a time."""
+    train = program.config.train
+    return train.batch_size // (
+        program.parallel.num_row_shards * train.num_microbatches
+    )
+
+
+def shard_bytes(tree: Any, dtype: Any = None) -> int:
+    """Bytes on one device, from shapes with shardings; as if of `dtype` if given."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape))
+        * (leaf.dtype if dtype is None else jnp.dtype(dtype)).itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _gathered_bytes(program: Program) -> float:
+    """Whole parameters beside their shards: all, or under remat one block's."""
+    shape = program.parallel.mesh.shape
+    if shape.get("fsdp", 1) == 1:
+        return 0.0
+    model = program.state.params["model"]
+    blocks = sum(
+        leaf.size
+        for path, leaf in jax.tree_util.tree_leaves_with_path(model)
+        if any(getattr(part, "key", None) == "layers" for part in path)
+    )
+    everything = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
+    config = program.model_config
+    alive = blocks if config.remat == "none" else blocks / num_blocks(config)
+    others = 4 * (everything - blocks)  # Embeddings and heads, in float32.
+    return (others + alive * config.compute_dtype.itemsize) / shape["tensor"]
+
+
 def device_bytes(device: jax.Device) -> int | None:
-    """Bytes a device offers to programs; None where it does not say (CPUs)."""
+    """Bytes that a device offers to programs; None where nobody knows.
+
+    A CPU device has its share of the machine's memory.
+    """
+    if device.platform == "cpu":
+        return psutil.virtual_memory().total // jax.local_device_count()
     stats = device.memory_stats()
     return stats.get("bytes_limit") if stats else None
 
 
 @contextlib.contextmanager
-def explained(config: RunConfig, state: Any) -> Iterator[None]:
-    """Refuses what cannot fit before compiling, and explains what did not fit.
+def explained(config: RunConfig) -> Iterator[None]:
+    """Says what to change when a device runs out of memory inside.
 
     Raises:
-      UserError: with what is needed, what there is and which settings to change.
+      TooLittleMemory: with what XLA says and which settings to change.
     """
-    there_is = device_bytes(jax.local_devices()[0])
-    # Gradients are as large as the parameters.
-    needed = state_bytes(state) + state_bytes(state.params)
-    if there_is is not None and needed > there_is:
-        raise UserError(
-            f"parameters, optimizer and gradients need {needed / GIB:.1f} GiB on each "
-            f"device, which has {there_is / GIB:.1f} GiB. {_advice(config)}"
-        )
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        has = "" if there_is is None else f" of {there_is / GIB:.1f} GiB"
-        raise UserError(
-            f"the step does not fit into a device's memory{has}: "
-            f"{_first_line(error)} {_advice(config)}"
+        there_is = device_bytes(jax.local_devices()[0])
+        raise TooLittleMemory(
+            f"the step does not fit into a device's memory"
+            f"{'' if there_is is None else f' of {gib(there_is)}'}: "
+            f"{str(error).strip().splitlines()[0]} {advice(config)}"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def check(program: Program, platform: str, there_is: float) -> None:
+    """Refuses a step that cannot fit into `there_is` bytes a device.
+
+    Raises:
+      TooLittleMemory: with what is needed, what there is and which settings to change.
+    """
+    rows = rows_at_a_time(program)
+    exact = 2 * shard_bytes(program.state.params)
+    exact += shard_bytes(program.state.opt_state)
+    # Counting takes seconds, which a start need not wait for if all is well.
+    if exact + _at_most(program, rows) <= there_is:
+        return
+    needed = estimate(program, count_activations(program, platform), rows=rows)
+    if needed.exact + _SURE * (needed.total - needed.exact) > there_is:
+        raise TooLittleMemory(message(needed, there_is, program.config))
 
 
-def _advice(config: RunConfig) -> str:
+def check_compiled(program: Program, compiled: jax.stages.Compiled) -> None:
+    """Refuses a compiled step that needs more than a device has, before it runs.
+
+    CPUs would hand out memory that does not exist, and end the process when it is used.
+
+    Raises:
+      TooLittleMemory: with what is needed, what there is and which settings to change.
+    """
+    there_is = device_bytes(jax.local_devices()[0])
+    needed = allocated_bytes(compiled)
+    if there_is is not None and needed is not None and needed > there_is:
+        raise TooLittleMemory(
+            f"the compiled step needs {gib(needed)} on each device, which has "
+            f"{gib(there_is)}. {advice(program.config)}"
+        )
+
+
+def allocated_bytes(compiled: Any) -> int | None:
+    """What XLA allocates on a device: arguments, temporaries, outputs of their own."""
+    found = compiled.memory_analysis()
+    if found is None:
+        return None
+    return (
+        found.argument_size_in_bytes
+        + found.temp_size_in_bytes
+        + found.output_size_in_bytes
+        - found.alias_size_in_bytes
+    )
+
+
+def _at_most(program: Program, rows: int) -> float:
+    """More bytes than activations and gathered parameters ever need, by a formula."""
+    model, lengths = program.model_config, program.objective.lengths
+    longest = max(lengths.inputs, lengths.encoder)
+    token = 24 * model.emb_dim + 6 * model.mlp_dim + 4 * model.num_heads * longest
+    layers = num_blocks(model)
+    logits = sum(lengths.targets.values()) * (model.vocab_size or 0)
+    whole = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
+    return 4 * (rows * ((layers + 2) * 2 * longest * token + 3 * logits) + 2 * whole)
+
+
+def message(needed: Memory, there_is: float, config: RunConfig) -> str:
+    """What is needed, what there is and what to change."""
+    return (
+        f"the step needs about {gib(needed.total)} on each device, which has "
+        f"{gib(there_is)}: parameters {gib(needed.weights)}, optimizer "
+        f"{gib(needed.optimizer)}, gradients {gib(needed.gradients)}, activations "
+        f"{gib(needed.total - needed.exact)}. {advice(config)}"
+    )
+
+
+def gib(size: float) -> str:
+    """'1.5 GiB', '310 MiB'."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
+
+
+def advice(config: RunConfig) -> str:
+    """Which settings to change."""
     return (
         f"Change one of: config.train.num_microbatches = "
         f"{config.train.num_microbatches} (more parts need less memory), "

@@ -8,31 +8,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from research.training.event_file import EventFile
 from research.training.workdir import METRICS
-
-# Peak rate of dense bfloat16 matrix products by the vendors' data sheets, FLOP/s.
-PEAK_FLOPS = {
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-}
-
-
-def peak_flops() -> float | None:
-    """Of all devices together; None where no data sheet gives a peak (CPUs)."""
-    devices = jax.devices()
-    for name, peak in PEAK_FLOPS.items():
-        if devices[0].device_kind.startswith(name):
-            return peak * len(devices)
-    return None
 
 
 class Means:
@@ -93,14 +70,16 @@ def progress_line(
 ) -> str:
     """One step for a person, e.g.
 
-    step  120/1000  loss 6.412 (mlm 5.73, nsp 0.68)  lr 9.1e-04  grad 1.2  42.1k tokens/s
-    MFU 52%  input 0.1%  3m12s left
+    step  120/1000  loss 6.412 (mlm 5.73, nsp 0.68)  lr 9.1e-04  grad 1.20
+    42.1k tokens/s  88.1 ms a step  515.2 TFLOP/s  MFU 52%  input 0.1%  3m12s left
     """
     parts = [f"step {step:>{len(str(num_steps))}}/{num_steps}"]
     parts.append(f"loss {values['loss']:.3f}{_terms(values, terms)}")
     parts.append(f"lr {values['learning_rate']:.1e}")
     parts.append(f"grad {values['grad_norm']:.2f}")
     parts.append(f"{short(values['tokens_per_second'])} tokens/s")
+    parts.append(f"{short_seconds(values['step_seconds'])} a step")
+    parts.append(flop_rate(1e12 * values["teraflops"]))
     if "mfu" in values:
         parts.append(f"MFU {values['mfu']:.0%}")
     parts.append(f"input {values['input_wait']:.1%}")
@@ -121,6 +100,19 @@ def short(number: float) -> str:
         if number >= size:
             return f"{number / size:.1f}{unit}"
     return f"{number:.0f}"
+
+
+def flop_rate(flops_per_second: float) -> str:
+    """5.152e14 as '515.2 TFLOP/s'."""
+    for unit, size in (("T", 1e12), ("G", 1e9)):
+        if flops_per_second >= size:
+            return f"{flops_per_second / size:.1f} {unit}FLOP/s"
+    return f"{flops_per_second / 1e6:.1f} MFLOP/s"
+
+
+def short_seconds(seconds: float) -> str:
+    """0.0881 as '88.1 ms', 4.6 as '4.6 s'."""
+    return f"{1e3 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from research.errors import UserError
-from research.training import metrics
+from research.training import devices, metrics
 from research.training.guards import SpikeDetector
 from research.training.program import Program
 from research.training.step import StepMetrics
@@ -50,7 +50,7 @@ class Monitor:
         self._say = say
         self._flops_per_token = flops_per_token
         self._last_checkpoint = last_checkpoint
-        self._peak = metrics.peak_flops()
+        self._peak = devices.peak_flops()
         self._spikes = SpikeDetector(program.config.train.spike_deviations)
         self._means = metrics.Means()
         self._pending: tuple[int, StepMetrics] | None = None

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from research.config import ParallelConfig, RunConfig
 from research.errors import UserError
@@ -51,7 +51,9 @@ RULES: tuple[tuple[str, str], ...] = (
 )
 
 
-def param_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def param_spec(
+    name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
     """How a parameter is split: the first rule whose pattern its name matches.
 
     A dimension that its mesh axis does not divide stays whole, as does everything
@@ -91,11 +93,11 @@ class Parallel:
 
     Attributes:
       mode: 'jit' or 'pmap'.
-      mesh: over all devices of all hosts.
+      mesh: over all devices of all hosts; abstract for plans.
     """
 
     mode: str
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
 
     @property
     def num_row_shards(self) -> int:
@@ -220,15 +222,15 @@ class Parallel:
 
         return jax.tree.map(shape, batch)
 
-    def compile(
+    def lower(
         self,
         function: Callable[..., Any],
         arguments: tuple[Any, ...],
         *,
         row_arguments: tuple[int, ...],
         donate: tuple[int, ...] = (),
-    ) -> Callable[..., Any]:
-        """Compiles a step for the shapes and shardings of its arguments.
+    ) -> jax.stages.Lowered:
+        """A step for the shapes and shardings of its arguments, ready to compile.
 
         Args:
           function: the step.
@@ -237,16 +239,16 @@ class Parallel:
           donate: positions of the arguments whose memory the outputs take over.
 
         Returns:
-          The compiled step. Outputs that have the structure of a donated argument
+          The lowered step. Outputs that have the structure of a donated argument
           keep its shardings; all others are on every device.
         """
         if self.mode == "pmap":
             is_rows = tuple(i in row_arguments for i in range(len(arguments)))
-            return self._mapped(function, is_rows, donate).lower(*arguments).compile()
+            return self._mapped(function, is_rows, donate).lower(*arguments)
         outputs = jax.eval_shape(function, *arguments)
         out_shardings = self._output_shardings(outputs, arguments, donate)
         jitted = jax.jit(function, donate_argnums=donate, out_shardings=out_shardings)
-        return jitted.lower(*arguments).compile()
+        return jitted.lower(*arguments)
 
     def _mapped(
         self, function: Callable[..., Any], is_rows: tuple[bool, ...], donate: Any
@@ -373,6 +375,20 @@ def create(config: ParallelConfig, devices: list[jax.Device] | None = None) -> P
         (AxisType.Auto,) * 3,
         devices=devices[: math.prod(shape)],
     )
+    return Parallel(mode=config.mode, mesh=mesh)
+
+
+def abstract(config: ParallelConfig, num_devices: int) -> Parallel:
+    """The same mesh over devices that need not exist, for shapes and shardings.
+
+    Raises:
+      UserError: if the axes do not divide the devices.
+    """
+    if config.mode == "pmap":
+        mesh = AbstractMesh((num_devices,), (REPLICAS,), axis_types=(AxisType.Auto,))
+    else:
+        shape = _mesh_shape(config, num_devices)
+        mesh = AbstractMesh(shape, (*ROWS, TENSOR), axis_types=(AxisType.Auto,) * 3)
     return Parallel(mode=config.mode, mesh=mesh)
 
 

@@ -64,8 +64,19 @@ class Program:
         """The compiled train step of an objective of the run; the state is donated.
 
         Raises:
-          UserError: if the device has too little memory for it.
+          TooLittleMemory: if a device has too little for it.
         """
+        device = jax.local_devices()[0]
+        there_is = memory.device_bytes(device)
+        if there_is is not None:
+            memory.check(self, device.platform, there_is)
+        with memory.explained(self.config):
+            compiled = self.lower_train_step(objective).compile()
+        memory.check_compiled(self, compiled)
+        return compiled
+
+    def lower_train_step(self, objective: Objective) -> jax.stages.Lowered:
+        """The train step of an objective for XLA, from shapes and shardings alone."""
         train_step = step.make_train_step(
             objective,
             self.modules,
@@ -74,10 +85,9 @@ class Program:
             distribution=self.parallel.distribution,
         )
         batch = self.batch_shapes(self.config.train.batch_size)
-        with memory.explained(self.config, self.state):
-            return self.parallel.compile(
-                train_step, (self.state, batch), row_arguments=(1,), donate=(0,)
-            )
+        return self.parallel.lower(
+            train_step, (self.state, batch), row_arguments=(1,), donate=(0,)
+        )
 
     def compile_eval_step(self) -> Callable[..., Any]:
         """The compiled evaluation step: (params, batch, seed, number) -> EvalSums."""
@@ -86,8 +96,9 @@ class Program:
         )
         batch = self.batch_shapes(self.config.eval.batch_size)
         arguments = (self.state.params, batch, self.state.seed, self.state.step)
-        with memory.explained(self.config, self.state):
-            return self.parallel.compile(eval_step, arguments, row_arguments=(1,))
+        with memory.explained(self.config):
+            lowered = self.parallel.lower(eval_step, arguments, row_arguments=(1,))
+            return lowered.compile()
 
     def batch_shapes(self, batch_size: int) -> TokenBatch:
         """Shapes and shardings of a global batch."""
@@ -105,6 +116,7 @@ def create(
     vocabulary: Vocabulary,
     *,
     devices: list[jax.Device] | None = None,
+    parallel: Parallel | None = None,
 ) -> Program:
     """Puts a run together; nothing is computed or allocated yet.
 
@@ -112,6 +124,7 @@ def create(
       config: of the run.
       vocabulary: of its tokenizer.
       devices: None = all there are.
+      parallel: a mesh, perhaps an abstract one, instead of the devices'.
 
     Raises:
       UserError: if the objective does not fit the vocabulary, or batch, model and
@@ -120,7 +133,8 @@ def create(
     model_config = resolve_model(config.model, vocabulary)
     with user_errors():
         objective = config_lib.create_objective(config, vocabulary)
-    parallel = parallelism.create(config.parallel, devices)
+    if parallel is None:
+        parallel = parallelism.create(config.parallel, devices)
     problems = config_checks.length_problems(model_config, objective)
     problems += parallelism.batch_problems(config, parallel)
     if problems:

@@ -42,7 +42,7 @@ def assert_same_as_undisturbed(runs: Runs, name: str) -> None:
 def test_killed_at_random_moments(runs, request):
     """A fresh run is begun whenever one finishes, until there were enough kills."""
     rng = random.Random(0)
-    kills, name, reached = 0, "killed0", 0
+    kills, name, reached, lost = 0, "killed0", 0, 0
     wanted = request.config.getoption("--kills", default=4)
     while kills < wanted:
         ended = runs.killed(name, rng)
@@ -56,10 +56,12 @@ def test_killed_at_random_moments(runs, request):
             # Steps here are quicker than writing: a kill may take the checkpoint that
             # is being written along with the interval after it, and never more.
             assert ended.first_step >= reached - 2 * INTERVAL
+            lost = max(lost, reached - ended.first_step)
             reached = ended.last_step
     ended = runs.run(name)
     assert ended.code == 0, ended.errors
     assert_same_as_undisturbed(runs, name)
+    print(f"{kills} kills: at most {lost} steps lost, {INTERVAL} between checkpoints")
 
 
 def test_sigterm_loses_nothing(runs):

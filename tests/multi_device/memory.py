@@ -1,20 +1,22 @@
 """Compiles one train step and prints what XLA allocates on each device, in bytes.
 
-    python -m tests.multi_device.memory SIZE FSDP BATCH_SIZE
+    python -m tests.multi_device.memory SIZE FSDP TENSOR BATCH_SIZE
 
-A last line of JSON: arguments, temporaries, and the all-gathers of the program as
-lists of shapes. Nothing is allocated.
+A last line of JSON: arguments, temporaries, our estimate of both, the all-gathers of the
+program as lists of shapes, and the highest memory of this process. Nothing is allocated.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import resource
 import sys
 
 from experiments import base, presets
 from research import config as config_lib
 from research import config_checks
+from research.training import memory as memory_lib
 from research.training import program
 
 # 1.1B parameters.
@@ -22,7 +24,8 @@ BILLION = dict(num_layers=22, emb_dim=2048, num_heads=32, mlp_dim=8192)
 
 
 def main() -> None:
-    size, fsdp, batch_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    size = sys.argv[1]
+    fsdp, tensor, batch_size = (int(argument) for argument in sys.argv[2:])
     config = base.get_config()
     config.model = presets.model(
         "base" if size == "billion" else size, architecture="encoder"
@@ -34,12 +37,14 @@ def main() -> None:
     config.data.row_length = 126
     config.data.tokenizer.vocab_size = 30522
     config.train.batch_size = config.eval.batch_size = batch_size
-    config.parallel.fsdp = fsdp
+    config.parallel.update(fsdp=fsdp, tensor=tensor)
     run = config_lib.parse(config)
     vocabulary = config_checks.provisional_vocabulary(run.data.tokenizer)
     parts = program.create(run, vocabulary)
-    compiled = parts.compile_train_step(parts.objective)
+    compiled = parts.lower_train_step(parts.objective).compile()
     memory = compiled.memory_analysis()
+    kept = memory_lib.count_activations(parts, "cpu")
+    rows = memory_lib.rows_at_a_time(parts)
     text = compiled.as_text()
     gathers = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", text)
     print(
@@ -48,6 +53,8 @@ def main() -> None:
                 "arguments": memory.argument_size_in_bytes,
                 "temporaries": memory.temp_size_in_bytes,
                 "gathers": [[int(n) for n in g.split(",") if n] for g in gathers],
+                "estimated": memory_lib.estimate(parts, kept, rows=rows).total,
+                "process": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
                 "params": program.state.count_params(parts.state.params),
             }
         )

@@ -39,16 +39,24 @@ def test_progress_line():
         "learning_rate": 9.1e-4,
         "grad_norm": 1.2,
         "tokens_per_second": 42_100.0,
+        "step_seconds": 0.0881,
+        "teraflops": 515.2,
         "mfu": 0.52,
         "input_wait": 0.001,
     }
     line = metrics.progress_line(120, 1000, values, ("mlm", "nsp"), 192)
     assert line == (
         "step  120/1000  loss 6.412 (mlm 5.730, nsp 0.680)  lr 9.1e-04  grad 1.20  "
-        "42.1k tokens/s  MFU 52%  input 0.1%  3m12s left"
+        "42.1k tokens/s  88.1 ms a step  515.2 TFLOP/s  MFU 52%  input 0.1%  3m12s left"
     )
     del values["mfu"]
     assert "MFU" not in metrics.progress_line(120, 1000, values, ("mlm",), 192)
+
+
+def test_rates_have_readable_units():
+    assert metrics.flop_rate(5.152e14) == "515.2 TFLOP/s"
+    assert metrics.flop_rate(1.5e11) == "150.0 GFLOP/s"
+    assert metrics.flop_rate(4.4e8) == "440.0 MFLOP/s"
 
 
 def test_crc_has_the_published_check_value():

@@ -1,0 +1,178 @@
+"""Parameters, memory, FLOPs and time of a run, from its config alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from research import config_checks
+from research.comparison import flops
+from research.comparison.flops import Flops
+from research.config import ParallelConfig, RunConfig
+from research.planning import target
+from research.training import checkpoints, memory, parallelism
+from research.training import program as program_lib
+from research.training.activations import Activations
+from research.training.devices import Device
+from research.training.memory import Memory
+from research.training.program import Program
+
+# Hoffmann et al. 2022, 'Chinchilla': compute-optimal tokens a parameter.
+TOKENS_PER_PARAM = 20
+
+# Parts of a model by the names of their parameters, first match.
+PARTS: tuple[tuple[str, str], ...] = (
+    ("heads", r"^heads/"),
+    ("token embedding", r"token_embedding$"),
+    ("positions and types", r"(position|token_type)_embedding$|relative_bias$"),
+    ("norms", r"norm/"),
+    ("attention", r"attention/"),
+    ("feed-forward", r"mlp/"),
+    ("projections", r""),
+)
+
+# Share of the peak rate of matrix products that a step is expected to reach: what the
+# benchmarks aim at on accelerators, what they measure on CPUs.
+UTILISATION = {"gpu": 0.5, "tpu": 0.5, "cpu": 0.65}
+# Matrix products of float32 on GPUs run as TF32, at half of bfloat16's rate.
+_FLOAT32_RATE = {"gpu": 0.5, "tpu": 1.0, "cpu": 1.0}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """What a run needs on devices of one kind.
+
+    Attributes:
+      program: over an abstract mesh.
+      device: of the mesh.
+      flops: of one row.
+      activations: on one device.
+      memory: of the train step on one device.
+      usable: bytes of a device that programs may have.
+    """
+
+    program: Program
+    device: Device
+    flops: Flops
+    activations: Activations
+    memory: Memory
+    usable: float
+
+    @property
+    def config(self) -> RunConfig:
+        """Of the run."""
+        return self.program.config
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of the mesh."""
+        return self.program.parallel.mesh.size
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Parameters of each part that has any."""
+        counts = dict.fromkeys((part for part, _ in PARTS), 0)
+        for name, leaf in checkpoints.flatten(self.program.state.params).items():
+            part = next(part for part, rule in PARTS if re.search(rule, name))
+            counts[part] += leaf.size
+        return {part: count for part, count in counts.items() if count}
+
+    @property
+    def num_params(self) -> int:
+        """All parameters."""
+        return sum(self.parameters.values())
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Clean tokens of an optimizer step."""
+        return self.config.train.batch_size * self.flops.tokens
+
+    @property
+    def flops_per_step(self) -> float:
+        """Training FLOPs of an optimizer step, those actually needed."""
+        return self.config.train.batch_size * self.flops.training
+
+    @property
+    def step_seconds(self) -> float:
+        """Matrix products at the expected utilisation, and the optimizer's traffic."""
+        device = self.device
+        needed = self.flops_per_step
+        if self.program.model_config.remat == "full":
+            # Every block once more.
+            blocks = self.flops.encoder + self.flops.decoder
+            needed += self.config.train.batch_size * blocks
+        rate = device.flops * UTILISATION[device.platform]
+        if self.program.model_config.dtype == "float32":
+            rate *= _FLOAT32_RATE[device.platform]
+        # Weights, moments and gradients are read and written once.
+        traffic = 2 * self.memory.exact / device.bandwidth
+        return needed / (self.num_devices * rate) + traffic
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Clean tokens a second of all devices."""
+        return self.tokens_per_step / self.step_seconds
+
+    @property
+    def largest_rows(self) -> int:
+        """Rows that fit on one device at a time; 0 if none."""
+        fixed = self.memory.exact + self.memory.gathered
+
+        def fits(rows: int) -> bool:
+            kept = self.activations
+            used = fixed + kept.saved_bytes(rows) + kept.working_bytes(rows)
+            return used <= self.usable
+
+        low, high = 0, 1
+        while fits(high) and high < 2**24:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return low
+
+    @property
+    def largest_batch(self) -> int:
+        """Rows of the largest batch without microbatches."""
+        return self.largest_rows * self.program.parallel.num_row_shards
+
+    @property
+    def fewest_microbatches(self) -> int | None:
+        """Parts in which the config's batch fits; None if not even row by row."""
+        rows = self.config.train.batch_size // self.program.parallel.num_row_shards
+        parts = (m for m in range(1, rows + 1) if rows % m == 0)
+        return next((m for m in parts if rows // m <= self.largest_rows), None)
+
+
+def create(config: RunConfig, device: str | None, num_devices: int | None) -> Plan:
+    """The plan of a config; nothing is computed or allocated but this machine's speed.
+
+    Args:
+      config: of the run.
+      device: a name that `target.find` knows.
+      num_devices: None = the fewest that `config.parallel` asks for.
+
+    Raises:
+      UserError: if mesh, batch, model and devices do not fit each other.
+    """
+    count = fewest_devices(config.parallel) if num_devices is None else num_devices
+    program = program_lib.create(
+        config,
+        config_checks.provisional_vocabulary(config.data.tokenizer),
+        parallel=parallelism.abstract(config.parallel, count),
+    )
+    found = target.find(device, dtype=program.model_config.dtype, count=count)
+    kept = memory.count_activations(program, found.platform)
+    return Plan(
+        program=program,
+        device=found,
+        flops=flops.count(program.model_config, program.objective),
+        activations=kept,
+        memory=memory.estimate(program, kept, rows=memory.rows_at_a_time(program)),
+        usable=target.usable_bytes(found),
+    )
+
+
+def fewest_devices(parallel: ParallelConfig) -> int:
+    """Devices of the smallest mesh that the config allows."""
+    return max(parallel.data, 1) * parallel.fsdp * parallel.tensor

@@ -1,0 +1,156 @@
+"""Memory by kind: exact where it can be, and beside what XLA allocates."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import base, presets
+from research import config as config_lib
+from research import config_checks
+from research.errors import UserError
+from research.training import activations, memory, parallelism
+from research.training import program as program_lib
+from research.training import state as state_lib
+from tests.research.training import tiny
+
+# XLA's buffers against the estimate, on CPUs: fusion and reuse are its own affair.
+TOLERANCE = 0.25
+
+
+def make(size, architecture, objective, *, devices=None, **overrides):
+    config = base.get_config()
+    config.model = presets.model(size, architecture=architecture)
+    config.objective = presets.objective(objective)
+    flat = {name.replace("__", "."): value for name, value in overrides.items()}
+    config.update_from_flattened_dict(flat)
+    run = config_lib.parse(config)
+    vocabulary = config_checks.provisional_vocabulary(run.data.tokenizer)
+    return program_lib.create(run, vocabulary, devices=devices or jax.devices()[:1])
+
+
+def estimated(program, platform="cpu"):
+    kept = memory.count_activations(program, platform)
+    rows = memory.rows_at_a_time(program)
+    return memory.estimate(program, kept, rows=rows)
+
+
+CASES = [
+    pytest.param("tiny", "encoder", "masked_lm", {}, marks=pytest.mark.slow),
+    pytest.param(
+        *("tiny", "decoder", "causal_lm"),
+        {"model__remat": "full", "model__scan_layers": True},
+        marks=pytest.mark.slow,
+    ),
+    pytest.param("small", "encoder", "masked_lm", {}, marks=pytest.mark.slow),
+    pytest.param(
+        *("small", "encoder", "masked_lm"),
+        {"model__remat": "dots", "model__scan_layers": True},
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        *("small", "decoder", "causal_lm"),
+        {"train__num_microbatches": 4},
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        "small", "encoder_decoder", "span_corruption", {}, marks=pytest.mark.slow
+    ),
+]
+
+
+@pytest.mark.parametrize(("size", "architecture", "objective", "overrides"), CASES)
+def test_the_estimate_is_what_xla_allocates(size, architecture, objective, overrides):
+    program = make(size, architecture, objective, **overrides)
+    needed = estimated(program)
+    compiled = program.lower_train_step(program.objective).compile()
+    arguments = compiled.memory_analysis().argument_size_in_bytes
+    # The batch and some counters come on top of the state.
+    assert arguments == pytest.approx(needed.weights + needed.optimizer, rel=0.01)
+    allocated = memory.allocated_bytes(compiled)
+    assert needed.total == pytest.approx(allocated, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(("moments", "each"), [("float32", 8), ("bfloat16", 6)])
+def test_bytes_a_parameter(moments, each):
+    program = tiny.program(optimizer__moment_dtype=moments)
+    count = state_lib.count_params(program.state.params)
+    needed = estimated(program)
+    assert needed.weights == 4 * count
+    assert needed.gradients == 4 * count
+    assert needed.optimizer == pytest.approx(each * count, rel=1e-3)
+
+
+def test_fsdp_divides_everything_but_what_is_gathered():
+    config = tiny.run_config(parallel__fsdp=8)
+    whole = estimated(tiny.program())
+    parallel = parallelism.abstract(config.parallel, 8)
+    vocabulary = config_checks.provisional_vocabulary(config.data.tokenizer)
+    split = estimated(program_lib.create(config, vocabulary, parallel=parallel))
+    # Norms and biases of so small a model, which stay whole, are a fifth of the rest.
+    assert split.weights < whole.weights / 6
+    assert split.optimizer < whole.optimizer / 6
+    assert split.activations < whole.activations / 4
+    assert whole.gathered == 0 < split.gathered
+
+
+def test_tensor_splits_heads_and_features():
+    program = tiny.program()
+
+    def kept(tensor):
+        return activations.count(
+            program.model_config,
+            program.objective,
+            platform="cpu",
+            num_row_shards=1,
+            tensor=tensor,
+        ).saved_bytes(8)
+
+    assert kept(1) / 4 < kept(4) < kept(1)
+
+
+def test_remat_keeps_less():
+    """'full' keeps blocks' inputs, 'dots' the outputs of linear layers as well."""
+    kept = {
+        remat: estimated(tiny.program(model__remat=remat)).activations
+        for remat in ("none", "dots", "full")
+    }
+    model = tiny.program().model_config
+    positions = tiny.BATCH_SIZE * (tiny.ROW_LENGTH + 2)
+    # Query, key and value, attention's output, and both layers of the MLP.
+    linear = 4 * positions * (5 * model.emb_dim + model.mlp_dim)
+    assert kept["full"] < kept["dots"] < kept["none"]
+    assert kept["dots"] - kept["full"] == pytest.approx(linear, rel=0.25)
+
+
+def test_fused_attention_keeps_no_weights():
+    program = tiny.program(model__dtype="bfloat16", model__head_dim=8)
+    assert estimated(program, "gpu").activations < estimated(program).activations
+    dropped = tiny.program(
+        model__dtype="bfloat16", model__head_dim=8, model__attention_dropout_rate=0.1
+    )
+    assert estimated(dropped, "gpu").activations == pytest.approx(
+        estimated(dropped).activations
+    )
+
+
+def test_what_cannot_fit_is_refused_before_compiling():
+    program = tiny.program()
+    memory.check(program, "cpu", 2**30)
+    with pytest.raises(UserError) as caught:
+        memory.check(program, "cpu", 2**17)
+    for words in (
+        "on each device, which has 0 MiB",
+        "parameters",
+        "config.train.num_microbatches = 1",
+        "config.model.remat = 'none'",
+        "config.parallel.fsdp = 1",
+    ):
+        assert words in str(caught.value)
+
+
+def test_what_xla_needs_too_much_of_is_refused_before_running(monkeypatch):
+    compiled = jax.jit(lambda x: x + 1).lower(np.zeros(2**17, np.float32)).compile()
+    memory.check_compiled(tiny.program(), compiled)
+    monkeypatch.setattr(memory, "device_bytes", lambda _: 2**17)
+    with pytest.raises(UserError, match="the compiled step needs 1 MiB on each device"):
+        memory.check_compiled(tiny.program(), compiled)
