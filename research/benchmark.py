@@ -3,7 +3,9 @@
     python -m research.benchmark --suite=cpu [--rounds=8] [--json=benchmark.json]
 
 Suites: cpu (training steps beside transformers + torch, then all below), training,
-corruption, input, startup. Speeds are never tests: machines differ and are noisy.
+corruption, input, startup, finetuning (RTE and MRPC beside transformers' Trainer; of the
+folder --glue, or of the embedded stand-in). Speeds are never tests: machines differ and
+are noisy.
 """
 
 from __future__ import annotations
@@ -18,10 +20,13 @@ from research import cli
 from research.errors import UserError, nearest
 
 _SUITE = flags.DEFINE_string(
-    "suite", "cpu", "cpu, training, corruption, input, startup"
+    "suite", "cpu", "cpu, training, corruption, input, startup, finetuning"
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 8, "Alternating rounds of each measurement.")
 _PEERS = flags.DEFINE_bool("peers", True, "Measure transformers + torch side by side.")
+_GLUE = flags.DEFINE_string(
+    "glue", "embedded", "Folder of GLUE's official TSVs, for the suite finetuning."
+)
 _JSON = flags.DEFINE_string("json", None, "File to write the figures to as well.")
 
 
@@ -30,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     del argv
     import rich.console
 
-    from research.benchmarks import inputs, peers, table, training
+    from research.benchmarks import finetuning, inputs, peers, table, training
 
     root = pathlib.Path(__file__).parent.parent
     rounds = _ROUNDS.value
@@ -41,6 +46,12 @@ def main(argv: Sequence[str]) -> int:
         "corruption": lambda: training.measure_corruption(rounds=rounds),
         "input": inputs.measure,
         "startup": lambda: inputs.startup(root),
+        "finetuning": lambda: finetuning.measure(
+            # A turn is an epoch, not a step.
+            rounds=max(1, rounds // 4),
+            with_peers=_PEERS.value,
+            source=_GLUE.value,
+        ),
     }
     names = list(suites) if _SUITE.value == "cpu" else [_SUITE.value]
     if names[0] not in suites:
@@ -49,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
             f"there is no suite {_SUITE.value!r}.{nearest(_SUITE.value, valid)} "
             f"Valid: {', '.join(valid)}."
         )
-    if "training" in names and _PEERS.value:
+    if {"training", "finetuning"} & set(names) and _PEERS.value:
         peers.libraries()
     console = rich.console.Console(width=None if sys.stdout.isatty() else 120)
     tables = []
