@@ -26,7 +26,14 @@ from research.evaluation.glue.run import (
     fingerprint_params,
     git_commit,
 )
-from research.evaluation.glue.tables import bullets, percent, statistics_of, table
+from research.evaluation.glue.tables import (
+    DASH,
+    bullets,
+    floor_statistics,
+    percent,
+    statistics_of,
+    table,
+)
 from research.evaluation.squad import SquadResult, finetune_squad
 from research.evaluation.squad_data import Question, Windows
 from research.training import backbone as backbone_lib
@@ -237,7 +244,7 @@ def write_table(evaluation: SquadEvaluation, rows: Mapping[str, list[SquadRow]])
             [
                 TITLES[metric],
                 percent(silence[metric]),
-                f"{percent(statistics.fmean(floor))} ({len(floor)})" if floor else "–",
+                floor_statistics(floor) if floor else DASH,
                 *statistics_of(values),
                 str(len(values)),
                 str(failed),
@@ -278,7 +285,7 @@ def write_table(evaluation: SquadEvaluation, rows: Mapping[str, list[SquadRow]])
 
 def _tuned_cell(rows: list[SquadRow], metric: str) -> list[str]:
     values = [row.tuned[metric] for row in rows if row.tuned]
-    return [percent(statistics.fmean(values)) if values else "–"]
+    return [percent(statistics.fmean(values)) if values else DASH]
 
 
 def _words(scores: Mapping[str, float]) -> str:
