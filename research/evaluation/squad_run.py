@@ -239,12 +239,14 @@ def write_table(evaluation: SquadEvaluation, rows: Mapping[str, list[SquadRow]])
     for metric in row.scores:
         values = [one.scores[metric] for one in rows[PRETRAINED]]
         floor = [one.scores[metric] for one in rows[RANDOM]]
-        failed = sum(bool(one.failed) for one in rows[PRETRAINED])
+        failed, floor_failed = (
+            sum(bool(one.failed) for one in rows[init]) for init in (PRETRAINED, RANDOM)
+        )
         body.append(
             [
                 TITLES[metric],
                 percent(silence[metric]),
-                floor_statistics(floor) if floor else DASH,
+                floor_statistics(floor, floor_failed) if floor else DASH,
                 *statistics_of(values),
                 str(len(values)),
                 str(failed),

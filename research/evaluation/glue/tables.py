@@ -111,7 +111,9 @@ def _main_rows(
         for split in found.splits:
             floor_cell = DASH
             if floor is not None:
-                floor_cell = floor_statistics(floor.values(split, metric))
+                floor_cell = floor_statistics(
+                    floor.values(split, metric), floor.num_failed
+                )
             row = found.rows[0]
             cells.append(
                 [
@@ -132,10 +134,12 @@ def _main_rows(
     return cells
 
 
-def floor_statistics(values: list[float]) -> str:
-    """Mean, deviation and number of seeds of the floor."""
+def floor_statistics(values: list[float], num_failed: int) -> str:
+    """Mean, deviation, and number of seeds of the floor, with those that failed."""
     mean, deviation, _ = statistics_of(values)
-    return f"{mean} ± {deviation} ({len(values)})" if len(values) > 1 else f"{mean} (1)"
+    score = f"{mean} ± {deviation}" if len(values) > 1 else mean
+    failed = f", {num_failed} failed" if num_failed else ""
+    return f"{score} ({len(values)}{failed})"
 
 
 def _train_rows(row: RunRow, data: TaskData) -> str:
@@ -240,7 +244,12 @@ def _notes(
             "architecture before any pretraining (± deviation, seeds in brackets)."
         ),
     ]
-    if evaluation.config.selection_share == 0.0:
+    selects = any(
+        row.settings["selection"] == "best" or len(evaluation.config.grid(task)) > 1
+        for (name, _), found in rows.items()
+        for task, row in [(TASKS[name], found[0])]
+    )
+    if selects and evaluation.config.selection_share == 0.0:
         notes.append(
             "What was selected was selected on the split that is reported. Set "
             "selection_share to select on a share of train instead."
@@ -251,6 +260,11 @@ def _notes(
             notes += _task_notes(data, rows[name, PRETRAINED][0])
         elif name == DIAGNOSTIC.name:
             notes += [f"{data.task.title}: {note}" for note in data.notes]
+            if ("mnli", PRETRAINED) in rows:
+                notes.append(
+                    "diagnostic: answered by the best MNLI run, for the leaderboard "
+                    "alone, which has its labels"
+                )
     return notes
 
 
