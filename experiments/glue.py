@@ -25,6 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
             "learning_rates": (),
             "batch_sizes": (),
             "floor_seeds": 1,  # of the random-initialisation floor; 0 = none
+            "train_limit": 0,  # train rows of a task, at most; 0 = the protocol's
             # Share of train that selects rates and epochs; 0 = the dev set does.
             "selection_share": 0.0,
             "submission": True,
@@ -33,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "style": "head",  # or 'text_to_text', 'text_to_text_free'
                 "readout": "auto",  # 'cls', 'mean', 'last'
                 "eval_batch_size": 128,
-                "bucket_lengths": (32, 64, 128, 256),
+                "bucket_lengths": (16, 32, 48, 64, 80, 96, 128, 192, 256),
                 "num_epochs": placeholder(int),
                 "max_length": placeholder(int),
                 "schedule": placeholder(str),

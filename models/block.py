@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -29,14 +31,37 @@ class Context:
       encoded: the encoder's output; None without one, or when a cache holds its keys.
       cross_mask: who attends to whom in cross-attention.
       index: the first free slot of the cache; None without one.
+      at: the positions that the block gives; None = all. Mask, bias and cross_mask
+        are those of the Q queries: all T positions, or these K.
     """
 
-    mask: Bool[Array, "#B 1 #T S"]
-    bias: Float[Array, "#B N T S"] | None = None
+    mask: Bool[Array, "#B 1 #Q S"]
+    bias: Float[Array, "#B N Q S"] | None = None
     rope: RopeTables | None = None
     encoded: Float[Array, "B E D"] | None = None
-    cross_mask: Bool[Array, "#B 1 #T E"] | None = None
+    cross_mask: Bool[Array, "#B 1 #Q E"] | None = None
     index: Int[Array, ""] | None = None
+    at: Int[Array, "B K"] | None = None
+
+    def only(self, at: Int[Array, "B K"]) -> Context:
+        """For the last block, where nobody reads the other positions."""
+        return dataclasses.replace(
+            self,
+            mask=_queries_at(self.mask, at),
+            bias=None if self.bias is None else _queries_at(self.bias, at),
+            cross_mask=(
+                None if self.cross_mask is None else _queries_at(self.cross_mask, at)
+            ),
+            at=at,
+        )
+
+    @property
+    def query_rope(self) -> RopeTables | None:
+        """Rotary tables of the queries."""
+        if self.rope is None:
+            return None
+        cosine, sine = (positions_at(table, self.at) for table in self.rope)
+        return cosine, sine
 
 
 class MLP(nnx.Module):
@@ -99,12 +124,16 @@ class Block(nnx.Module):
         *,
         rngs: DropoutRngs | None = None,
         cache: LayerCache | None = None,
-    ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
-        """The block's output, and its cache with the new keys and values."""
+    ) -> tuple[Float[Array, "B Q D"], LayerCache | None]:
+        """The block's output [B, K, D] with `context.at`, and its cache with the new
+        keys and values.
+        """
 
         def self_attention(x):
             nonlocal cache
-            query = self.attention.queries(x, context.rope)
+            query = self.attention.queries(
+                positions_at(x, context.at), context.query_rope
+            )
             key, value = self.attention.keys_values(x, context.rope)
             if cache is not None:
                 cache = cache.append(key, value, context.index)
@@ -145,7 +174,11 @@ class Block(nnx.Module):
             )
 
         hidden = self._residual(
-            hidden, self.attention_norm, self_attention, fold(rngs, _ATTENTION)
+            hidden,
+            self.attention_norm,
+            self_attention,
+            fold(rngs, _ATTENTION),
+            at=context.at,
         )
         if self.cross_attention is not None:
             hidden = self._residual(
@@ -162,11 +195,31 @@ class Block(nnx.Module):
         )
         return hidden, cache
 
-    def _residual(self, hidden, norm, sublayer, rngs):
+    def _residual(self, hidden, norm, sublayer, rngs, at=None):
         rate = self.config.dropout_rate
+        stream = positions_at(hidden, at)
         if self.config.norm_position == "pre":
-            return hidden + dropout(sublayer(norm(hidden)), rate, rngs)
-        return norm(hidden + dropout(sublayer(hidden), rate, rngs))
+            return stream + dropout(sublayer(norm(hidden)), rate, rngs)
+        return norm(stream + dropout(sublayer(hidden), rate, rngs))
+
+
+def positions_at(
+    x: Float[Array, "B T ..."], at: Int[Array, "B K"] | None
+) -> Float[Array, "B ..."]:
+    """The positions `at` of each row, [B, K, ...]; None = all."""
+    if at is None:
+        return x
+    return jnp.take_along_axis(x, at.reshape(*at.shape, *[1] * (x.ndim - 2)), axis=1)
+
+
+def _queries_at(pairs: Array, at: Int[Array, "B K"]) -> Array:
+    """Rows `at` of [#B, #N, #T, S]: [B, #N, K, S], or as it is where T is 1."""
+    if pairs.shape[2] == 1:
+        return pairs
+    if pairs.shape[0] == 1:
+        # One table for all rows is read in place, never repeated.
+        return jnp.moveaxis(pairs[0][:, at], 0, 1)
+    return jnp.take_along_axis(pairs, at[:, None, :, None], axis=2)
 
 
 def _output_stddev(config: TransformerConfig, fan_in: int, num_layers: int) -> float:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from models.block import Block, Context
+from models.block import Block, Context, positions_at
 from models.cache import Cache, LayerCache, by_head
 from models.config import TransformerConfig
 from models.dropout import DropoutRngs, fold
@@ -68,14 +68,18 @@ class Stack(nnx.Module):
         *,
         encoded: Float[Array, "B E D"] | None = None,
         encoder_segment_ids: Int[Array, "B E"] | None = None,
+        at: Int[Array, "B K"] | None = None,
         rngs: DropoutRngs | None = None,
-    ) -> Float[Array, "B T D"]:
-        """Runs all blocks over whole sequences."""
+    ) -> Float[Array, "B Q D"]:
+        """Runs all blocks over whole sequences; gives the positions `at`, or all."""
         context = self._context(inputs, encoded, encoder_segment_ids)
         if self.config.scan_layers:
-            hidden = self._scan(hidden, context, rngs)
+            # Every layer is the same program, the last one too.
+            hidden = positions_at(self._scan(hidden, context, rngs), at)
         else:
             for index, layer in enumerate(self.layers):
+                if at is not None and index + 1 == self.num_layers:
+                    context = context.only(at)
                 graph, params = nnx.split(layer)
                 run = self._rematerialised(graph)
                 hidden = run(params, hidden, context, fold(rngs, index))

@@ -97,6 +97,7 @@ class _SingleStack(_Backbone):
         self,
         inputs: ModelInputs,
         *,
+        at: Int[Array, "B K"] | None = None,
         deterministic: bool = True,
         rngs: DropoutRngs | None = None,
     ) -> Float[Array, "B L D"]:
@@ -104,6 +105,8 @@ class _SingleStack(_Backbone):
 
         Args:
           inputs: tokens with segment ids and positions.
+          at: positions to give alone, [B, K, D], where the rest is not needed: the last
+            block computes no more than that.
           deterministic: no dropout.
           rngs: the rows' dropout seeds, needed unless deterministic.
 
@@ -112,7 +115,7 @@ class _SingleStack(_Backbone):
         """
         rngs = self._dropout_rngs(deterministic, rngs)
         hidden = self.embedder(self.embedding, inputs, rngs=fold(rngs, _EMBEDDER))
-        return self.stack(hidden, inputs, rngs=fold(rngs, _STACK))
+        return self.stack(hidden, inputs, at=at, rngs=fold(rngs, _STACK))
 
 
 class Encoder(_SingleStack):
@@ -160,12 +163,15 @@ class EncoderDecoder(_Backbone):
         self,
         inputs: ModelInputs,
         *,
+        at: Int[Array, "B K"] | None = None,
         deterministic: bool = True,
         rngs: DropoutRngs | None = None,
     ) -> Float[Array, "B L D"]:
         """Hidden states of the decoder's positions; see `encode` and `decode`."""
         encoded = self.encode(inputs, deterministic=deterministic, rngs=rngs)
-        return self.decode(inputs, encoded, deterministic=deterministic, rngs=rngs)
+        return self.decode(
+            inputs, encoded, at=at, deterministic=deterministic, rngs=rngs
+        )
 
     def encode(
         self,
@@ -187,12 +193,14 @@ class EncoderDecoder(_Backbone):
         inputs: ModelInputs,
         encoded: Float[Array, "B E D"],
         *,
+        at: Int[Array, "B K"] | None = None,
         deterministic: bool = True,
         rngs: DropoutRngs | None = None,
     ) -> Float[Array, "B L D"]:
         """Hidden states of the decoder, given the encoder's output.
 
-        Cross-attention joins the segments of `inputs` and `inputs.encoder`.
+        Cross-attention joins the segments of `inputs` and `inputs.encoder`. `at` gives
+        these positions alone.
         """
         rngs = self._dropout_rngs(deterministic, rngs)
         hidden = self.decoder_embedder(
@@ -203,6 +211,7 @@ class EncoderDecoder(_Backbone):
             inputs,
             encoded=encoded,
             encoder_segment_ids=_encoder_side(inputs).segment_ids,
+            at=at,
             rngs=fold(rngs, _DECODER_STACK),
         )
 

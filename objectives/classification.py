@@ -207,8 +207,12 @@ class Classification(Objective):
     ) -> Float[Array, "B C"]:
         """Logits of all C classes; column 0 is the score of a regression task."""
         rngs = None if deterministic else rngs
-        hidden_states = model(inputs, deterministic=deterministic, rngs=rngs)
-        return heads(pool(hidden_states, inputs, self.reads), rngs=rngs)
+        at = read_position(inputs, self.reads)
+        hidden_states = model(inputs, at=at, deterministic=deterministic, rngs=rngs)
+        features = (
+            hidden_states[:, 0] if at is not None else mean(hidden_states, inputs)
+        )
+        return heads(features, rngs=rngs)
 
     def outputs(
         self, model: Any, heads: ClassificationHead, batch: LabelledBatch
@@ -280,20 +284,27 @@ def shift_right(
     )
 
 
-def pool(
-    hidden_states: Float[Array, "B L D"], inputs: ModelInputs, readout: str
-) -> Float[Array, "B D"]:
-    """One vector a row: the first token, the last token, or the mean of all tokens."""
+def read_position(inputs: ModelInputs, readout: str) -> Int[Array, "B 1"] | None:
+    """Where each row's first ('cls') or last token is; None for 'mean', which needs all.
+
+    Positions count tokens only, so neither end depends on the side of the padding.
+    """
     real = inputs.segment_ids > 0
     if readout == "mean":
-        weights = real.astype(jnp.float32)
-        weights = weights / jnp.maximum(weights.sum(-1, keepdims=True), 1.0)
-        states = jnp.where(real[..., None], hidden_states.astype(jnp.float32), 0.0)
-        return (states * weights[..., None]).sum(1).astype(hidden_states.dtype)
-    # Positions count tokens only, so neither end depends on the side of the padding.
+        return None
     last = jnp.where(real, inputs.positions, -1).argmax(-1)
-    index = real.argmax(-1) if readout == "cls" else last
-    return jnp.take_along_axis(hidden_states, index[:, None, None], axis=1)[:, 0]
+    return (real.argmax(-1) if readout == "cls" else last)[:, None]
+
+
+def mean(
+    hidden_states: Float[Array, "B L D"], inputs: ModelInputs
+) -> Float[Array, "B D"]:
+    """The mean state of each row's tokens."""
+    real = inputs.segment_ids > 0
+    weights = real.astype(jnp.float32)
+    weights = weights / jnp.maximum(weights.sum(-1, keepdims=True), 1.0)
+    states = jnp.where(real[..., None], hidden_states.astype(jnp.float32), 0.0)
+    return (states * weights[..., None]).sum(1).astype(hidden_states.dtype)
 
 
 def mask_classes(

@@ -3,9 +3,10 @@
     python -m research.benchmark --suite=cpu [--rounds=8] [--json=benchmark.json]
 
 Suites: cpu (training steps beside transformers + torch, then corruption, generation,
-input and start-up), each of these alone, gpu (base size on one GPU, with peers), scaling
-(all meshes over the devices there are, made up on a CPU). Speeds are never tests:
-machines differ and are noisy.
+input, start-up and finetuning), each of these alone, gpu (base size on one GPU, with
+peers), scaling (all meshes over the devices there are, made up on a CPU). finetuning is
+RTE and MRPC beside transformers' Trainer; of the folder --glue, or of the embedded
+stand-in. Speeds are never tests: machines differ and are noisy.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ from research.errors import UserError, nearest
 _SUITE = flags.DEFINE_string(
     "suite",
     "cpu",
-    "cpu, training, corruption, generation, input, startup, gpu, scaling",
+    "cpu, training, corruption, generation, input, startup, finetuning, gpu, scaling",
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 8, "Alternating rounds of each measurement.")
 _PEERS = flags.DEFINE_bool("peers", True, "Measure transformers + torch side by side.")
+_GLUE = flags.DEFINE_string(
+    "glue", "embedded", "Folder of GLUE's official TSVs, for the suite finetuning."
+)
 _JSON = flags.DEFINE_string("json", None, "File to write the figures to as well.")
 
 
@@ -35,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
     import rich.console
 
     from research.benchmarks import (
+        finetuning,
         generation,
         gpu,
         inputs,
@@ -56,6 +61,12 @@ def main(argv: Sequence[str]) -> int:
         ),
         "input": inputs.measure,
         "startup": lambda: inputs.startup(root),
+        "finetuning": lambda: finetuning.measure(
+            # A turn is an epoch, not a step.
+            rounds=max(1, rounds // 4),
+            with_peers=_PEERS.value,
+            source=_GLUE.value,
+        ),
     }
     names = list(suites) if _SUITE.value == "cpu" else [_SUITE.value]
     suites |= {
@@ -68,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
             f"there is no suite {_SUITE.value!r}.{nearest(_SUITE.value, valid)} "
             f"Valid: {', '.join(valid)}."
         )
-    if {"training", "generation"} & set(names) and _PEERS.value:
+    if {"training", "generation", "finetuning"} & set(names) and _PEERS.value:
         peers.libraries()
     if names == ["scaling"]:
         scaling.prepare()

@@ -11,7 +11,7 @@ import rich.console
 import rich.table
 
 _SHARES = ("of limit", "share", "MFU", "corruption", "input", "efficiency")
-_RATIOS = ("ratio", "at its best", "gathered")
+_RATIOS = ("ratio", "at its best", "gathered", "grouped", "padded")
 
 
 @dataclasses.dataclass(frozen=True)

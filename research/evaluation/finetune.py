@@ -140,11 +140,12 @@ def check_backbone(backbone: Backbone) -> None:
     """
     config = backbone.model_config
     size = backbone.tokenizer.vocab_size
-    assert config.vocab_size is not None
-    if size > config.vocab_size:
+    rows = len(backbone.params["model"]["token_embedding"])
+    if size > rows:
         raise UserError(
-            f"the tokenizer has {size:,} ids, the model's embedding "
-            f"{config.vocab_size:,} rows: the checkpoint is of another vocabulary."
+            f"the tokenizer has {size:,} ids, the model's embedding {rows:,} rows: the "
+            f"checkpoint is of another vocabulary. Give the tokenizer/ that it was "
+            f"trained with."
         )
     wanted = finetune_loop.model_shapes(config)
     found = {

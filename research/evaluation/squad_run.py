@@ -26,7 +26,14 @@ from research.evaluation.glue.run import (
     fingerprint_params,
     git_commit,
 )
-from research.evaluation.glue.tables import bullets, percent, statistics_of, table
+from research.evaluation.glue.tables import (
+    DASH,
+    bullets,
+    floor_statistics,
+    percent,
+    statistics_of,
+    table,
+)
 from research.evaluation.squad import SquadResult, finetune_squad
 from research.evaluation.squad_data import Question, Windows
 from research.training import backbone as backbone_lib
@@ -232,12 +239,14 @@ def write_table(evaluation: SquadEvaluation, rows: Mapping[str, list[SquadRow]])
     for metric in row.scores:
         values = [one.scores[metric] for one in rows[PRETRAINED]]
         floor = [one.scores[metric] for one in rows[RANDOM]]
-        failed = sum(bool(one.failed) for one in rows[PRETRAINED])
+        failed, floor_failed = (
+            sum(bool(one.failed) for one in rows[init]) for init in (PRETRAINED, RANDOM)
+        )
         body.append(
             [
                 TITLES[metric],
                 percent(silence[metric]),
-                f"{percent(statistics.fmean(floor))} ({len(floor)})" if floor else "–",
+                floor_statistics(floor, floor_failed) if floor else DASH,
                 *statistics_of(values),
                 str(len(values)),
                 str(failed),
@@ -278,7 +287,7 @@ def write_table(evaluation: SquadEvaluation, rows: Mapping[str, list[SquadRow]])
 
 def _tuned_cell(rows: list[SquadRow], metric: str) -> list[str]:
     values = [row.tuned[metric] for row in rows if row.tuned]
-    return [percent(statistics.fmean(values)) if values else "–"]
+    return [percent(statistics.fmean(values)) if values else DASH]
 
 
 def _words(scores: Mapping[str, float]) -> str:

@@ -221,6 +221,43 @@ def test_scan_equals_loop(architecture):
         )
 
 
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("encoder", {"position": "rope", "norm_position": "post", "final_norm": False}),
+        ("encoder", {"position": "alibi", "remat": "full"}),
+        ("encoder", {"scan_layers": True}),
+        ("decoder", {"position": "rope", "num_kv_heads": 2}),
+        ("encoder_decoder", {"position": "relative_bias"}),
+    ],
+)
+def test_some_positions_alone_are_the_same(architecture, changes):
+    """Their states and the gradients through them; the last block skips the rest."""
+    model = tiny.build(architecture=architecture, **changes)
+    inputs = tiny.inputs_for(architecture)
+    at = jnp.array([[0, 7, 3], [8, 2, 2]], jnp.int32)
+    graph, params = nnx.split(model)
+
+    def loss(params, alone):
+        model = nnx.merge(graph, params)
+        if alone:
+            hidden = model(inputs, at=at)
+        else:
+            hidden = jnp.take_along_axis(model(inputs), at[..., None], axis=1)
+        return jnp.sin(hidden).sum(), hidden
+
+    compiled = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
+    (_, wanted), wanted_grads = compiled(params, False)
+    (_, found), grads = compiled(params, True)
+    assert found.shape == (2, 3, 16)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+        grads,
+        wanted_grads,
+    )
+
+
 @pytest.mark.parametrize(("remat", "scan"), [("full", False), ("dots", True)])
 def test_remat_changes_no_number(remat, scan):
     inputs = tiny.inputs()

@@ -14,7 +14,8 @@ from objectives.classification import (
     Classification,
     LabelledBatch,
     label_losses,
-    pool,
+    mean,
+    read_position,
     shift_right,
     token_positions,
 )
@@ -158,9 +159,10 @@ def test_pooling_reads_the_ends_and_the_mean():
     for side, first in (("right", 0), ("left", 9)):
         batch = batch_of([np.arange(10, 17)] * 2, 16, side=side)
         inputs = objective.inputs(batch)
-        assert float(pool(states, inputs, "cls")[0, 0]) == first
-        assert float(pool(states, inputs, "last")[0, 0]) == first + 6
-        assert float(pool(states, inputs, "mean")[1, 3]) == pytest.approx(first + 3)
+        assert read_position(inputs, "cls").tolist() == [[first]] * 2
+        assert read_position(inputs, "last").tolist() == [[first + 6]] * 2
+        assert read_position(inputs, "mean") is None
+        assert float(mean(states, inputs)[1, 3]) == pytest.approx(first + 3)
 
 
 def test_pooler_is_where_the_papers_have_it():

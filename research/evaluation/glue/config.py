@@ -57,6 +57,8 @@ class GlueConfig:
       which: checkpoint of the run, 'last' or 'best'.
       seeds, learning_rates, batch_sizes: () = the protocol's.
       floor_seeds: fine-tuning seeds of the random-initialisation floor; 0 = no floor.
+      train_limit: largest number of train rows of a task, drawn once for all seeds;
+        0 = the protocol's, which is all but for babylm.
       selection_share: of the train set that selects rates and epochs instead of the
         evaluation set; 0 = the evaluation set, as published.
       submission: whether to write the leaderboard's files.
@@ -71,12 +73,17 @@ class GlueConfig:
     learning_rates: tuple[Any, ...]
     batch_sizes: tuple[Any, ...]
     floor_seeds: int
+    train_limit: int
     selection_share: float
     submission: bool
     save_seconds: float
     finetune: Overrides
 
     def __post_init__(self):
+        if self.train_limit < 0:
+            raise ValueError(
+                f"train_limit = {self.train_limit}: must be >= 0; 0 = no limit."
+            )
         if not 0.0 <= self.selection_share < 1.0:
             raise ValueError(
                 f"selection_share = {self.selection_share}: must be >= 0 and < 1."
@@ -94,6 +101,11 @@ class GlueConfig:
         """Fine-tuning seeds of a task; the floor takes the first ones."""
         seeds = tuple(int(seed) for seed in self._searched(task, "seeds"))
         return seeds if init == "pretrained" else seeds[: self.floor_seeds]
+
+    def task_limit(self, task: Task) -> int | None:
+        """Largest number of train rows of a task; None for all."""
+        limits = [self.train_limit, self.rules.train_limit.get(task.name, 0)]
+        return min((limit for limit in limits if limit), default=None)
 
     def _searched(self, task: Task, field: str) -> tuple[Any, ...]:
         given = getattr(self, field)

@@ -32,6 +32,7 @@ class RunRow:
       truncated: rows of each split that were longer than the model reads.
       failed: why the run counts as failed, or ''.
       source, checkpoint, checkpoint_step, objective, architecture, commit: of what.
+      config: every field of GlueConfig.
       settings: every field of FinetuneSettings.
       seconds, rows_per_second: of training.
     """
@@ -62,6 +63,7 @@ class RunRow:
     objective: str
     architecture: str
     commit: str
+    config: dict[str, Any]
     settings: dict[str, Any]
     seconds: float
     rows_per_second: float

@@ -11,7 +11,7 @@ from research.evaluation.glue.data import TaskData
 from research.evaluation.glue.metrics import TITLES
 from research.evaluation.glue.results import RunRow
 from research.evaluation.glue.run import PRETRAINED, RANDOM, Evaluation
-from research.evaluation.glue.summary import Summary
+from research.evaluation.glue.summary import Average, Summary
 from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS
 
 _HEADER = (
@@ -88,7 +88,7 @@ def _changes(config: GlueConfig) -> str:
     """What the config sets that the protocol does not say."""
     own = {
         name: getattr(config, name)
-        for name in ("seeds", "learning_rates", "batch_sizes")
+        for name in ("seeds", "learning_rates", "batch_sizes", "train_limit")
         if getattr(config, name)
     }
     usual = {"style": "head", "readout": "auto"}
@@ -111,8 +111,9 @@ def _main_rows(
         for split in found.splits:
             floor_cell = DASH
             if floor is not None:
-                floor_cell = percent(statistics.fmean(floor.values(split, metric)))
-                floor_cell += f" ({len(floor.rows)})"
+                floor_cell = floor_statistics(
+                    floor.values(split, metric), floor.num_failed
+                )
             row = found.rows[0]
             cells.append(
                 [
@@ -127,10 +128,26 @@ def _main_rows(
                     f"{row.learning_rate:g}",
                     str(row.batch_size),
                     "yes" if row.mnli_init else "no",
-                    f"{row.train_rows:,}",
+                    _train_rows(row, evaluation.source.tasks[name]),
                 ]
             )
     return cells
+
+
+def floor_statistics(values: list[float], num_failed: int) -> str:
+    """Mean, deviation, and number of seeds of the floor, with those that failed."""
+    mean, deviation, _ = statistics_of(values)
+    score = f"{mean} ± {deviation}" if len(values) > 1 else mean
+    failed = f", {num_failed} failed" if num_failed else ""
+    return f"{score} ({len(values)}{failed})"
+
+
+def _train_rows(row: RunRow, data: TaskData) -> str:
+    """Rows trained on, and of how many where some were held back."""
+    at_hand = len(data.splits["train"])
+    if row.train_rows >= at_hand:
+        return f"{row.train_rows:,}"
+    return f"{row.train_rows:,} of {at_hand:,}"
 
 
 def statistics_of(values: list[float]) -> list[str]:
@@ -168,12 +185,11 @@ def _averages(
         for name in mean.members
         for s in [summaries[name, PRETRAINED]]
     )
-    spread = "" if mean.deviation is None else f" ± {percent(mean.deviation)}"
     absent = [TASKS[name].title for name in rules.average if name not in mean.members]
     outside = [TASKS[name].title for name in order if name not in rules.average]
     sentences = [
-        f"**Average of {len(mean.members)}: {percent(mean.value)}{spread}**",
-        f"random init {percent(floor.value) if floor else DASH}",
+        f"**Average of {len(mean.members)}: {_with_spread(mean)}**",
+        f"random init {_with_spread(floor) if floor else DASH}",
         f"majority {percent(majority)}",
     ]
     text = f"{'; '.join(sentences)}. In it ({rules.statistic} over seeds): {contents}."
@@ -182,6 +198,13 @@ def _averages(
     if outside:
         text += f" Not in the protocol's average: {', '.join(outside)}."
     return text
+
+
+def _with_spread(average: Average) -> str:
+    """An average, ± the deviation of the seeds' own averages where there is one."""
+    if average.deviation is None:
+        return percent(average.value)
+    return f"{percent(average.value)} ± {percent(average.deviation)}"
 
 
 def _all_metrics(summaries: dict[tuple[str, str], Summary], order: list[str]) -> str:
@@ -218,10 +241,15 @@ def _notes(
         (
             "majority: the most frequent train class, or the mean train score, for every "
             "row. random init: the same protocol, with its own search, on the same "
-            "architecture before any pretraining (seeds in brackets)."
+            "architecture before any pretraining (± deviation, seeds in brackets)."
         ),
     ]
-    if evaluation.config.selection_share == 0.0:
+    selects = any(
+        row.settings["selection"] == "best" or len(evaluation.config.grid(task)) > 1
+        for (name, _), found in rows.items()
+        for task, row in [(TASKS[name], found[0])]
+    )
+    if selects and evaluation.config.selection_share == 0.0:
         notes.append(
             "What was selected was selected on the split that is reported. Set "
             "selection_share to select on a share of train instead."
@@ -232,6 +260,11 @@ def _notes(
             notes += _task_notes(data, rows[name, PRETRAINED][0])
         elif name == DIAGNOSTIC.name:
             notes += [f"{data.task.title}: {note}" for note in data.notes]
+            if ("mnli", PRETRAINED) in rows:
+                notes.append(
+                    "diagnostic: answered by the best MNLI run, for the leaderboard "
+                    "alone, which has its labels"
+                )
     return notes
 
 

@@ -224,6 +224,44 @@ def test_selection_share_leaves_dev_alone(tmp_path, random_init):
     assert set(row.scores) == {"dev", "selection"}
 
 
+def test_a_limit_on_train_rows_is_said(tmp_path):
+    given = config(protocol="bert", train_limit=20, seeds=(0,), learning_rates=(1e-3,))
+    source = source_of("sst2")
+    train = prepare(source.tasks["sst2"], given, source).splits["train"]
+    assert len(train) == 20
+    assert (
+        train.texts
+        == prepare(source.tasks["sst2"], given, source).splits["train"].texts
+    )
+    made = evaluation(tmp_path / "w", dataclasses.replace(given, floor_seeds=0), source)
+    rows = made.run()
+    (row,) = rows["sst2", PRETRAINED]
+    assert row.train_rows == 20 and row.config["train_limit"] == 20
+    text = tables.write(made, rows, [])
+    assert "20 of 48 |" in text and "train_limit = 20" in text
+    # The smaller of the protocol's and the config's.
+    babylm = config(protocol="babylm", train_limit=20_000)
+    limits = {name: babylm.task_limit(TASKS[name]) for name in ("mnli", "rte")}
+    assert limits == {"mnli": 10_000, "rte": 20_000}
+    assert config().task_limit(TASKS["mnli"]) is None
+
+
+def test_checkpoints_of_one_shape_share_their_floor(whole):
+    """A floor run is not repeated for another checkpoint in the same workdir."""
+    made, _, _ = whole
+    other = dataclasses.replace(made, backbone=toy.backbone("encoder", seed=9))
+    data = prepare(made.source.tasks["rte"], made.config, made.source)
+
+    def key(one, init):
+        settings = one._settings(data.task, (1e-3, 16))
+        return one._key(data, init, 0, settings, "")
+
+    assert key(made, RANDOM) == key(other, RANDOM)
+    assert key(made, PRETRAINED) != key(other, PRETRAINED)
+    wider = dataclasses.replace(made, backbone=toy.backbone("encoder", emb_dim=32))
+    assert key(made, RANDOM) != key(wider, RANDOM)
+
+
 def test_protocols_prepare_their_data():
     electra = config(protocol="electra")
     source = source_of("mrpc", "qqp")

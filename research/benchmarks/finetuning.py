@@ -1,0 +1,316 @@
+"""Fine-tuning on RTE and MRPC beside transformers' Trainer: time per example.
+
+Both train the same network from random parameters on the same token ids, with the same
+batch, epochs and AdamW, each by its own loop and its own clock, evaluation left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import statistics
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from research import config as config_lib
+from research.benchmarks import ours, peers
+from research.benchmarks.table import Table
+from research.config import TokenizerConfig
+from research.data.tokenizer import Tokenizer
+from research.errors import UserError
+from research.evaluation import encoding, finetune
+from research.evaluation.finetune_loop import FinetuneSettings
+from research.evaluation.glue import data as data_lib
+from research.evaluation.glue import protocols, sources, tasks
+from research.evaluation.glue.data import Split, TaskData
+from research.training import backbone as backbone_lib
+from research.training import program
+from research.training.backbone import Backbone
+
+TASKS = ("rte", "mrpc")
+VOCAB_SIZE = 8192
+# BERT's blocks at two sizes of the ladder; bert's own protocol, one epoch.
+SHAPES = {
+    "2 x 128": {
+        "model.num_layers": 2,
+        "model.emb_dim": 128,
+        "model.num_heads": 2,
+        "model.mlp_dim": 512,
+    },
+    "4 x 256": {
+        "model.num_layers": 4,
+        "model.emb_dim": 256,
+        "model.num_heads": 4,
+        "model.mlp_dim": 1024,
+    },
+}
+SHARED = {
+    "model.vocab_size": VOCAB_SIZE,
+    "data.tokenizer.kind": "wordpiece",
+    "data.tokenizer.path": "",
+    "data.tokenizer.vocab_size": VOCAB_SIZE,
+    "data.tokenizer.num_sentinels": 0,
+}
+PROTOCOL = "bert"
+LEARNING_RATE, BATCH_SIZE, EPOCHS = 5e-5, 32, 1
+# Rows that a round trains on, so that rounds of both can alternate.
+ROWS = 512
+# Trainer's ways to make a batch: (train_sampling_strategy, padding of the collator).
+TRAINERS = {
+    "trainer": ("random", True),
+    "grouped": ("group_by_length", True),
+    "padded": ("random", "max_length"),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """One task and shape, ready for both.
+
+    Attributes:
+      label: as printed.
+      data: ROWS train rows and a few to evaluate, which no clock sees.
+      backbone: random parameters over a tokenizer of the task's own sentences.
+      settings: of our side; the peer takes its values from them.
+    """
+
+    label: str
+    data: TaskData
+    backbone: Backbone
+    settings: FinetuneSettings
+
+    @property
+    def train(self) -> Split:
+        """The rows of a round."""
+        return self.data.splits["train"]
+
+
+def measure(*, rounds: int, with_peers: bool, source: str) -> Table:
+    """Both tasks at both shapes.
+
+    Args:
+      rounds: turns of each side; a turn is an epoch of ROWS rows.
+      with_peers: whether Trainer is measured too.
+      source: 'embedded' or a folder of the official TSVs.
+    """
+    rows = []
+    for shape in SHAPES:
+        for name in TASKS:
+            case = make_case(name, shape, source)
+            print(f"measuring {case.label} ...", flush=True)
+            rows.append(_measure(case, rounds, with_peers))
+    return Table(
+        title=f"fine-tuning: batch {BATCH_SIZE}, {ROWS} rows a round, dropout 0.1",
+        rows=tuple(rows),
+        notes=(
+            f"source: {source}; ids of a WordPiece vocabulary of the task's sentences",
+            "ours ms: per example, rows bucketed by length; tokens: mean length of a row",
+            "to compile: once, before the first round, for every shape; kept on disk",
+            (
+                "trainer: transformers' Trainer, batches padded to their longest row; "
+                "grouped: its group_by_length; padded: to max_length, as run_glue does"
+            ),
+            "ratios: peer / ours, medians of alternating rounds",
+        ),
+    )
+
+
+def make_case(name: str, shape: str, source: str) -> Case:
+    """Some rows of a task, with a tokenizer and a network of their own.
+
+    Raises:
+      UserError: the source lacks the task.
+    """
+    loaded = sources.load(source, tasks.resolve([name]))
+    if name not in loaded.tasks:
+        raise UserError(loaded.missing[name])
+    data = loaded.tasks[name]
+    train = data_lib.head(data.splits["train"], ROWS, seed=0)
+    few = data_lib.head(data.splits["dev"], BATCH_SIZE, seed=0)
+    data = dataclasses.replace(data, splits={"train": train, "dev": few})
+    settings = protocols.settings(
+        protocols.get(PROTOCOL),
+        data.task,
+        dict(ours.config_of("glue", {"finetune.num_epochs": EPOCHS}).finetune),
+        learning_rate=LEARNING_RATE,
+        batch_size=BATCH_SIZE,
+    )
+    label = f"{data.task.title}, {shape}"
+    return Case(label, data, make_backbone(train, SHAPES[shape]), settings)
+
+
+def make_backbone(train: Split, sizes: dict[str, int]) -> Backbone:
+    """A random BERT over a WordPiece vocabulary of the sentences."""
+    raw: ml_collections.ConfigDict = ours.config_of("bert_base", {**SHARED, **sizes})
+    config = config_lib.parse(raw)
+    words: TokenizerConfig = dataclasses.replace(config.data.tokenizer, lowercase=True)
+    texts = [text for row in train.texts for text in row]
+    tokenizer = Tokenizer.train(texts, words)
+    vocabulary = tokenizer.vocabulary()
+    empty = Backbone(
+        config=config,
+        raw=raw,
+        tokenizer=tokenizer,
+        vocabulary=vocabulary,
+        model_config=program.resolve_model(config.model, vocabulary),
+        params={},
+        step=0,
+        workdir=pathlib.Path(),
+    )
+    return backbone_lib.random_init(empty, seed=0)
+
+
+def _measure(case: Case, rounds: int, with_peers: bool) -> dict[str, Any]:
+    encoded = encode(case)
+    sides: dict[str, Callable[[], float]] = {"ours": lambda: our_seconds(case)}
+    if with_peers:
+        for label, (sampling, padding) in TRAINERS.items():
+            sides[label] = make_trainer(case, encoded, sampling, padding)
+        # Its allocator and threads are warm after a few steps.
+        make_trainer(case, encoded, "random", True, num_rows=2 * BATCH_SIZE)()
+    first = our_seconds(case)
+    times: dict[str, list[float]] = {label: [] for label in sides}
+    for _ in range(rounds):
+        for label, seconds in sides.items():
+            times[label].append(seconds())
+    median = {label: statistics.median(values) for label, values in times.items()}
+    row: dict[str, Any] = {
+        "case": case.label,
+        "tokens": float(encoded.lengths.mean()),
+        "ours ms": 1e3 * median["ours"] / len(case.train),
+        "to compile s": first - median["ours"],
+    }
+    if with_peers:
+        row["trainer ms"] = 1e3 * median["trainer"] / len(case.train)
+        row["ratio"] = median["trainer"] / median["ours"]
+        row["grouped"] = median["grouped"] / median["ours"]
+        row["padded"] = median["padded"] / median["ours"]
+    return row
+
+
+def our_seconds(case: Case) -> float:
+    """Seconds of training in one round of ours."""
+    return finetune.finetune(case.backbone, case.data, case.settings, seed=0).seconds
+
+
+def encode(case: Case) -> encoding.EncodedSplit:
+    """The train rows as both sides read them."""
+    framing = encoding.sentence_framing(
+        case.backbone.tokenizer,
+        case.backbone.vocabulary,
+        case.backbone.model_config.architecture,
+        case.settings.max_length,
+    )
+    return encoding.encode(case.backbone.tokenizer, framing, case.train, order=None)
+
+
+def make_trainer(
+    case: Case,
+    encoded: encoding.EncodedSplit,
+    sampling: str,
+    padding: bool | str,
+    num_rows: int | None = None,
+) -> Callable[[], float]:
+    """A round of Trainer, from fresh parameters, as a function that gives its seconds.
+
+    Raises:
+      UserError: if the extra 'peers' is not installed.
+    """
+    torch, transformers = peers.libraries()
+    try:
+        import accelerate  # noqa: F401  Trainer refuses to start without it.
+    except ImportError:
+        raise UserError(
+            "transformers' Trainer needs the package accelerate: make .venv/peers, or "
+            "pip install -e '.[peers]'. --nopeers measures without it."
+        ) from None
+    examples = peer_examples(encoded, case.train.known_labels)[:num_rows]
+    collator = transformers.DataCollatorWithPadding(
+        _peer_tokenizer(transformers, case.backbone.tokenizer),
+        padding=padding,
+        max_length=case.settings.max_length if padding == "max_length" else None,
+    )
+
+    def seconds() -> float:
+        torch.manual_seed(0)
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = transformers.Trainer(
+                model=_peer_model(transformers, case),
+                args=_arguments(transformers, case.settings, folder, sampling),
+                train_dataset=examples,
+                data_collator=collator,
+                processing_class=collator.tokenizer,
+            )
+            trainer.remove_callback(transformers.PrinterCallback)
+            return trainer.train().metrics["train_runtime"]
+
+    return seconds
+
+
+def peer_examples(
+    encoded: encoding.EncodedSplit, labels: np.ndarray
+) -> list[dict[str, Any]]:
+    """The rows as transformers' collators take them."""
+    return [
+        {
+            "input_ids": row.tolist(),
+            "token_type_ids": (np.arange(len(row)) >= first).astype(int).tolist(),
+            "labels": int(label),
+        }
+        for row, first, label in zip(
+            encoded.rows, encoded.first_lengths, labels, strict=True
+        )
+    ]
+
+
+def _peer_tokenizer(transformers: Any, tokenizer: Tokenizer) -> Any:
+    import tokenizers
+
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer.from_str(tokenizer.definition),
+        pad_token=tokenizer.token(tokenizer.vocabulary().pad_id),
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def _peer_model(transformers: Any, case: Case) -> Any:
+    model = case.backbone.model_config
+    return transformers.BertForSequenceClassification(
+        transformers.BertConfig(
+            vocab_size=model.vocab_size,
+            hidden_size=model.emb_dim,
+            num_hidden_layers=model.num_layers,
+            num_attention_heads=model.num_heads,
+            intermediate_size=model.mlp_dim,
+            max_position_embeddings=model.max_seq_len,
+            hidden_dropout_prob=case.settings.dropout_rate,
+            attention_probs_dropout_prob=case.settings.dropout_rate,
+            num_labels=case.data.task.num_classes,
+        )
+    )
+
+
+def _arguments(
+    transformers: Any, settings: FinetuneSettings, folder: str, sampling: str
+) -> Any:
+    return transformers.TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=settings.batch_size,
+        num_train_epochs=settings.num_epochs,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.clip_norm,
+        adam_epsilon=settings.epsilon,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup_fraction,
+        train_sampling_strategy=sampling,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+    )
