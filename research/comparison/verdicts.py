@@ -54,7 +54,7 @@ class Verdict:
     """One arm against the reference on one metric.
 
     Attributes:
-      compared: arm minus reference.
+      compared: arm minus reference; its `detectable` is of the corrected test.
       adjusted_p: Holm's; None where there is no test, or none was declared.
       outcome: 'win', 'tie', 'loss', 'untested', or 'plateau' (not testable).
     """
@@ -136,16 +136,21 @@ def primary(results: Results) -> list[Verdict]:
         or not comparable(results, meaning, arm, reference)
         for arm in arms
     }
-    adjusted = statistics.holm(
-        {
-            arm: None if result is None or untestable[arm] else result.p_value
-            for arm, result in compared.items()
-        }
-    )
+    p_values = {
+        arm: None if result is None or untestable[arm] else result.p_value
+        for arm, result in compared.items()
+    }
+    adjusted = statistics.holm(p_values)
+    num_tests = max(1, sum(p is not None for p in p_values.values()))
     sign = 1.0 if meaning is None or meaning.higher_is_better else -1.0
     verdicts = []
     for arm in arms:
         result = compared[arm]
+        if result is not None and result.tested:
+            strict = compare(results, metric, arm, reference, alpha=alpha / num_tests)
+            assert strict is not None
+            # Holm's first step is the strictest: with more luck, less is detectable.
+            result = dataclasses.replace(result, detectable=strict.detectable)
         outcome = "untested"
         if untestable[arm]:
             outcome = "plateau"

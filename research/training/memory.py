@@ -29,6 +29,16 @@ def device_bytes(device: jax.Device) -> int | None:
     return stats.get("bytes_limit") if stats else None
 
 
+def step_bytes(step: Any) -> int | None:
+    """Peak of a compiled step's buffers on one device: state, batch and what is between.
+
+    By the compiler's own plan, so whatever else the process holds does not count; None
+    where the backend does not say.
+    """
+    analysis = getattr(step, "memory_analysis", lambda: None)()
+    return getattr(analysis, "peak_memory_in_bytes", None) or None
+
+
 @contextlib.contextmanager
 def explained(config: RunConfig, state: Any) -> Iterator[None]:
     """Refuses what cannot fit before compiling, and explains what did not fit.

@@ -74,7 +74,7 @@ def _table(results: Results, found: dict[tuple[str, str], Difference]) -> Block:
         caption=(
             "Shares in percentage points. Detectable: the smallest true difference that "
             f"this many seeds find {results.config.statistics.power:.0%} of the time at "
-            "the observed spread. Only the primary metric was declared before the runs; "
+            "the observed spread, each in a test of its own. Only the primary metric was declared before the runs; "
             "everything exploratory is to be confirmed on new seeds."
         ),
     )

@@ -42,7 +42,7 @@ def contrasts(results: Results, draw: Draw) -> list[Block]:
                 name,
                 f"{formats.signed(contrast.published, 1)} {contrast.published_metric}",
                 f"{shown}{unit}",
-                "" if found is None else formats.plural(found.num_seeds, "seed"),
+                "" if found is None else common.seeds(results, found.num_seeds),
                 state,
                 contrast.source,
             ]

@@ -14,7 +14,7 @@ import pytest
 from research.comparison import results
 
 ROOT = pathlib.Path(__file__).parents[3]
-TIMES = ("seconds", "tokens_per_second", "peak_memory_bytes")
+TIMES = ("seconds", "tokens_per_second")
 pytestmark = pytest.mark.slow
 
 
