@@ -359,7 +359,9 @@ def win_matrix(names: Sequence[str], counts: np.ndarray) -> Figure:
         axis.imshow(balance, cmap=_DELTAS, norm=Normalize(-1, 1), aspect="auto")
         for i, j in np.ndindex(balance.shape):
             wins, ties, losses = counts[i, j]
-            text = "·" if i == j else f"{wins} / {ties} / {losses}"
+            text = f"{wins} / {ties} / {losses}"
+            if not counts[i, j].any():
+                text = "·" if i == j else "\N{EM DASH}"
             colour = "white" if abs(balance[i, j]) > 0.7 else INK
             axis.text(j, i, text, ha="center", va="center", fontsize=9, color=colour)
         axis.set_xticks(range(len(names)), names, rotation=20, ha="right")

@@ -189,9 +189,9 @@ def overview(results: Results) -> list[Block]:
         else:
             note = " (plateau)" if learnt.on_plateau else ""
             row += [
-                f"{learnt.loss:.3f}",
-                f"{learnt.unigram:.3f}",
-                f"{learnt.margin:.3f}{note}",
+                formats.number(learnt.loss, 3),
+                formats.number(learnt.unigram, 3),
+                f"{formats.number(learnt.margin, 3)}{note}",
             ]
         row.append(common.score_cell(results, metric, arm.name, 1.0, meaning))
         row.append(common.score_cell(results, metric, arm.name, None, meaning))

@@ -208,6 +208,10 @@ def test_an_arm_on_its_plateau_claims_nothing(tmp_path):
     text = build(tmp_path, fixtures.parsed(), losses={"masked_lm": 5.97})
     found = {v.arm: v.outcome for v in verdicts.primary(results.load(tmp_path))}
     assert found == {"masked_lm": "plateau", "span_corruption": "win"}
+    metrics = list(results.load(tmp_path).metrics())
+    counts = verdicts.win_counts(results.load(tmp_path), metrics)
+    assert counts.sum() == 2 and counts[1].sum() == counts[:, 1].sum() == 0
+    assert "not testable (plateau)" in text
     assert "**Masked LM** is still on its unigram plateau" in text
     assert "Masked LM** is better" not in text
     assert "Masked LM** against its own random initialisation" not in text
@@ -310,7 +314,13 @@ def _beaten(point, points, higher):
 
 @pytest.mark.parametrize(
     "value,expected",
-    [(1234, "1,234"), (1234567, "1.23 M"), (8.41e12, "8.41 T"), (0.5, "0.5")],
+    [
+        (1234, "1,234"),
+        (6198.4, "6,198"),
+        (1234567, "1.23 M"),
+        (8.41e12, "8.41 T"),
+        (0.5, "0.5"),
+    ],
 )
 def test_large_numbers(value, expected):
     assert formats.large(value) == expected
