@@ -246,5 +246,5 @@ def point_folder(
     run_folder = folder / tasks.run_folder(task.arm, task.seed)
     steps = workdir.load_config(run_folder).train.num_train_steps
     point = 1.0 if task.point is None else task.point
-    found = budgets.point_steps(steps, config.points, config.budget.num_checkpoints)
+    found = budgets.point_steps(steps, config.points, config.budget)
     return run_folder, found[point]
