@@ -312,8 +312,8 @@ def heat_map(
     with plt.rc_context(_STYLE):
         figure, axis = plt.subplots(
             figsize=(
-                max(4.2, min(WIDTH, 1.6 + 1.15 * len(columns))),
-                1.5 + 0.5 * len(rows),
+                max(4.2, min(WIDTH, 3.2 + 1.1 * len(columns))),
+                1.3 + 0.32 * len(rows),
             )
         )
         limit = max(float(np.nanmax(np.abs(deltas), initial=0.0)), 1e-9)
@@ -330,7 +330,7 @@ def heat_map(
                 texts[i][j] if clear[i, j] else f"({texts[i][j]})",
                 ha="center",
                 va="center",
-                color="white" if strong else INK if clear[i, j] else MUTED,
+                color="white" if strong else INK,
                 fontsize=8.5,
                 fontweight="bold" if clear[i, j] else "normal",
             )

@@ -110,29 +110,29 @@ def _heat_map(
     metrics = [name for name in meanings if any(name == m for _, m in found)]
     if len(metrics) < 2:
         return []
-    shape = (len(arms), len(metrics))
+    shape = (len(metrics), len(arms))
     deltas, clear = np.full(shape, np.nan), np.zeros(shape, bool)
-    texts = [[formats.DASH] * shape[1] for _ in arms]
+    texts = [[formats.DASH] * shape[1] for _ in metrics]
     for (arm, metric), compared in found.items():
-        i, j = arms.index(arm), metrics.index(metric)
+        i, j = metrics.index(metric), arms.index(arm)
         meaning = meanings[metric]
         deltas[i, j] = compared.mean if meaning.higher_is_better else -compared.mean
         clear[i, j] = compared.excludes_zero
         value = formats.scale(meaning) * compared.mean
         texts[i][j] = formats.signed(value, formats.digits(meaning))
-    # Metrics differ in their units, so each column has its own scale.
-    largest = np.nanmax(np.abs(deltas), axis=0, initial=1e-9)
+    # Metrics differ in their units, so each row has its own scale.
+    largest = np.nanmax(np.abs(deltas), axis=1, initial=1e-9)
     figure = figures.heat_map(
+        [metric.replace("/", ": ").replace("_", " ") for metric in metrics],
         [common.label(results, arm) for arm in arms],
-        [metric.replace("/", "\n").replace("_", " ") for metric in metrics],
-        deltas / largest[None, :],
+        deltas / largest[:, None],
         texts,
         clear,
         label="worse \N{LEFT RIGHT ARROW} better",
     )
     caption = (
         f"Each arm minus {common.label(results, reference)}, in points or the metric's unit; blue is better, "
-        "orange worse, strength relative to the largest of a column. Bold: the interval "
+        "orange worse, strength relative to the largest of a row. Bold: the interval "
         "excludes 0. In brackets: it does not, or there is none. Arms on their plateau "
         "are left out."
     )
