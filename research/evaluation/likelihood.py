@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import jax
@@ -179,11 +179,9 @@ def _left_to_right(scorer: _Scorer, rows: Sequence[np.ndarray]) -> np.ndarray:
     buckets = batching.usable_buckets(_BUCKETS, int(lengths.max()))
     result = np.zeros(len(rows))
     pending = []
-    for length in buckets:
-        size = scorer.batch_size(length)
-        for _, chosen in _of_bucket(lengths, buckets, length, size):
-            tokens, real = _padded([rows[i] for i in chosen], length, size)
-            pending.append((chosen, scorer.left_to_right(tokens, real)))
+    for length, size, chosen in _batches(scorer, lengths, buckets):
+        tokens, real = _padded([rows[i] for i in chosen], length, size)
+        pending.append((chosen, scorer.left_to_right(tokens, real)))
     for chosen, values in pending:
         result[chosen] = np.asarray(values)[: len(chosen)]
     return result
@@ -196,13 +194,11 @@ def _pseudo(scorer: _Scorer, rows: Sequence[np.ndarray]) -> np.ndarray:
     buckets = batching.usable_buckets(_BUCKETS, int(lengths.max()))
     result = np.zeros(len(rows))
     pending = []
-    for length in buckets:
-        size = scorer.batch_size(length)
-        for _, chosen in _of_bucket(lengths[sentence], buckets, length, size):
-            tokens, real = _padded([rows[i] for i in sentence[chosen]], length, size)
-            which = np.zeros(size, np.int32)
-            which[: len(chosen)] = hidden[chosen]
-            pending.append((chosen, scorer.pseudo(tokens, real, which)))
+    for length, size, chosen in _batches(scorer, lengths[sentence], buckets):
+        tokens, real = _padded([rows[i] for i in sentence[chosen]], length, size)
+        which = np.zeros(size, np.int32)
+        which[: len(chosen)] = hidden[chosen]
+        pending.append((chosen, scorer.pseudo(tokens, real, which)))
     for chosen, values in pending:
         # Summed in a fixed order, in double precision.
         np.add.at(
@@ -211,14 +207,19 @@ def _pseudo(scorer: _Scorer, rows: Sequence[np.ndarray]) -> np.ndarray:
     return result
 
 
-def _of_bucket(
-    lengths: np.ndarray, buckets: tuple[int, ...], length: int, size: int
-) -> list[batching.Batch]:
-    """Full batches of the rows whose bucket has this length; the last is partial."""
-    rows = np.flatnonzero(
-        np.asarray(buckets)[np.searchsorted(buckets, lengths)] == length
-    )
-    return [(length, rows[i : i + size]) for i in range(0, len(rows), size)]
+def _batches(
+    scorer: _Scorer, lengths: np.ndarray, buckets: tuple[int, ...]
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(length, size, rows of at most that many), of all rows by bucket.
+
+    A bucket has one size: a whole batch, or less if it has few rows.
+    """
+    bucket_of = np.searchsorted(buckets, lengths)
+    for index, length in enumerate(buckets):
+        rows = np.flatnonzero(bucket_of == index)
+        size = min(scorer.batch_size(length), 2 ** max(len(rows) - 1, 0).bit_length())
+        for start in range(0, len(rows), size):
+            yield length, size, rows[start : start + size]
 
 
 def _padded(
