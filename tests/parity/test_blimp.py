@@ -80,13 +80,10 @@ def log_likelihood(tokenizer, model, sentence) -> float:
         log_probs = model(tokens).logits[0, :-1].double().log_softmax(-1)
         return float(log_probs.gather(1, tokens[0, 1:, None]).sum())
     framed = torch.tensor([tokenizer.cls_token_id, *ids, tokenizer.sep_token_id])
-    total = 0.0
-    for index in range(1, len(framed) - 1):
-        masked = framed.clone()
-        masked[index] = tokenizer.mask_token_id
-        log_probs = model(masked[None]).logits[0, index].double().log_softmax(-1)
-        total += float(log_probs[framed[index]])
-    return total
+    copies, index = framed.repeat(len(ids), 1), torch.arange(len(ids))
+    copies[index, index + 1] = tokenizer.mask_token_id
+    logits = model(copies).logits[index, index + 1]
+    return float(logits.double().log_softmax(-1)[index, framed[1:-1]].sum())
 
 
 @pytest.mark.parametrize("family", [gpt2, bert])
