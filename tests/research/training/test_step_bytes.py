@@ -8,7 +8,7 @@ from research.training import memory
 
 def compiled(rows):
     def step(state, batch):
-        return state + jnp.tanh(batch @ state).sum(0), batch.sum()
+        return state + jnp.tanh(batch @ state).sum(0)[None], batch.sum()
 
     state = jax.ShapeDtypeStruct((256, 256), jnp.float32)
     batch = jax.ShapeDtypeStruct((rows, 256), jnp.float32)
