@@ -206,7 +206,8 @@ def fit(
         "train.num_train_steps": steps,
         "train.log_every_steps": interval.log,
         "optimizer.warmup_steps": max(1, round(budget.warmup_fraction * steps)),
-        "eval.every_steps": max(1, steps // budget.num_evals),
+        # Rounded up: the last step is evaluated in any case.
+        "eval.every_steps": -(-steps // budget.num_evals),
         "checkpoint.every_steps": interval.checkpoint,
         "checkpoint.keep_last": max(1, -(-steps // interval.checkpoint)),
         "checkpoint.keep_best": False,
