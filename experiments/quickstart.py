@@ -29,6 +29,11 @@ ARMS = (
 
 
 def get_config() -> ml_collections.ConfigDict:
+    return comparison(ARMS)
+
+
+def comparison(arms: tuple) -> ml_collections.ConfigDict:
+    """The same for other arms: (objective, label, architecture) of each."""
     config = comparison_base.get_config()
     config.name = "quickstart"
     config.title = "Three objectives on the same rows"
@@ -40,7 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
     shared.data.tokenizer.vocab_size = 2048
     shared.data.tokenizer.num_sentinels = 32
     shared.optimizer.learning_rate = 3e-3
-    for name, label, architecture in ARMS:
+    for name, label, architecture in arms:
         run = base.get_config()
         run.model.architecture = architecture
         run.objective = presets.objective(name)

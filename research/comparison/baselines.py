@@ -10,6 +10,7 @@ frequencies.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -46,13 +47,14 @@ def targets(config: RunConfig, objective: Objective, data: Data) -> Targets:
         num_hosts=1,
         host=0,
     )
-    count = jax.jit(lambda batch, number: _count(objective, config, batch, number))
+    seed = jnp.uint32(config.train.seed)
     total: dict[str, np.ndarray] = {}
     weights: dict[str, float] = {}
     num_rows = 0
     for number, batch in enumerate(batches):
         num_rows += batch.tokens.shape[0]
-        for term, (counts, weight) in count(batch, jnp.int32(number)).items():
+        found = _count(objective, batch, seed, jnp.int32(number))
+        for term, (counts, weight) in found.items():
             total[term] = total.get(term, 0.0) + np.asarray(counts, np.float64)
             weights[term] = weights.get(term, 0.0) + float(weight)
     loss = sum(
@@ -65,9 +67,10 @@ def targets(config: RunConfig, objective: Objective, data: Data) -> Targets:
     return Targets(content_unigram_loss=float(loss), per_row=per_row)
 
 
-def _count(objective: Objective, config: RunConfig, batch, number):
+@functools.partial(jax.jit, static_argnums=0)
+def _count(objective: Objective, batch, seed, number):
     """Occurrences of each target, and the denominator, of every term of a batch."""
-    rng = rngs.at(config.train.seed, "evaluation", number)
+    rng = rngs.at(seed, "evaluation", number)
     example = objective.corrupt(rng, batch)
     size = objective.vocabulary.vocab_size
     result = {}

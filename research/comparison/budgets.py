@@ -132,26 +132,48 @@ def num_train_steps(budget: Budget, costs: dict[str, StepCost]) -> dict[str, int
     return steps
 
 
-def checkpoint_interval(
-    steps: int, points: tuple[float, ...], num_checkpoints: int
-) -> int:
-    """Steps between checkpoints so that one falls on every point of the budget.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Intervals:
+    """Steps between checkpoints, and between logged training losses.
+
+    A checkpoint ends an interval of logging: a run that is killed and resumed logs the
+    same means as one that is not.
+    """
+
+    checkpoint: int
+    log: int
+
+
+def intervals(steps: int, points: tuple[float, ...], budget: Budget) -> Intervals:
+    """Intervals so that a checkpoint falls on every point of the budget.
+
+    Of the checkpoint intervals that move no point by more than two in a hundred, the
+    one that is a multiple of the largest logging interval.
 
     Args:
       points: shares of the budget, each in (0, 1].
-      num_checkpoints: at least this many over the run.
     """
     shares = [fractions.Fraction(point).limit_denominator(100) for point in points]
     parts = math.lcm(*(share.denominator for share in shares))
-    parts *= -(-num_checkpoints // parts)
-    return max(1, -(-steps // parts))
+    parts *= -(-budget.num_checkpoints // parts)
+    exact = max(1, -(-steps // parts))
+    wanted = max(1, steps // budget.num_logs)
+    found = [
+        Intervals(checkpoint=every, log=_largest_divisor(every, wanted))
+        for every in range(exact, exact + exact // 50 + 1)
+    ]
+    return max(found, key=lambda interval: (interval.log, -interval.checkpoint))
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return next(d for d in range(min(limit, number), 0, -1) if number % d == 0)
 
 
 def point_steps(
-    steps: int, points: tuple[float, ...], num_checkpoints: int
+    steps: int, points: tuple[float, ...], budget: Budget
 ) -> dict[float, int]:
     """The checkpointed step at which each point (a share of the budget) is reached."""
-    every = checkpoint_interval(steps, points, num_checkpoints)
+    every = intervals(steps, points, budget).checkpoint
     found = {}
     for point in points:
         nearest = every * max(1, round(point * steps / every))
@@ -178,15 +200,16 @@ def fit(
       learning_rate: replaces the config's if it was tuned; None otherwise.
     """
     fitted = ml_collections.ConfigDict(config)
-    every = checkpoint_interval(steps, points, budget.num_checkpoints)
+    interval = intervals(steps, points, budget)
     changes: dict[str, Any] = {
         "train.seed": seed,
         "train.num_train_steps": steps,
-        "train.log_every_steps": max(1, steps // budget.num_logs),
+        "train.log_every_steps": interval.log,
         "optimizer.warmup_steps": max(1, round(budget.warmup_fraction * steps)),
-        "eval.every_steps": max(1, steps // budget.num_evals),
-        "checkpoint.every_steps": every,
-        "checkpoint.keep_last": max(1, -(-steps // every)),
+        # Rounded up: the last step is evaluated in any case.
+        "eval.every_steps": -(-steps // budget.num_evals),
+        "checkpoint.every_steps": interval.checkpoint,
+        "checkpoint.keep_last": max(1, -(-steps // interval.checkpoint)),
         "checkpoint.keep_best": False,
     }
     assert set(changes) == set(FITTED)

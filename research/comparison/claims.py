@@ -122,7 +122,8 @@ class Claims:
         if claim.with_name(claim.name.replace("claim", "released")).exists():
             return False
         holder = _read(claim)
-        if holder.machine == self._me.machine:
+        # A claim that a crash of its machine has cut is judged by its age alone.
+        if holder is not None and holder.machine == self._me.machine:
             return _is_running(holder)
         changed = claim.stat().st_mtime_ns
         now = time.monotonic()
@@ -154,8 +155,12 @@ def _latest(folder: pathlib.Path) -> tuple[int, pathlib.Path | None]:
     return max(numbers), folder / f"claim.{max(numbers)}"
 
 
-def _read(claim: pathlib.Path) -> Holder:
-    return Holder(**json.loads(claim.read_text()))
+def _read(claim: pathlib.Path) -> Holder | None:
+    """Who made a claim; None if its file was cut."""
+    try:
+        return Holder(**json.loads(claim.read_text()))
+    except (ValueError, TypeError):
+        return None
 
 
 def _is_running(holder: Holder) -> bool:

@@ -86,6 +86,18 @@ class Evaluation:
         del run
         return ""
 
+    def metric_names(self) -> tuple[str, ...]:
+        """What a config may name as 'evaluation/metric'."""
+        return (self.primary,)
+
+    def check_data(self, run: RunConfig) -> None:
+        """Reads what an arm is judged on, so that what is missing is known at once.
+
+        Raises:
+          UserError: if it is not there, or damaged.
+        """
+        del run
+
     def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
         """Scores a backbone; may keep progress in `folder` and continue from it."""
         raise NotImplementedError

@@ -312,8 +312,8 @@ def heat_map(
     with plt.rc_context(_STYLE):
         figure, axis = plt.subplots(
             figsize=(
-                max(4.2, min(WIDTH, 1.6 + 1.15 * len(columns))),
-                1.5 + 0.5 * len(rows),
+                max(4.2, min(WIDTH, 3.2 + 1.1 * len(columns))),
+                1.3 + 0.32 * len(rows),
             )
         )
         limit = max(float(np.nanmax(np.abs(deltas), initial=0.0)), 1e-9)
@@ -330,7 +330,7 @@ def heat_map(
                 texts[i][j] if clear[i, j] else f"({texts[i][j]})",
                 ha="center",
                 va="center",
-                color="white" if strong else INK if clear[i, j] else MUTED,
+                color="white" if strong else INK,
                 fontsize=8.5,
                 fontweight="bold" if clear[i, j] else "normal",
             )
@@ -359,7 +359,9 @@ def win_matrix(names: Sequence[str], counts: np.ndarray) -> Figure:
         axis.imshow(balance, cmap=_DELTAS, norm=Normalize(-1, 1), aspect="auto")
         for i, j in np.ndindex(balance.shape):
             wins, ties, losses = counts[i, j]
-            text = "·" if i == j else f"{wins} / {ties} / {losses}"
+            text = f"{wins} / {ties} / {losses}"
+            if not counts[i, j].any():
+                text = "·" if i == j else "\N{EM DASH}"
             colour = "white" if abs(balance[i, j]) > 0.7 else INK
             axis.text(j, i, text, ha="center", va="center", fontsize=9, color=colour)
         axis.set_xticks(range(len(names)), names, rotation=20, ha="right")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import tempfile
 import time
@@ -12,7 +13,8 @@ import numpy as np
 
 from research import data as data_lib
 from research.comparison.evaluation import CHANCE, Evaluation, Metric, Result
-from research.config import RunConfig
+from research.config import DataConfig, RunConfig
+from research.errors import user_errors
 from research.evaluation import (
     acceptability,
     squad_data,
@@ -26,6 +28,7 @@ from research.evaluation.glue import sources as glue_sources
 from research.evaluation.glue import summary as glue_summary
 from research.evaluation.glue import tasks as glue_tasks
 from research.evaluation.glue.config import GlueConfig
+from research.evaluation.glue.data import TaskData
 from research.evaluation.glue.results import RunRow, RunStore
 from research.evaluation.squad_run import SquadConfig, SquadEvaluation, SquadRow
 
@@ -44,10 +47,12 @@ class Acceptability(Evaluation):
     finetune: FinetuneSettings
     seeds: tuple[int, ...]
 
+    def check_data(self, run: RunConfig) -> None:
+        _sentences(run.data, self.sampling)
+
     def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
         started = time.monotonic()
-        data = data_lib.load(backbone.config.data)
-        task = acceptability.make(heldout_documents(data), self.sampling)
+        task = _sentences(backbone.config.data, self.sampling)
         labels = task.splits["dev"].labels
         assert labels is not None, "acceptability labels its own sentences"
         scores, right = [], []
@@ -75,6 +80,14 @@ class Acceptability(Evaluation):
             notes=[note],
             seconds=time.monotonic() - started,
         )
+
+
+@functools.lru_cache(maxsize=4)
+def _sentences(config: DataConfig, sampling: acceptability.Sampling) -> TaskData:
+    """Made once for all backbones: held-out text takes seconds to decode."""
+    with user_errors():
+        data = data_lib.load(config)
+    return acceptability.make(heldout_documents(data), sampling)
 
 
 def heldout_documents(data: data_lib.Data) -> list[str]:
@@ -113,9 +126,16 @@ class Glue(Evaluation):
             )
         return ""
 
+    def metric_names(self) -> tuple[str, ...]:
+        return (self.primary, *(task.name for task in glue_tasks.resolve(self.tasks)))
+
+    def check_data(self, run: RunConfig) -> None:
+        del run
+        _glue_source(self.glue.source, self.tasks)
+
     def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
         started = time.monotonic()
-        source = glue_sources.load(self.glue.source, glue_tasks.resolve(self.tasks))
+        source = _glue_source(self.glue.source, self.tasks)
         evaluation = glue_run.Evaluation(
             config=self.glue,
             source=source,
@@ -155,6 +175,12 @@ class Glue(Evaluation):
         )
 
 
+@functools.lru_cache(maxsize=2)
+def _glue_source(source: str, tasks: tuple[str, ...]) -> glue_sources.Source:
+    """Read once for all backbones."""
+    return glue_sources.load(source, glue_tasks.resolve(tasks))
+
+
 def _with_average(
     scores: dict[str, list[float]], metrics: dict[str, Metric]
 ) -> tuple[dict[str, list[float]], dict[str, Metric]]:
@@ -171,6 +197,9 @@ def _with_average(
         floor=float(np.mean([floor for floor in floors if floor is not None])),
     )
     return {"average": average, **scores}, {"average": meaning, **metrics}
+
+
+_SQUAD_METRICS = ("f1", "exact_match")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,12 +221,20 @@ class Squad(Evaluation):
             return "a comparison has floors of its own; set squad.floor_seeds = 0."
         return ""
 
+    def metric_names(self) -> tuple[str, ...]:
+        return _SQUAD_METRICS
+
+    def check_data(self, run: RunConfig) -> None:
+        del run
+        self._questions()
+
+    def _questions(self):
+        with tempfile.TemporaryDirectory() as scratch:
+            return squad_run.load_questions(self.squad, pathlib.Path(scratch))
+
     def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
         started = time.monotonic()
-        with tempfile.TemporaryDirectory() as scratch:
-            train, dev, caveat = squad_run.load_questions(
-                self.squad, pathlib.Path(scratch)
-            )
+        train, dev, caveat = self._questions()
         evaluation = SquadEvaluation(
             config=self.squad,
             caveat=caveat,
@@ -211,7 +248,7 @@ class Squad(Evaluation):
         rows = evaluation.run()[glue_run.PRETRAINED]
         golds = squad_data.golds_of(dev)
         silence = squad_scoring.score(dict.fromkeys(golds, ""), golds)
-        names = ("f1", "exact_match")
+        names = _SQUAD_METRICS
         notes = [f"{len(train):,} train questions, {len(dev):,} dev questions"]
         return Result(
             scores={name: [row.scores[name] for row in rows] for name in names},

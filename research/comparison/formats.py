@@ -38,7 +38,8 @@ def large(value: float | None) -> str:
         if abs(value) >= limit:
             scale = 1e6 if suffix == "M" else 1e3
             return f"{value / scale:.3g} {suffix}"
-    return f"{value:,.0f}" if value == int(value) else f"{value:.3g}"
+    whole = value == int(value) or abs(value) >= 1e3
+    return f"{value:,.0f}" if whole else f"{value:.3g}"
 
 
 def duration(seconds: float | None) -> str:
@@ -79,10 +80,13 @@ def points(metric: Metric) -> str:
 
 
 def interval(value: Interval, metric: Metric) -> str:
-    """'83.1 [81.0, 85.2]', or the mean alone."""
+    """'83.1 [81.0, 85.2]', or the mean alone.
+
+    Seeds without any spread (constant predictions) are no certainty, so they have none.
+    """
     factor, places = scale(metric), digits(metric)
     text = number(factor * value.mean, places)
-    if value.low is None or value.high is None:
+    if value.low is None or value.high is None or not value.stddev:
         return text
     low = number(factor * value.low, places)
     high = number(factor * value.high, places)

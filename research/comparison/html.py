@@ -76,6 +76,7 @@ details pre { margin:0; padding:.8rem 1rem; border-top:1px solid var(--line);
   main { box-shadow:none; margin:0; padding:0; max-width:none; }
   h2,h3,caption { break-after:avoid; } figure,tr,.callout,.facts { break-inside:avoid; }
   nav { display:none; } .scroll { overflow:visible; }
+  table { font-size:.72rem; } th,td { padding-right:.5rem; }
   details { break-inside:avoid; } details pre { max-height:none; overflow:visible;
     white-space:pre-wrap; }
 }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
-import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ from research.comparison import (
     tasks,
     tuning,
 )
+from research.comparison.arms import Arm
 from research.comparison.budgets import StepCost
 from research.comparison.config import ComparisonConfig
 from research.comparison.tasks import Task
@@ -37,10 +38,34 @@ from research.training.state import count_params
 _TIMED_STEPS = 20
 
 
-def create_program(config: Mapping[str, Any]) -> Program:
-    """The compiled side of a run's config; loads its data to know the vocabulary."""
-    run = run_config.parse(ml_collections.ConfigDict(config))
-    return program.create(run, _data(run.data).vocabulary)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Workload:
+    """What the runs of an arm have in common, whatever their seed and length.
+
+    Attributes:
+      program: of the arm's config; no run's schedule.
+      row: FLOPs of a row.
+    """
+
+    program: Program
+    row: flops.Flops
+
+
+_workloads: dict[str, Workload] = {}
+
+
+def workload(arm: Arm) -> Workload:
+    """An arm's workload, put together once: tracing its heads takes seconds.
+
+    Loads the data to know the vocabulary.
+    """
+    key = repr(arm.config)
+    if key not in _workloads:
+        run = run_config.parse(ml_collections.ConfigDict(arm.config))
+        parts = program.create(run, _data(run.data).vocabulary)
+        counted = flops.count(parts.model_config, parts.objective)
+        _workloads[key] = Workload(program=parts, row=counted)
+    return _workloads[key]
 
 
 @functools.lru_cache(maxsize=4)
@@ -57,16 +82,20 @@ def step_costs(config: ComparisonConfig, workdir: pathlib.Path) -> dict[str, Ste
     """
     costs = {}
     for arm in config.arms:
-        parts = create_program(arm.config)
-        counted = flops.count(parts.model_config, parts.objective)
-        batch_size = parts.config.train.batch_size
-        costs[arm.name] = StepCost(
-            tokens=batch_size * counted.tokens,
-            targets=batch_size * counted.targets,
-            flops=batch_size * counted.training,
-            device_seconds=_measured_rate(workdir, arm.name),
-        )
+        costs[arm.name] = step_cost(arm, workdir)
     return costs
+
+
+def step_cost(arm: Arm, workdir: pathlib.Path) -> StepCost:
+    """What one step of one arm costs."""
+    work = workload(arm)
+    batch_size = work.program.config.train.batch_size
+    return StepCost(
+        tokens=batch_size * work.row.tokens,
+        targets=batch_size * work.row.targets,
+        flops=batch_size * work.row.training,
+        device_seconds=_measured_rate(workdir, arm.name),
+    )
 
 
 def _measured_rate(workdir: pathlib.Path, arm: str) -> float | None:
@@ -88,7 +117,7 @@ def check_budget(config: ComparisonConfig) -> None:
 
 def measure_rate(config: ComparisonConfig, task: Task) -> dict[str, Any]:
     """Times an arm's train step: device-seconds of one step, compilation excluded."""
-    parts = create_program(config.arm(task.arm).config)
+    parts = workload(config.arm(task.arm)).program
     state = parts.init()
     steps = program.Steps(parts, 0)
     try:
@@ -114,7 +143,7 @@ def run_settings(
 ) -> ml_collections.ConfigDict:
     """The config of a run or trial: its seed, learning rate and fitted schedule."""
     arm = config.arm(task.arm)
-    cost = step_costs_of(config, task.arm, folder)
+    cost = step_cost(arm, folder)
     steps = budgets.num_train_steps(config.budget, {task.arm: cost})[task.arm]
     rate = task.learning_rate
     if task.kind == "trial":
@@ -134,11 +163,6 @@ def run_settings(
         learning_rate=rate,
         points=config.points,
     )
-
-
-def step_costs_of(config: ComparisonConfig, arm: str, folder: pathlib.Path) -> StepCost:
-    """What one step of one arm costs."""
-    return step_costs(config, folder)[arm]
 
 
 def run(
@@ -163,8 +187,9 @@ def run(
     result = pretrain.pretrain(settings, run_folder, say=say)
     if result.stopped_by is not None:
         raise Stopped(result.stopped_by, result.exit_code)
+    summary = summarise(workload(config.arm(task.arm)), settings, run_folder)
     return {
-        "summary": summarise(settings, run_folder),
+        "summary": {**summary, "peak_memory_bytes": result.peak_bytes},
         "metrics_sha256": results.metrics_digest(run_folder),
     }
 
@@ -178,12 +203,11 @@ class Stopped(BaseException):
 
 
 def summarise(
-    settings: ml_collections.ConfigDict, folder: pathlib.Path
+    work: Workload, settings: ml_collections.ConfigDict, folder: pathlib.Path
 ) -> dict[str, Any]:
     """What a finished run learnt and spent."""
-    parts = create_program(settings)
-    config = parts.config
-    counted = flops.count(parts.model_config, parts.objective)
+    parts, counted = work.program, work.row
+    config = run_config.parse(settings)
     found = baselines.targets(config, parts.objective, _data(config.data))
     lines = workdir.read_metrics(folder)
     heldout = [line for line in lines if line["split"] == "eval"][-1]
@@ -208,19 +232,10 @@ def summarise(
         "flops": spent,
         "seconds": seconds,
         "tokens_per_second": num_rows * counted.tokens / seconds,
-        "peak_memory_bytes": peak_memory(),
         "utilisation": None if rate is None else spent / seconds / rate,
         "learning_rate": config.optimizer.learning_rate,
         "environment": workdir.provenance() | hardware.description(),
     }
-
-
-def peak_memory() -> int:
-    """Peak bytes of the devices, or of the process where they do not say (CPUs)."""
-    stats = [device.memory_stats() for device in jax.local_devices()]
-    if all(stat and "peak_bytes_in_use" in stat for stat in stats):
-        return max(stat["peak_bytes_in_use"] for stat in stats)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def point_folder(
@@ -231,5 +246,5 @@ def point_folder(
     run_folder = folder / tasks.run_folder(task.arm, task.seed)
     steps = workdir.load_config(run_folder).train.num_train_steps
     point = 1.0 if task.point is None else task.point
-    found = budgets.point_steps(steps, config.points, config.budget.num_checkpoints)
+    found = budgets.point_steps(steps, config.points, config.budget)
     return run_folder, found[point]

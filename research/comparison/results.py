@@ -262,7 +262,11 @@ def read_lines(path: pathlib.Path) -> Iterable[dict[str, Any]]:
 
 def _curve(records: Iterable[Mapping[str, Any]]) -> Curve:
     # A resumed run may have logged a step twice; the later record counts.
-    by_step = {int(record["step"]): float(record["loss"]) for record in records}
+    by_step = {
+        # What was not finite is null in the file.
+        int(record["step"]): float("nan" if record["loss"] is None else record["loss"])
+        for record in records
+    }
     steps = sorted(by_step)
     return Curve(
         steps=np.array(steps, np.int64),

@@ -28,8 +28,9 @@ from research.comparison.config import ComparisonConfig
 from research.comparison.pretraining import Stopped
 from research.comparison.tasks import Task
 from research.comparison.view import View
-from research.errors import UserError
+from research.errors import UserError, nearest
 from research.training import backbone as backbone_lib
+from research.training import compilation_cache
 from research.training import workdir as workdir_lib
 
 # How often to look whether other processes have finished what a task needs.
@@ -51,10 +52,12 @@ def run(config: Any, workdir: pathlib.Path) -> int:
       UserError: before any work, for a config that cannot be run or a workdir of another
         comparison.
     """
+    compilation_cache.enable()
     parsed = config_lib.parse(config)
     check_evaluations(parsed)
     workdir.mkdir(parents=True, exist_ok=True)
     adopt(parsed, workdir)
+    check_data(parsed, workdir)
     pretraining.check_budget(parsed)
     claims = Claims()
     exit_code = 0
@@ -77,10 +80,12 @@ def check_evaluations(config: ComparisonConfig) -> None:
     """Refuses evaluations that do not exist, or that an arm cannot do.
 
     Raises:
-      UserError: naming evaluation, arm and reason; or a primary metric of no evaluation.
+      UserError: naming evaluation, arm and reason; or a metric that no evaluation has.
     """
+    metrics = []
     for name, settings in config.evaluations.items():
         evaluation = evaluations.create(name, settings)
+        metrics += [f"{name}/{metric}" for metric in evaluation.metric_names()]
         for arm in config.arms:
             reason = evaluation.refusal(run_config.parse(arm.config))
             if reason:
@@ -88,16 +93,34 @@ def check_evaluations(config: ComparisonConfig) -> None:
                     f"config.evaluations.{name} cannot judge the arm {arm.name!r}: "
                     f"{reason}"
                 )
-    evaluation_name, _, metric = config.primary.metric.partition("/")
-    if evaluation_name not in config.evaluations or not metric:
-        valid = ", ".join(
-            f"{name}/{evaluations.create(name, settings).primary}"
-            for name, settings in config.evaluations.items()
-        )
-        raise UserError(
-            f"config.primary.metric = {config.primary.metric!r}: must be "
-            f"EVALUATION/METRIC of config.evaluations, such as {valid or 'none yet'}."
-        )
+    named = {"config.primary.metric": config.primary.metric}
+    named |= {
+        f"config.contrasts.{name}.metric": contrast.metric
+        for name, contrast in config.contrasts.items()
+    }
+    for field, metric in named.items():
+        if metric not in metrics:
+            raise UserError(
+                f"{field} = {metric!r}: no metric of config.evaluations."
+                f"{nearest(metric, metrics)} Valid: {', '.join(metrics) or 'none yet'}."
+            )
+
+
+def check_data(config: ComparisonConfig, workdir: pathlib.Path) -> None:
+    """Reads what is left to be evaluated on before anything is trained for it.
+
+    Raises:
+      UserError: if some of it is missing or damaged.
+    """
+    left = {
+        task.evaluation
+        for task in tasks.plan(config)
+        if task.evaluation and not outcomes.is_done(workdir / task.folder)
+    }
+    for name in sorted(left):
+        evaluation = evaluations.create(name, config.evaluations[name])
+        for arm in config.arms:
+            evaluation.check_data(run_config.parse(arm.config))
 
 
 def adopt(config: ComparisonConfig, workdir: pathlib.Path) -> None:

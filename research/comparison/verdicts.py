@@ -54,7 +54,7 @@ class Verdict:
     """One arm against the reference on one metric.
 
     Attributes:
-      compared: arm minus reference.
+      compared: arm minus reference; its `detectable` is of the corrected test.
       adjusted_p: Holm's; None where there is no test, or none was declared.
       outcome: 'win', 'tie', 'loss', 'untested', or 'plateau' (not testable).
     """
@@ -125,27 +125,26 @@ def primary(results: Results) -> list[Verdict]:
     compared = {
         arm: compare(results, metric, arm, reference, alpha=alpha) for arm in arms
     }
-    plateaus = {
-        arm: state.on_plateau
-        for arm in (*arms, reference)
-        if (state := learning(results, arm)) is not None
-    }
     untestable = {
-        arm: plateaus.get(arm, False)
-        or plateaus.get(reference, False)
+        arm: not testable(results, arm, reference)
         or not comparable(results, meaning, arm, reference)
         for arm in arms
     }
-    adjusted = statistics.holm(
-        {
-            arm: None if result is None or untestable[arm] else result.p_value
-            for arm, result in compared.items()
-        }
-    )
+    p_values = {
+        arm: None if result is None or untestable[arm] else result.p_value
+        for arm, result in compared.items()
+    }
+    adjusted = statistics.holm(p_values)
+    num_tests = max(1, sum(p is not None for p in p_values.values()))
     sign = 1.0 if meaning is None or meaning.higher_is_better else -1.0
     verdicts = []
     for arm in arms:
         result = compared[arm]
+        if result is not None and result.tested:
+            strict = compare(results, metric, arm, reference, alpha=alpha / num_tests)
+            assert strict is not None
+            # Holm's first step is the strictest: with more luck, less is detectable.
+            result = dataclasses.replace(result, detectable=strict.detectable)
         outcome = "untested"
         if untestable[arm]:
             outcome = "plateau"
@@ -168,6 +167,12 @@ def primary(results: Results) -> list[Verdict]:
     return verdicts
 
 
+def testable(results: Results, *arms: str) -> bool:
+    """Whether all of the arms have left their plateaus, as far as they are known."""
+    learnt = [learning(results, arm) for arm in arms]
+    return not any(state is not None and state.on_plateau for state in learnt)
+
+
 def comparable(
     results: Results, meaning: Metric | None, arm: str, reference: str
 ) -> bool:
@@ -184,18 +189,22 @@ def comparable(
 def win_counts(results: Results, metrics: list[str]) -> np.ndarray:
     """Wins, ties and losses of each arm against each, over metrics. [arms, arms, 3]
 
-    Exploratory: each comparison at the level of a single test.
+    Exploratory: each comparison at the level of a single test. Arms on their plateau
+    and metrics that do not compare count nothing.
     """
     arms = [arm.name for arm in results.config.arms]
     meanings = results.metrics()
     alpha = results.config.statistics.alpha
     counts = np.zeros((len(arms), len(arms), 3), np.int64)
     order = {"win": 0, "tie": 1, "loss": 2}
+    on_plateau = {arm for arm in arms if not testable(results, arm)}
     for metric in metrics:
         sign = 1.0 if meanings[metric].higher_is_better else -1.0
         for i, first in enumerate(arms):
             for j, second in enumerate(arms):
-                if i == j or not comparable(results, meanings[metric], first, second):
+                if i == j or on_plateau & {first, second}:
+                    continue
+                if not comparable(results, meanings[metric], first, second):
                     continue
                 result = compare(results, metric, first, second, alpha=alpha)
                 if result is None or not result.tested:

@@ -37,8 +37,12 @@ class View:
         self._line = ""
         self._started = time.monotonic()
         self._task_started = self._started
-        # Seconds that finished tasks of a kind took.
+        # Seconds that finished tasks of a kind took, those of earlier sessions included.
         self._durations: dict[tuple[str, str | None], list[float]] = defaultdict(list)
+        for task in self._plan:
+            seconds = _seconds_taken(workdir / task.folder)
+            if seconds is not None:
+                self._durations[task.kind, task.evaluation].append(seconds)
         self._is_waiting = False
 
     def __enter__(self) -> Self:
@@ -97,24 +101,31 @@ class View:
     def _summary(self) -> str:
         done = sum(self._state(task) == "done" for task in self._plan)
         text = f"{done} of {len(self._plan)} tasks done"
-        left = self.seconds_left()
-        return f"{text}, about {formats.duration(left)} left" if left else text
+        left, is_whole = self.seconds_left()
+        if not left:
+            return text
+        about = "about" if is_whole else "more than"
+        return f"{text}, {about} {formats.duration(left)} left"
 
-    def seconds_left(self) -> float | None:
-        """An estimate from finished tasks of the same kind; None before there are any.
+    def seconds_left(self) -> tuple[float, bool]:
+        """An estimate from finished tasks of the same kind, for one process.
 
-        Kinds of which none has finished yet are left out.
+        Returns:
+          Seconds, and whether they are of all that is left: kinds of which none has
+          finished yet are unknown.
         """
-        total, known = 0.0, False
+        total, is_whole = 0.0, True
         for task in self._plan:
-            durations = self._durations.get((task.kind, task.evaluation))
-            if not durations or self._state(task) in ("done", "failed"):
+            if self._state(task) in ("done", "failed"):
                 continue
-            known = True
+            durations = self._durations.get((task.kind, task.evaluation))
+            if not durations:
+                is_whole = False
+                continue
             mean = sum(durations) / len(durations)
             spent = time.monotonic() - self._task_started if task == self._task else 0.0
             total += max(mean - spent, 0.0)
-        return total if known else None
+        return total, is_whole
 
     def _state(self, task: Task) -> str:
         if task == self._task:
@@ -153,3 +164,11 @@ class View:
             and (kind != "evaluation" or task.evaluation == column)
         ]
         return "".join(_MARKS[self._state(task)] for task in chosen)
+
+
+def _seconds_taken(folder: pathlib.Path) -> float | None:
+    """What a finished task took; None if it has not finished, or its record is cut."""
+    try:
+        return float(outcomes.read(folder / outcomes.DONE)["task_seconds"])
+    except (OSError, KeyError, outcomes.DamagedError):
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,9 +30,16 @@ class Blimp(Evaluation):
     def refusal(self, run: RunConfig) -> str:
         return likelihood.refusal(run)
 
+    def metric_names(self) -> tuple[str, ...]:
+        return (self.primary, *blimp.PHENOMENA)
+
+    def check_data(self, run: RunConfig) -> None:
+        del run
+        _paradigms(self.source, self.pairs_per_paradigm)
+
     def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
         started = time.monotonic()
-        paradigms = blimp.load(self.source, self.pairs_per_paradigm)
+        paradigms = _paradigms(self.source, self.pairs_per_paradigm)
         found = blimp.evaluate(backbone, paradigms)
         values = {"accuracy": found.accuracy, **found.phenomena}
         return Result(
@@ -45,6 +53,12 @@ class Blimp(Evaluation):
             notes=list(found.notes),
             seconds=time.monotonic() - started,
         )
+
+
+@functools.lru_cache(maxsize=2)
+def _paradigms(source: str, pairs_per_paradigm: int) -> tuple[blimp.Paradigm, ...]:
+    """Read once for all backbones."""
+    return blimp.load(source, pairs_per_paradigm)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +76,9 @@ class Probe(Evaluation):
     objectives: dict[str, Any]
     num_batches: int
     batch_size: int
+
+    def metric_names(self) -> tuple[str, ...]:
+        return tuple(PROBE_METRICS)
 
     def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
         started = time.monotonic()

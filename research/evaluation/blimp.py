@@ -26,6 +26,20 @@ if TYPE_CHECKING:
 
 NUM_PARADIGMS = 67
 TFDS_PREFIX = "tfds:"
+PHENOMENA = (
+    "anaphor_agreement",
+    "argument_structure",
+    "binding",
+    "control_raising",
+    "determiner_noun_agreement",
+    "ellipsis",
+    "filler_gap_dependency",
+    "irregular_forms",
+    "island_effects",
+    "npi_licensing",
+    "quantifiers",
+    "subject_verb_agreement",
+)
 # Names of phenomena in the files that the paper counts with another.
 _SAME_PHENOMENON = {"s-selection": "argument_structure"}
 

@@ -19,7 +19,8 @@ corruption, text infilling), or all but the first token (prefix LM).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import jax
@@ -28,6 +29,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from models.config import TransformerConfig
 from models.inputs import ModelInputs
 from objectives.base import Objective
 from objectives.sequence_to_sequence import SequenceToSequence
@@ -47,8 +49,8 @@ _LOGITS = {"cpu": 2**24, "gpu": 2**29, "tpu": 2**29}
 _MAX_ROWS = 512
 # Special tokens around a sentence, at most.
 _FRAME = 3
-# Few shapes: every one is compiled.
-_BUCKETS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+# Few shapes, for every one is compiled; close where most sentences are.
+_BUCKETS = (6, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 Arranged = tuple[ModelInputs, Target]
 # (stage, tokens [B, L], lengths [B]) -> what the model reads and which tokens count.
@@ -108,38 +110,17 @@ class _Scorer:
             if stage.name in _ARRANGEMENTS or stage.name in _PSEUDO
         )
         self.is_pseudo = self.stage.name in _PSEUDO
-        modules = state_lib.create_modules(backbone.model_config, objective)
-
-        def score(params, inputs: ModelInputs, target: Target) -> Float[Array, " B"]:
-            model, heads = modules.merge(params)
-            hidden_states = model(inputs, deterministic=True)
-            return _target_log_probs(
-                self.stage,
-                getattr(heads, self.stage.name),
-                model,
-                hidden_states,
-                target,
-            )
-
-        def left_to_right(params, tokens, lengths):
-            arrange = _ARRANGEMENTS[self.stage.name]
-            return score(params, *arrange(self.stage, tokens, lengths))
-
-        def pseudo(params, tokens, lengths, hidden):
-            return score(params, *_masked(self.stage, tokens, lengths, hidden))
-
-        self._left_to_right = jax.jit(left_to_right)
-        self._pseudo = jax.jit(pseudo)
+        self._score = _compiled(backbone.model_config, objective, self.stage)
 
     def left_to_right(self, tokens: np.ndarray, lengths: np.ndarray) -> Array:
         """Log-likelihood of padded rows. [B]"""
-        return self._left_to_right(self.backbone.params, tokens, lengths)
+        return self._score(self.backbone.params, tokens, lengths)
 
     def pseudo(
         self, tokens: np.ndarray, lengths: np.ndarray, hidden: np.ndarray
     ) -> Array:
         """Log-probability of the token at index `hidden` of each padded row. [B]"""
-        return self._pseudo(self.backbone.params, tokens, lengths, hidden)
+        return self._score(self.backbone.params, tokens, lengths, hidden)
 
     def batch_size(self, length: int) -> int:
         """Rows that keep the logits of a batch within bounds."""
@@ -148,6 +129,24 @@ class _Scorer:
         rows = _LOGITS[jax.default_backend()] // (targets * vocab_size)
         # A power of two, the same for rows of about the same length.
         return 2 ** max(0, min(_MAX_ROWS, rows).bit_length() - 1)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(
+    config: TransformerConfig, objective: Objective, stage: Any
+) -> Callable[..., Float[Array, " B"]]:
+    """(params, tokens, lengths[, hidden]) -> log-probabilities, for all equal runs."""
+    modules = state_lib.create_modules(config, objective)
+    arrange = _masked if stage.name in _PSEUDO else _ARRANGEMENTS[stage.name]
+
+    def score(params, *rows: Array) -> Float[Array, " B"]:
+        inputs, target = arrange(stage, *rows)
+        model, heads = modules.merge(params)
+        hidden_states = model(inputs, deterministic=True)
+        head = getattr(heads, stage.name)
+        return _target_log_probs(stage, head, model, hidden_states, target)
+
+    return jax.jit(score)
 
 
 def _target_log_probs(
@@ -180,11 +179,9 @@ def _left_to_right(scorer: _Scorer, rows: Sequence[np.ndarray]) -> np.ndarray:
     buckets = batching.usable_buckets(_BUCKETS, int(lengths.max()))
     result = np.zeros(len(rows))
     pending = []
-    for length in buckets:
-        size = scorer.batch_size(length)
-        for _, chosen in _of_bucket(lengths, buckets, length, size):
-            tokens, real = _padded([rows[i] for i in chosen], length, size)
-            pending.append((chosen, scorer.left_to_right(tokens, real)))
+    for length, size, chosen in _batches(scorer, lengths, buckets):
+        tokens, real = _padded([rows[i] for i in chosen], length, size)
+        pending.append((chosen, scorer.left_to_right(tokens, real)))
     for chosen, values in pending:
         result[chosen] = np.asarray(values)[: len(chosen)]
     return result
@@ -197,13 +194,11 @@ def _pseudo(scorer: _Scorer, rows: Sequence[np.ndarray]) -> np.ndarray:
     buckets = batching.usable_buckets(_BUCKETS, int(lengths.max()))
     result = np.zeros(len(rows))
     pending = []
-    for length in buckets:
-        size = scorer.batch_size(length)
-        for _, chosen in _of_bucket(lengths[sentence], buckets, length, size):
-            tokens, real = _padded([rows[i] for i in sentence[chosen]], length, size)
-            which = np.zeros(size, np.int32)
-            which[: len(chosen)] = hidden[chosen]
-            pending.append((chosen, scorer.pseudo(tokens, real, which)))
+    for length, size, chosen in _batches(scorer, lengths[sentence], buckets):
+        tokens, real = _padded([rows[i] for i in sentence[chosen]], length, size)
+        which = np.zeros(size, np.int32)
+        which[: len(chosen)] = hidden[chosen]
+        pending.append((chosen, scorer.pseudo(tokens, real, which)))
     for chosen, values in pending:
         # Summed in a fixed order, in double precision.
         np.add.at(
@@ -212,14 +207,19 @@ def _pseudo(scorer: _Scorer, rows: Sequence[np.ndarray]) -> np.ndarray:
     return result
 
 
-def _of_bucket(
-    lengths: np.ndarray, buckets: tuple[int, ...], length: int, size: int
-) -> list[batching.Batch]:
-    """Full batches of the rows whose bucket has this length; the last is partial."""
-    rows = np.flatnonzero(
-        np.asarray(buckets)[np.searchsorted(buckets, lengths)] == length
-    )
-    return [(length, rows[i : i + size]) for i in range(0, len(rows), size)]
+def _batches(
+    scorer: _Scorer, lengths: np.ndarray, buckets: tuple[int, ...]
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(length, size, rows of at most that many), of all rows by bucket.
+
+    A bucket has one size: a whole batch, or less if it has few rows.
+    """
+    bucket_of = np.searchsorted(buckets, lengths)
+    for index, length in enumerate(buckets):
+        rows = np.flatnonzero(bucket_of == index)
+        size = min(scorer.batch_size(length), 2 ** max(len(rows) - 1, 0).bit_length())
+        for start in range(0, len(rows), size):
+            yield length, size, rows[start : start + size]
 
 
 def _padded(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import os
 import pathlib
+from collections.abc import Callable
 
 import jax
 import ml_collections
+import numpy as np
 
 from models.config import TransformerConfig
 from objectives.base import Objective
@@ -69,7 +72,7 @@ def load(path: str | os.PathLike[str], which: str = "last") -> Backbone:
         raise UserError(f"{folder} has no tokenizer/: it is not the workdir of a run.")
     with user_errors():
         tokenizer = Tokenizer.load(folder / "tokenizer")
-    vocabulary = tokenizer.vocabulary()
+    vocabulary = _one_of_equals(tokenizer.vocabulary())
     params, step = checkpoints.load_params(folder / "checkpoints", str(which))
     return Backbone(
         config=config,
@@ -83,6 +86,24 @@ def load(path: str | os.PathLike[str], which: str = "last") -> Backbone:
     )
 
 
+_vocabularies: dict[str, Vocabulary] = {}
+
+
+def _one_of_equals(vocabulary: Vocabulary) -> Vocabulary:
+    """The first vocabulary with these contents that was loaded.
+
+    Objectives are equal if their vocabularies are the same object; so what is compiled
+    for one run of a comparison serves its other runs.
+    """
+    contents = hashlib.sha256()
+    for field in dataclasses.fields(vocabulary):
+        value = getattr(vocabulary, field.name)
+        if isinstance(value, np.ndarray):
+            contents.update(value.tobytes())
+        contents.update(f"{field.name} {value!r}".encode())
+    return _vocabularies.setdefault(contents.hexdigest(), vocabulary)
+
+
 def random_init(backbone: Backbone, seed: int) -> Backbone:
     """The same run before its first step: the floor of every evaluation.
 
@@ -90,8 +111,13 @@ def random_init(backbone: Backbone, seed: int) -> Backbone:
       backbone: whose config, tokenizer and objective are kept.
       seed: of the fresh parameters; the run's own seed gives those it began with.
     """
-    init = functools.partial(
-        state.init_params, backbone.model_config, backbone.objective
-    )
-    params = jax.jit(init)(rngs.stream(seed, "params"))
+    init = _compiled_init(backbone.model_config, backbone.objective)
+    params = init(rngs.stream(seed, "params"))
     return dataclasses.replace(backbone, params=params, step=0)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_init(
+    config: TransformerConfig, objective: Objective
+) -> Callable[[jax.Array], Params]:
+    return jax.jit(functools.partial(state.init_params, config, objective))

@@ -34,6 +34,7 @@ class Result:
       heldout: its held-out loss; None if the session was stopped before the end.
       stopped_by: name of the signal that stopped it, or None.
       exit_code: of the process.
+      peak_bytes: memory of its compiled steps on one device; None where unknown.
     """
 
     state: TrainState
@@ -41,6 +42,7 @@ class Result:
     heldout: Heldout | None
     stopped_by: str | None
     exit_code: int
+    peak_bytes: int | None
 
 
 def train(
@@ -124,6 +126,7 @@ def train(
         heldout=heldout if step == last_step else None,
         stopped_by=stop.name,
         exit_code=stop.exit_code,
+        peak_bytes=steps.peak_bytes(),
     )
 
 

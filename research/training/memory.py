@@ -144,6 +144,25 @@ def device_bytes(device: jax.Device) -> int | None:
     return stats.get("bytes_limit") if stats else None
 
 
+def step_bytes(step: Any) -> int | None:
+    """Peak of a compiled step's buffers on one device: state, batch and what is between.
+
+    By the compiler's own plan, so whatever else the process holds does not count; None
+    where the backend does not say.
+    """
+    analysis = getattr(step, "memory_analysis", lambda: None)()
+    if analysis is None:
+        return None
+    whole = (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes
+    )
+    # Not every backend plans a peak; the sum of all buffers is never below it.
+    return getattr(analysis, "peak_memory_in_bytes", 0) or whole or None
+
+
 @contextlib.contextmanager
 def explained(config: RunConfig) -> Iterator[None]:
     """Says what to change when a device runs out of memory inside.

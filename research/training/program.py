@@ -218,6 +218,11 @@ class Steps:
         """The compiled evaluation step."""
         return self._evaluation.result()
 
+    def peak_bytes(self) -> int | None:
+        """Largest memory of the train steps so far, on one device; None if unknown."""
+        sizes = [memory.step_bytes(step.result()) for step in self._train.values()]
+        return max((size for size in sizes if size is not None), default=None)
+
     def close(self) -> None:
         """Lets the thread end."""
         self._pool.shutdown(wait=False, cancel_futures=True)

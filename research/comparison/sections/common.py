@@ -31,9 +31,17 @@ def floors(results: Results) -> dict[str, str]:
     return tasks.floor_arms(results.config) if results.config.floor else {}
 
 
+def seeds(results: Results, count: int) -> str:
+    """'3 seeds', or '2 of 3 seeds' where some are missing or failed."""
+    planned = len(results.config.seeds)
+    if count == planned:
+        return formats.plural(count, "seed")
+    return f"{count} of {formats.plural(planned, 'seed')}"
+
+
 def interval_note(results: Results) -> str:
     if len(results.config.seeds) < 2:
-        return " One seed: no intervals."
+        return f" {formats.plural(len(results.config.seeds), 'seed')}: no intervals."
     level = f"{1 - results.config.statistics.alpha:.0%}"
     return f" Brackets: {level} t intervals over pretraining seeds."
 

@@ -67,8 +67,9 @@ def cost(results: Results, draw: Draw) -> list[Block]:
                 f"Per run, means over seeds; held equal: {axis}. Targets are the "
                 "positions that bear a loss. FLOPs are the matrix products of forward and "
                 "backward pass, counted analytically. Time is of training steps alone, "
-                "without compilation and evaluation; memory is the peak of the process "
-                "on CPUs and of the device elsewhere. Utilisation is the share of the "
+                "without compilation and evaluation; memory is the peak of the buffers of "
+                "the compiled train step on a device (state, batch, gradients, "
+                "activations). Utilisation is the share of the "
                 "device's matrix-product rate."
             ),
         ),

@@ -34,11 +34,12 @@ def differences(results: Results, draw: Draw) -> list[Block]:
         return []
     blocks = [Heading(text="Differences", level=2), _table(results, found)]
     blocks += _heat_map(results, found, draw)
-    if any(compared.tested for compared in found.values()):
-        counts = verdicts.win_counts(results, list(results.metrics()))
+    counts = verdicts.win_counts(results, list(results.metrics()))
+    if counts.any():
         caption = (
-            "Wins / ties / losses of the row against the column over all metrics that "
-            "both have, each at the level of a single test: exploratory."
+            "Wins / ties / losses of the row against the column, counted over all metrics "
+            "that both have, each at the level of a single test: exploratory. Blue: more "
+            "wins, orange: more losses. A dash: no test, or an arm on its plateau."
         )
         names = [arm.label for arm in config.arms]
         blocks.append(draw(figures.win_matrix(names, counts), "wins", caption))
@@ -66,7 +67,7 @@ def _table(results: Results, found: dict[tuple[str, str], Difference]) -> Block:
                 formats.p_value(compared.p_value),
                 _detectable(compared, meanings[metric]),
                 compared.method,
-                "primary" if metric == primary.metric else "exploratory",
+                _status(results, arm, metric),
             ]
             for (arm, metric), compared in found.items()
         ],
@@ -74,10 +75,17 @@ def _table(results: Results, found: dict[tuple[str, str], Difference]) -> Block:
         caption=(
             "Shares in percentage points. Detectable: the smallest true difference that "
             f"this many seeds find {results.config.statistics.power:.0%} of the time at "
-            "the observed spread. Only the primary metric was declared before the runs; "
+            "the observed spread, each in a test of its own. Only the primary metric was declared before the runs; "
             "everything exploratory is to be confirmed on new seeds."
         ),
     )
+
+
+def _status(results: Results, arm: str, metric: str) -> str:
+    primary = results.config.primary
+    if not verdicts.testable(results, arm, primary.reference):
+        return "not testable (plateau)"
+    return "primary" if metric == primary.metric else "exploratory"
 
 
 def _detectable(compared: Difference, meaning: Metric) -> str:
@@ -92,34 +100,40 @@ def _heat_map(
 ) -> list[Block]:
     """Only of several metrics: a single column says what the table does."""
     meanings = results.metrics()
+    reference = results.config.primary.reference
+    found = {
+        (arm, metric): compared
+        for (arm, metric), compared in found.items()
+        if verdicts.testable(results, arm, reference)
+    }
     arms = list(dict.fromkeys(arm for arm, _ in found))
     metrics = [name for name in meanings if any(name == m for _, m in found)]
     if len(metrics) < 2:
         return []
-    shape = (len(arms), len(metrics))
+    shape = (len(metrics), len(arms))
     deltas, clear = np.full(shape, np.nan), np.zeros(shape, bool)
-    texts = [[formats.DASH] * shape[1] for _ in arms]
+    texts = [[formats.DASH] * shape[1] for _ in metrics]
     for (arm, metric), compared in found.items():
-        i, j = arms.index(arm), metrics.index(metric)
+        i, j = metrics.index(metric), arms.index(arm)
         meaning = meanings[metric]
         deltas[i, j] = compared.mean if meaning.higher_is_better else -compared.mean
         clear[i, j] = compared.excludes_zero
         value = formats.scale(meaning) * compared.mean
         texts[i][j] = formats.signed(value, formats.digits(meaning))
-    # Metrics differ in their units, so each column has its own scale.
-    largest = np.nanmax(np.abs(deltas), axis=0, initial=1e-9)
-    reference = common.label(results, results.config.primary.reference)
+    # Metrics differ in their units, so each row has its own scale.
+    largest = np.nanmax(np.abs(deltas), axis=1, initial=1e-9)
     figure = figures.heat_map(
+        [metric.replace("/", ": ").replace("_", " ") for metric in metrics],
         [common.label(results, arm) for arm in arms],
-        [metric.replace("/", "\n").replace("_", " ") for metric in metrics],
-        deltas / largest[None, :],
+        deltas / largest[:, None],
         texts,
         clear,
         label="worse \N{LEFT RIGHT ARROW} better",
     )
     caption = (
-        f"Each arm minus {reference}, in points or the metric's unit; blue is better, "
-        "orange worse, strength relative to the largest of a column. Bold: the interval "
-        "excludes 0. In brackets: it does not, or there is none."
+        f"Each arm minus {common.label(results, reference)}, in points or the metric's unit; blue is better, "
+        "orange worse, strength relative to the largest of a row. Bold: the interval "
+        "excludes 0. In brackets: it does not, or there is none. Arms on their plateau "
+        "are left out."
     )
     return [draw(figure, "differences", caption)]

@@ -42,7 +42,9 @@ def contrasts(results: Results, draw: Draw) -> list[Block]:
                 name,
                 f"{formats.signed(contrast.published, 1)} {contrast.published_metric}",
                 f"{shown}{unit}",
-                "" if found is None else formats.plural(found.num_seeds, "seed"),
+                ""
+                if found is None
+                else f"{found.num_seeds} of {len(results.config.seeds)}",
                 state,
                 contrast.source,
             ]
@@ -56,7 +58,14 @@ def contrasts(results: Results, draw: Draw) -> list[Block]:
             "is **not shown** if it contains 0."
         ),
         Table(
-            columns=["contrast", "published", "measured", "", "relation", "source"],
+            columns=[
+                "contrast",
+                "published",
+                "measured",
+                "seeds",
+                "relation",
+                "source",
+            ],
             rows=rows,
             aligns="llllll",
             caption=(

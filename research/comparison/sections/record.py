@@ -68,9 +68,10 @@ def method(results: Results) -> list[Block]:
     level = f"{1 - config.statistics.alpha:.0%}"
     many = len(config.seeds) >= statistics.MIN_BOOTSTRAP_SEEDS
     if len(config.seeds) < 2:
+        count = formats.plural(len(config.seeds), "pretraining seed")
         test = (
-            "There is one pretraining seed, so there are no intervals and no tests: "
-            "differences may be due to the seed."
+            f"{count}: there are no intervals and no tests, and differences may be due "
+            "to the seed."
         )
     elif many:
         sampled = config.statistics.examples == "sampled"

@@ -14,6 +14,9 @@ from research.comparison.results import Results
 from research.comparison.sections import common
 from research.comparison.sections.common import Draw
 
+# More columns with intervals do not fit on a page.
+_MAX_METRICS = 5
+
 
 def losses(results: Results, draw: Draw) -> list[Block]:
     """Loss curves, each arm beside the entropy of its own targets."""
@@ -101,16 +104,21 @@ def _evaluation(
             ]
         )
     notes = _notes(results, name)
-    blocks: list[Block] = [
-        Heading(text=name, level=3),
-        Table(
-            columns=["arm", *(f"{x.label} ({x.unit})" for x in metrics.values())],
-            rows=rows,
-            aligns="l" + "r" * len(metrics),
-            caption=f"{notes}{common.interval_note(results)}{_example_note(results, metrics)}",
-            muted=muted,
-        ),
-    ]
+    caption = f"{notes}{common.interval_note(results)}{_example_note(results, metrics)}"
+    columns = ["arm", *(f"{x.label} ({x.unit})" for x in metrics.values())]
+    blocks: list[Block] = [Heading(text=name, level=3)]
+    for start in range(1, len(columns), _MAX_METRICS):
+        part = slice(start, start + _MAX_METRICS)
+        is_last = start + _MAX_METRICS >= len(columns)
+        blocks.append(
+            Table(
+                columns=[columns[0], *columns[part]],
+                rows=[[row[0], *row[part]] for row in rows],
+                aligns="l" + "r" * len(columns[part]),
+                caption=caption if is_last else "",
+                muted=muted,
+            )
+        )
     first, meaning = next(iter(metrics.items()))
     chart = _score_chart(results, name, first, meaning, draw)
     return blocks + chart
@@ -161,9 +169,15 @@ def _score_chart(
     bars = "" if len(results.config.seeds) < 2 else " Bars: intervals over seeds."
     caption = (
         f"{name}: {meaning.label} at the end of the budget (filled) and from random "
-        f"initialisation (hollow).{bars}"
+        f"initialisation (hollow).{bars}{_within_note(meaning)}"
     )
     return [draw(figure, f"scores_{name}", caption)]
+
+
+def _within_note(meaning: Metric) -> str:
+    if not meaning.within_architecture:
+        return ""
+    return " Only arms of one architecture compare: the others are asked other things."
 
 
 def over_budget(results: Results, draw: Draw) -> list[Block]:
@@ -207,10 +221,12 @@ def over_budget(results: Results, draw: Draw) -> list[Block]:
                 score_label=f"{meaning.label} ({meaning.unit})",
                 chance=None if chance is None else formats.scale(meaning) * chance,
             )
+            dotted = f" Dotted: {meaning.floor_label}." if meaning.floor_label else ""
+            bands = " Bands: intervals." if len(config.seeds) > 1 else ""
             caption = (
-                f"{name}: {meaning.label} against what was spent, means over seeds. The "
-                f"learning rate is fitted to the whole budget, so points before its end "
-                f"are those of unfinished runs. Dotted: {meaning.floor_label}."
+                f"{name}: {meaning.label} against what was spent, means over seeds.{bands}"
+                f" The learning rate is fitted to the whole budget, so points before its "
+                f"end are those of unfinished runs.{dotted}{_within_note(meaning)}"
             )
             blocks.append(draw(figure, f"budget_{name}", caption))
     if blocks:

@@ -80,7 +80,8 @@ def verdict(results: Results) -> list[Block]:
             for item in verdicts.primary(results)
         ]
         items += floor_sentences(results, config.primary.metric, meaning)
-    title = "Verdict" if len(config.seeds) > 1 else "What one seed shows"
+    titles = {0: "No seeds, no verdict", 1: "What one seed shows"}
+    title = titles.get(len(config.seeds), "Verdict")
     return [Callout(kind="verdict", title=title, items=items)]
 
 
@@ -116,7 +117,7 @@ def verdict_sentence(
         return f"**{arm}** against **{reference}** on {what}: no scores of both yet."
     unit = formats.points(meaning)
     shown = formats.difference(compared, meaning)
-    seeds = formats.plural(compared.num_seeds, "seed")
+    seeds = common.seeds(results, compared.num_seeds)
     if verdict.outcome == "untested":
         return (
             f"**{arm}** minus **{reference}** on {what}: {shown} {unit}, {seeds}. "
@@ -131,10 +132,15 @@ def verdict_sentence(
     if verdict.outcome == "tie":
         assert compared.detectable is not None
         smallest = formats.number(factor * compared.detectable, places)
+        alone = ""
+        if compared.excludes_zero:
+            alone = (
+                " The interval alone excludes 0; the correction does not let it count."
+            )
         return (
             f"**No difference shown** between **{arm}** and **{reference}** on {what}: "
-            f"{evidence}. At this spread only differences of {smallest} {unit} or more "
-            f"would be found {results.config.statistics.power:.0%} of the time."
+            f"{evidence}.{alone} At this spread only differences of {smallest} {unit} or "
+            f"more would be found {results.config.statistics.power:.0%} of the time."
         )
     word = "better" if verdict.outcome == "win" else "worse"
     return f"**{arm}** is {word} than **{reference}** on {what}: {evidence}."
@@ -153,11 +159,11 @@ def floor_sentences(results: Results, metric: str, meaning: Metric) -> list[str]
         if compared is None or (learnt is not None and learnt.on_plateau):
             continue
         shown = formats.difference(compared, meaning)
-        tested = "" if compared.tested else f", {compared.method}"
+        tested = "uncorrected" if compared.tested else compared.method
         sentences.append(
-            f"**{arm.label}** against its own random initialisation: {shown} "
+            f"**{arm.label}** minus its own random initialisation: {shown} "
             f"{formats.points(meaning)} "
-            f"({formats.plural(compared.num_seeds, 'seed')}{tested})."
+            f"({common.seeds(results, compared.num_seeds)}, {tested})."
         )
     return sentences
 
@@ -183,9 +189,9 @@ def overview(results: Results) -> list[Block]:
         else:
             note = " (plateau)" if learnt.on_plateau else ""
             row += [
-                f"{learnt.loss:.3f}",
-                f"{learnt.unigram:.3f}",
-                f"{learnt.margin:.3f}{note}",
+                formats.number(learnt.loss, 3),
+                formats.number(learnt.unigram, 3),
+                f"{formats.number(learnt.margin, 3)}{note}",
             ]
         row.append(common.score_cell(results, metric, arm.name, 1.0, meaning))
         row.append(common.score_cell(results, metric, arm.name, None, meaning))

@@ -62,14 +62,25 @@ def test_bad_budgets_are_refused(changes, message):
 @pytest.mark.parametrize("steps", [7, 100, 1237])
 @pytest.mark.parametrize("points", [(1.0,), (0.25, 0.5, 1.0), (0.1, 0.33, 1.0)])
 def test_checkpoints_fall_on_every_point(steps, points):
-    every = budgets.checkpoint_interval(steps, points, 2)
+    every = budgets.intervals(steps, points, budget()).checkpoint
     saved = {*range(every, steps, every), steps}
-    found = budgets.point_steps(steps, points, 2)
+    found = budgets.point_steps(steps, points, budget())
     assert set(found.values()) <= saved
     assert found[1.0] == steps
     if steps > 100:
         for point, step in found.items():
             assert abs(step / steps - point) <= 0.06
+
+
+@pytest.mark.parametrize("steps", [3, 7, 100, 488, 976, 1237, 15259])
+@pytest.mark.parametrize("points", [(1.0,), (0.5, 1.0)])
+def test_checkpoints_end_intervals_of_logging(steps, points):
+    many = budget(num_logs=100, num_checkpoints=4)
+    found = budgets.intervals(steps, points, many)
+    assert found.checkpoint % found.log == 0
+    # Not many more lines than asked for, except where steps are few.
+    assert steps / found.log <= max(250, steps / max(1, steps // 100) + 1)
+    assert found.checkpoint <= 1.02 * steps / 4 + 1
 
 
 def test_schedules_are_fitted_to_the_steps():

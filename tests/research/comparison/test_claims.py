@@ -121,3 +121,14 @@ def test_of_many_racing_processes_one_wins(tmp_path):
         racer.join()
     assert total == 20
     assert {path.name for path in tmp_path.glob("*/claim.*")} == {"claim.1", "claim.2"}
+
+
+def test_a_cut_claim_is_given_up_like_that_of_another_machine(
+    tmp_path, mine, monkeypatch
+):
+    (tmp_path / "claim.1").write_text('{"machine": "a')
+    clock = [time.monotonic()]
+    monkeypatch.setattr(claims.time, "monotonic", lambda: clock[0])
+    assert not mine.acquire(tmp_path)
+    clock[0] += claims.GIVEN_UP_SECONDS + 1
+    assert mine.acquire(tmp_path)

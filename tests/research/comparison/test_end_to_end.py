@@ -14,7 +14,7 @@ import pytest
 from research.comparison import results
 
 ROOT = pathlib.Path(__file__).parents[3]
-TIMES = ("seconds", "tokens_per_second", "peak_memory_bytes")
+TIMES = ("seconds", "tokens_per_second")
 pytestmark = pytest.mark.slow
 
 
@@ -114,6 +114,12 @@ def test_killed_and_started_again_it_gives_the_same_numbers(finished, corpus, tm
     done = run(corpus, tmp_path / "w")
     assert done.returncode == 0, done.stdout + done.stderr
     assert numbers(tmp_path / "w") == numbers(finished)
+    whole, resumed = results.load(finished), results.load(tmp_path / "w")
+    for key, run_ in whole.runs.items():
+        for curve in ("train", "heldout"):
+            before, after = getattr(run_, curve), getattr(resumed.runs[key], curve)
+            np.testing.assert_array_equal(before.steps, after.steps)
+            np.testing.assert_array_equal(before.losses, after.losses)
 
 
 def test_a_polite_stop_leaves_a_report_of_what_there_is(corpus, tmp_path):

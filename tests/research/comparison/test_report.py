@@ -144,6 +144,19 @@ def test_unclear_differences_are_not_claimed_and_their_limit_is_stated(tmp_path)
     assert "is better than" not in text and "is worse than" not in text
 
 
+def test_what_is_detectable_is_so_after_the_correction(tmp_path):
+    """Two arms are tested, so the weaker of them meets half of alpha."""
+    build(tmp_path, fixtures.parsed(), spread=2.0)
+    found = results.load(tmp_path)
+    metric = found.config.primary.metric
+    for verdict in verdicts.primary(found):
+        alone = verdicts.compare(
+            found, metric, verdict.arm, verdict.reference, alpha=0.025
+        )
+        assert verdict.compared.detectable == alone.detectable
+        assert verdict.compared.p_value == alone.p_value
+
+
 def test_one_seed_gives_no_p_values_and_says_so(tmp_path):
     text = build(tmp_path, fixtures.parsed(seeds=(0,)))
     assert "What one seed shows" in text and "one seed: no test" in text
@@ -154,12 +167,51 @@ def test_one_seed_gives_no_p_values_and_says_so(tmp_path):
 def test_no_seeds_are_reported_as_nothing(tmp_path):
     text = build(tmp_path, fixtures.parsed(seeds=()))
     assert "no scores" in text.lower()
+    assert "No seeds, no verdict" in text and "0 pretraining seeds" in text
+    assert "one seed" not in text.lower()
+
+
+def test_seeds_that_failed_are_counted(tmp_path):
+    config = fixtures.parsed()
+    broken = tasks.run_folder("masked_lm", 1)
+    fixtures.save_config(tmp_path, config)
+    for task in tasks.plan(config):
+        if broken not in (task.folder, *task.needs):
+            fixtures.finish(tmp_path, config, task)
+    for _ in range(outcomes.MAX_ATTEMPTS):
+        outcomes.write_failure(tmp_path / broken, RuntimeError("disk full"))
+    report.build(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "**failed**: pretraining masked_lm, seed 1. RuntimeError: disk full" in text
+    assert re.search(r"\*\*Masked LM\*\* is better.*2 of 3 seeds", text)
+    assert re.search(r"\*\*Span corruption\*\* is better.*[^f] 3 seeds", text)
+    assert "1 run or evaluation failed for good" in text
+
+
+def test_losses_that_are_not_finite_do_not_hide_the_others(tmp_path):
+    config = fixtures.parsed()
+    fixtures.save_config(tmp_path, config)
+    folder = tmp_path / tasks.run_folder("causal_lm", 0)
+    folder.mkdir(parents=True)
+    lines = (
+        '{"step": 1, "split": "eval", "loss": 6.5}\n'
+        '{"step": 2, "split": "eval", "loss": null}\n'
+    )
+    (folder / results.METRICS_FILE).write_text(lines)
+    found = report.build(tmp_path)
+    np.testing.assert_array_equal(
+        found.runs["causal_lm", 0].heldout.losses, [6.5, np.nan]
+    )
 
 
 def test_an_arm_on_its_plateau_claims_nothing(tmp_path):
     text = build(tmp_path, fixtures.parsed(), losses={"masked_lm": 5.97})
     found = {v.arm: v.outcome for v in verdicts.primary(results.load(tmp_path))}
     assert found == {"masked_lm": "plateau", "span_corruption": "win"}
+    metrics = list(results.load(tmp_path).metrics())
+    counts = verdicts.win_counts(results.load(tmp_path), metrics)
+    assert counts.sum() == 2 and counts[1].sum() == counts[:, 1].sum() == 0
+    assert "not testable (plateau)" in text
     assert "**Masked LM** is still on its unigram plateau" in text
     assert "Masked LM** is better" not in text
     assert "Masked LM** against its own random initialisation" not in text
@@ -262,7 +314,13 @@ def _beaten(point, points, higher):
 
 @pytest.mark.parametrize(
     "value,expected",
-    [(1234, "1,234"), (1234567, "1.23 M"), (8.41e12, "8.41 T"), (0.5, "0.5")],
+    [
+        (1234, "1,234"),
+        (6198.4, "6,198"),
+        (1234567, "1.23 M"),
+        (8.41e12, "8.41 T"),
+        (0.5, "0.5"),
+    ],
 )
 def test_large_numbers(value, expected):
     assert formats.large(value) == expected

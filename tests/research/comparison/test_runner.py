@@ -11,6 +11,7 @@ import pytest
 
 from research.comparison import outcomes, results, runner, tasks, tuning
 from research.comparison.document import Bullets, Document
+from research.comparison.fine_tuned import Acceptability
 from research.comparison.pretraining import Stopped
 from research.errors import UserError
 from tests.research.comparison import fixtures
@@ -41,6 +42,8 @@ class Fakes:
 def install(monkeypatch, fakes, *, draws=False):
     monkeypatch.setattr(runner, "EXECUTE", dict.fromkeys(tasks.KINDS, fakes))
     monkeypatch.setattr(runner.pretraining, "check_budget", lambda config: None)
+    # There is no corpus to make sentences of.
+    monkeypatch.setattr(Acceptability, "check_data", lambda self, run: None)
     if not draws:  # figures take seconds
         monkeypatch.setattr(runner.report, "compose", compose_nothing)
     return fakes
@@ -186,10 +189,36 @@ def test_evaluations_that_an_arm_cannot_do_are_refused_before_any_work(tmp_path)
     assert not (tmp_path / "w").exists()
 
 
+def test_contrasts_on_metrics_that_nothing_gives_are_refused(tmp_path):
+    config = fixtures.comparison()
+    config.contrasts.first = fixtures.comparison_base.contrast(
+        "masked_lm",
+        "causal_lm",
+        "acceptability/acuracy",
+        published=1.0,
+        of="MNLI",
+        source="nowhere",
+    )
+    with pytest.raises(UserError, match="Did you mean acceptability/accuracy"):
+        runner.run(config, tmp_path)
+
+
+def test_data_that_is_not_there_is_missed_before_anything_is_trained(
+    tmp_path, monkeypatch
+):
+    fakes = install(monkeypatch, Fakes())
+    config = fixtures.comparison()
+    config.evaluations.blimp = fixtures.comparison_base.blimp(str(tmp_path / "blimp"))
+    with pytest.raises(UserError, match="there is no folder .*blimp"):
+        runner.run(config, tmp_path / "w")
+    assert fakes.begun == []
+
+
 @pytest.mark.parametrize(
     "changes,message",
     [
-        ({"primary.metric": "glue/average"}, "such as acceptability/accuracy"),
+        ({"primary.metric": "glue/average"}, "Valid: acceptability/accuracy"),
+        ({"primary.metric": "acceptability/f1"}, "Valid: acceptability/accuracy"),
         ({"primary.reference": "causal"}, "Did you mean causal_lm"),
         ({"points": (0.5,)}, "with 1"),
         ({"seeds": (1, 1)}, "each seed once"),

@@ -54,6 +54,7 @@ def test_intervals_cover_the_difference_on_these_examples(seeds, examples):
         result = compare(a, b, examples)
         assert result.examples == "fixed"
         covered += result.low <= truth <= result.high
+    print(f"{seeds} seeds, fixed examples: coverage {covered / SIMULATIONS:.1%}")
     assert abs(covered / SIMULATIONS - 0.95) <= 0.015
 
 
@@ -70,6 +71,7 @@ def test_multi_bootstrap_covers_the_difference_on_new_examples(num_examples):
         result = compare(a, b, "sampled")
         assert result.method == "multi-bootstrap" and result.examples == "sampled"
         covered += result.low <= TRUE_DIFFERENCE <= result.high
+    print(f"25 seeds, sampled examples: coverage {covered / SIMULATIONS:.1%}")
     assert abs(covered / SIMULATIONS - 0.95) <= 0.015
 
 
@@ -123,6 +125,7 @@ def test_verdicts_find_nothing_where_nothing_is(seeds):
         }
         false_verdicts += bool(outcomes - {"tie"})
     noise = 3 * (0.05 * 0.95 / SIMULATIONS) ** 0.5
+    print(f"{seeds} seeds: a false verdict in {false_verdicts / SIMULATIONS:.1%}")
     assert false_verdicts / SIMULATIONS <= 0.05 + noise
 
 
@@ -143,7 +146,35 @@ def test_power_at_the_detectable_difference(seeds):
         )
         result = compare(a, b)
         found += statistics.outcome(result, alpha=0.05, adjusted_p=None) == "win"
+    print(f"{seeds} seeds: power {found / SIMULATIONS:.1%} at {truth:.2f}")
     assert abs(found / SIMULATIONS - 0.8) <= 0.03
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_power_after_the_correction_at_its_detectable_difference(seeds):
+    """One arm of three differs by what alpha / 3 detects: Holm finds it that often."""
+    rng = np.random.default_rng(300 + seeds)
+    tests, spread = 3, 0.5 * 2**0.5
+    truth = statistics.detectable_difference(
+        spread / seeds**0.5, seeds - 1, alpha=0.05 / tests, power=0.8
+    )
+    found = 0
+    for _ in range(SIMULATIONS):
+        means = rng.normal(0, 0.5, (tests + 1, seeds))
+        means[1] += truth
+        arms = [
+            statistics.Scores(seeds=tuple(range(seeds)), means=row, examples=None)
+            for row in means
+        ]
+        results = {i: compare(arms[0], arms[i]) for i in range(1, tests + 1)}
+        adjusted = statistics.holm({str(i): r.p_value for i, r in results.items()})
+        outcome = statistics.outcome(results[1], alpha=0.05, adjusted_p=adjusted["1"])
+        found += outcome == "win"
+    print(
+        f"{seeds} seeds, {tests} arms: power {found / SIMULATIONS:.1%} at {truth:.2f}"
+    )
+    # Rejecting another arm first eases the test, and only then.
+    assert 0.8 - 0.03 <= found / SIMULATIONS <= 0.87
 
 
 def test_detectable_difference_matches_textbook_values():

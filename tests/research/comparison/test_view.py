@@ -1,0 +1,79 @@
+"""What a person sees: arm, seed, evaluation, progress, time left."""
+
+import io
+
+import pytest
+import rich.console
+
+from research.comparison import outcomes, tasks, view
+from tests.research.comparison import fixtures
+
+
+@pytest.fixture
+def config():
+    settings = {"tuning.learning_rates": (1e-3, 3e-3), "tuning.seeds": (7,)}
+    return fixtures.parsed(seeds=(0, 1), **settings)
+
+
+def finish(workdir, config, count, seconds=60.0):
+    """The first tasks of the plan, as another session would have left them."""
+    for task in tasks.plan(config)[:count]:
+        fixtures.finish(workdir, config, task)
+        path = workdir / task.folder / outcomes.DONE
+        outcomes.write(path, {**outcomes.read(path), "task_seconds": seconds})
+
+
+def shown(view_, width=100):
+    console = rich.console.Console(file=io.StringIO(), width=width)
+    console.print(view_)
+    return console.file.getvalue()
+
+
+def test_the_table_shows_every_task_and_the_one_at_work(tmp_path, config):
+    finish(tmp_path, config, 7)  # six trials and the first run
+    live = view.View(config, tmp_path)
+    task = tasks.plan(config)[7]
+    (tmp_path / task.folder).mkdir(parents=True)
+    live.begin(task)
+    live.say("step  120/1000  loss 6.412  3m12s left")
+    text = shown(live)
+    assert "pretraining masked_lm, seed 0" in text
+    assert "step  120/1000  loss 6.412" in text
+    lines = {
+        label: line
+        for label, _ in fixtures.ARMS.values()
+        for line in text.splitlines()
+        if line.startswith(label)
+    }
+    assert lines["Causal LM"].split()[2:] == ["●●", "●○", "○○○○"]
+    assert lines["Masked LM"].split()[2:] == ["●●", "◐○", "○○○○"]
+    assert "7 of 24 tasks done" in text
+    assert (tmp_path / task.folder / "log.txt").read_text().startswith("step  120")
+
+
+def test_time_left_counts_what_is_known_and_says_when_that_is_not_all(tmp_path, config):
+    plan = tasks.plan(config)
+    finish(tmp_path, config, 8)
+    seconds, is_whole = view.View(config, tmp_path).seconds_left()
+    # Four of the six runs are left; no evaluation has been seen.
+    assert seconds == 4 * 60.0 and not is_whole
+    assert "more than 4 min 00 s left" in shown(view.View(config, tmp_path))
+    finish(tmp_path, config, 10)
+    seconds, is_whole = view.View(config, tmp_path).seconds_left()
+    assert seconds == (len(plan) - 10) * 60.0 and is_whole
+
+
+def test_without_a_terminal_there_is_a_line_a_task(tmp_path, config, capsys):
+    task = tasks.plan(config)[0]
+    with view.View(config, tmp_path) as lines:
+        lines.begin(task)
+        fixtures.finish(tmp_path, config, task)
+        lines.end(task, "")
+        lines.begin(tasks.plan(config)[1])
+        lines.end(tasks.plan(config)[1], "failed: RuntimeError: disk full")
+        lines.waiting()
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "0 of 24 tasks done"
+    assert out[1] == "tuning causal_lm, seed 7, learning rate 0.001 ..."
+    assert "1 of 24 tasks done" in out[2]
+    assert "disk full" in out[4] and out[5].startswith("waiting")

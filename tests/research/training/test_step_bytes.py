@@ -1,0 +1,30 @@
+"""Memory of a compiled step: what its arrays need, whatever else the process holds."""
+
+import jax
+import jax.numpy as jnp
+
+from research.training import memory
+
+
+def compiled(rows):
+    def step(state, batch):
+        return state + jnp.tanh(batch @ state).sum(0)[None], batch.sum()
+
+    state = jax.ShapeDtypeStruct((256, 256), jnp.float32)
+    batch = jax.ShapeDtypeStruct((rows, 256), jnp.float32)
+    return jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+
+
+def test_a_step_needs_its_state_its_batch_and_what_is_between():
+    found = memory.step_bytes(compiled(1024))
+    arrays = 4 * (256 * 256 + 1024 * 256)
+    # The product is as large as the batch.
+    assert arrays <= found <= arrays + 2 * 4 * 1024 * 256
+    ballast = jnp.ones((1024, 1024))
+    assert memory.step_bytes(compiled(1024)) == found
+    assert memory.step_bytes(compiled(2048)) > found
+    del ballast
+
+
+def test_what_is_not_compiled_ahead_has_no_known_size():
+    assert memory.step_bytes(lambda: None) is None
