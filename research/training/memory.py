@@ -150,17 +150,12 @@ def step_bytes(step: Any) -> int | None:
     By the compiler's own plan, so whatever else the process holds does not count; None
     where the backend does not say.
     """
-    analysis = getattr(step, "memory_analysis", lambda: None)()
-    if analysis is None:
+    if not hasattr(step, "memory_analysis"):
         return None
-    whole = (
-        analysis.argument_size_in_bytes
-        + analysis.output_size_in_bytes
-        - analysis.alias_size_in_bytes
-        + analysis.temp_size_in_bytes
-    )
+    whole = allocated_bytes(step)
+    planned = getattr(step.memory_analysis(), "peak_memory_in_bytes", 0)
     # Not every backend plans a peak; the sum of all buffers is never below it.
-    return getattr(analysis, "peak_memory_in_bytes", 0) or whole or None
+    return planned or whole or None
 
 
 @contextlib.contextmanager
