@@ -382,7 +382,12 @@ def until_stop(tokens, stop_id: int):
 
 @pytest.mark.parametrize("name", GENERATIVE)
 @pytest.mark.parametrize(
-    ("num_beams", "length_penalty"), [(1, 1.0), (4, 1.0), (3, 0.2)]
+    ("num_beams", "length_penalty"),
+    [
+        (1, 1.0),
+        pytest.param(4, 1.0, marks=pytest.mark.slow),
+        pytest.param(3, 0.2, marks=pytest.mark.slow),
+    ],
 )
 def test_same_generation(name, num_beams, length_penalty, tmp_path):
     pair = make_pair(name, tmp_path)

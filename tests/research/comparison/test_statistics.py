@@ -58,9 +58,8 @@ def test_intervals_cover_the_difference_on_these_examples(seeds, examples):
     assert abs(covered / SIMULATIONS - 0.95) <= 0.015
 
 
-@pytest.mark.parametrize(
-    "num_examples", [30, pytest.param(300, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("num_examples", [30, 300])
 def test_multi_bootstrap_covers_the_difference_on_new_examples(num_examples):
     rng = np.random.default_rng(num_examples)
     covered = 0

@@ -239,7 +239,10 @@ def test_a_pretrained_pooler_is_kept(encoder, data):
     )
 
 
-@pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["decoder", pytest.param("encoder_decoder", marks=pytest.mark.slow)],
+)
 def test_other_architectures_learn(architecture, data):
     result = finetune(
         toy.backbone(architecture, num_token_types=0),
