@@ -57,9 +57,9 @@ class Activations:
         return self.saved[0] * rows + self.saved[1]
 
     def working_bytes(self, rows: int) -> float:
-        """Alive only for a moment: one block's backward pass, a chunk of logits."""
+        """Alive only for a moment: a chunk of logits, then one block's backward pass."""
         logits = min(self.logit_elements * rows, self.max_logits)
-        return self.block[0] * rows + self.block[1] + 4 * _LOGITS_ALIVE * logits
+        return max(self.block[0] * rows + self.block[1], 4 * _LOGITS_ALIVE * logits)
 
 
 def count(
