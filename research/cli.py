@@ -6,6 +6,7 @@ one message and exit with code 2; ``--verbosity=1`` shows the traceback as well.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import pathlib
@@ -56,6 +57,17 @@ def quiet_libraries() -> None:
         return
     # orbax logs what it raises as well, traceback and all.
     logging.set_verbosity(logging.FATAL)
+    sys.excepthook = functools.partial(_without_late_writes, sys.excepthook)
+
+
+def _without_late_writes(hook: Callable[..., None], kind: type, value: Any, trace: Any):
+    """Any uncaught exception but those of a failed checkpoint's other files.
+
+    orbax closes its event loop at the first file that fails; each one still being
+    written would print that it finds the loop closed.
+    """
+    if not (kind is RuntimeError and str(value) == "Event loop is closed"):
+        hook(kind, value, trace)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

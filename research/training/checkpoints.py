@@ -332,7 +332,7 @@ def writing(folder: pathlib.Path, step: int | None) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if not _is_aboutwriting(error):
+        if not _is_about_writing(error):
             raise
         what = "checkpoints" if step is None else f"the checkpoint of step {step}"
         whole = [s for s in steps_in(folder) if s != step]
@@ -345,7 +345,7 @@ def writing(folder: pathlib.Path, step: int | None) -> Iterator[None]:
         ) from error
 
 
-def _is_aboutwriting(error: BaseException) -> bool:
+def _is_about_writing(error: BaseException) -> bool:
     """Whether a disk is behind an error."""
     return _disk_error(error) is not None
 

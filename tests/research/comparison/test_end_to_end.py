@@ -52,7 +52,7 @@ def command(corpus, workdir, *changes):
         "--config.shared.data.heldout_fraction=0.2",
         "--config.shared.model.emb_dim=32",
         "--config.shared.model.mlp_dim=64",
-        "--config.budget.amount=60000",
+        "--config.budget.amount=200000",
         "--config.evaluations.acceptability.sampling.num_train=60",
         "--config.evaluations.acceptability.sampling.num_test=40",
         "--config.evaluations.acceptability.finetune.num_epochs=1",
@@ -133,7 +133,8 @@ def test_a_polite_stop_leaves_a_report_of_what_there_is(corpus, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(120) in (128 + signal.SIGTERM, -signal.SIGTERM)
+    # A preemption is no failure.
+    assert worker.wait(120) == 0
     assert "Incomplete" in (tmp_path / "w" / "report.md").read_text()
 
 
