@@ -57,17 +57,18 @@ def quiet_libraries() -> None:
         return
     # orbax logs what it raises as well, traceback and all.
     logging.set_verbosity(logging.FATAL)
-    sys.excepthook = functools.partial(_without_late_writes, sys.excepthook)
+    sys.unraisablehook = functools.partial(_without_late_writes, sys.unraisablehook)
 
 
-def _without_late_writes(hook: Callable[..., None], kind: type, value: Any, trace: Any):
-    """Any uncaught exception but those of a failed checkpoint's other files.
+def _without_late_writes(hook: Callable[[Any], None], unraisable: Any) -> None:
+    """Shows what no one can catch, but for those of a failed checkpoint's other files.
 
     orbax closes its event loop at the first file that fails; each one still being
     written would print that it finds the loop closed.
     """
-    if not (kind is RuntimeError and str(value) == "Event loop is closed"):
-        hook(kind, value, trace)
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        hook(unraisable)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
