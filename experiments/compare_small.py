@@ -22,9 +22,9 @@ import ml_collections
 from experiments import comparison_base, quickstart
 
 ARMS = (
-    ("causal_lm", "Causal LM", "decoder"),
-    ("masked_lm", "Masked LM", "encoder"),
-    ("prefix_lm", "Prefix LM", "encoder_decoder"),
+    ("causal_lm", "causal_lm", "Causal LM", "decoder"),
+    ("masked_lm", "masked_lm", "Masked LM", "encoder"),
+    ("prefix_lm", "prefix_lm", "Prefix LM", "encoder_decoder"),
 )
 
 

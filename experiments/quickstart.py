@@ -22,9 +22,9 @@ from experiments import base, comparison_base, presets
 # few large ones. Rotary positions, because a tiny masked LM with learned positions
 # stays on its unigram plateau for longer than this whole budget.
 ARMS = (
-    ("causal_lm", "Causal LM", "decoder"),
-    ("masked_lm", "Masked LM", "encoder"),
-    ("span_corruption", "Span corruption", "encoder_decoder"),
+    ("causal_lm", "causal_lm", "Causal LM", "decoder"),
+    ("masked_lm", "masked_lm", "Masked LM", "encoder"),
+    ("span_corruption", "t5", "Span corruption", "encoder_decoder"),
 )
 
 
@@ -33,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def comparison(arms: tuple) -> ml_collections.ConfigDict:
-    """The same for other arms: (objective, label, architecture) of each."""
+    """The same for other arms: (objective, experiment, label, architecture)."""
     config = comparison_base.get_config()
     config.name = "quickstart"
     config.title = "Three objectives on the same rows"
@@ -45,11 +45,13 @@ def comparison(arms: tuple) -> ml_collections.ConfigDict:
     shared.data.tokenizer.vocab_size = 2048
     shared.data.tokenizer.num_sentinels = 32
     shared.optimizer.learning_rate = 3e-3
-    for name, label, architecture in arms:
+    for name, experiment, label, architecture in arms:
         run = base.get_config()
         run.model.architecture = architecture
         run.objective = presets.objective(name)
-        comparison_base.add_arm(config, name, label=label, experiment=name, run=run)
+        comparison_base.add_arm(
+            config, name, label=label, experiment=experiment, run=run
+        )
     config.seeds = (0,)
     config.budget.update(axis="tokens", amount=2e6, num_evals=8)
     config.evaluations.acceptability = comparison_base.acceptability(
