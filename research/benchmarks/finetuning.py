@@ -60,7 +60,7 @@ LEARNING_RATE, BATCH_SIZE, EPOCHS = 5e-5, 32, 1
 # Rows that a round trains on, so that rounds of both can alternate.
 ROWS = 512
 # Trainer's ways to make a batch: (train_sampling_strategy, padding of the collator).
-TRAINERS = {
+TRAINERS: dict[str, tuple[str, bool | str]] = {
     "trainer": ("random", True),
     "grouped": ("group_by_length", True),
     "padded": ("random", "max_length"),
