@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from models.block import positions_at
 from models.config import TransformerConfig
 from models.layers import ACTIVATIONS, kernel_stddev, make_linear, make_norm
 
@@ -21,9 +22,7 @@ def gather(
     hidden_states: Float[Array, "B L D"], positions: Int[Array, "B K"] | None
 ) -> Float[Array, "B K D"]:
     """Hidden states of the predicted positions; all of them for None."""
-    if positions is None:
-        return hidden_states
-    return jnp.take_along_axis(hidden_states, positions[..., None], axis=1)
+    return positions_at(hidden_states, positions)
 
 
 class OutputTable(nnx.Module):
