@@ -6,9 +6,11 @@ import dataclasses
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from models.block import positions_at
 from models.config import TransformerConfig
 from models.dropout import DropoutRngs
 from objectives.cross_entropy import weighted_cross_entropy
@@ -73,20 +75,57 @@ class Objective:
         """The modules on top of the backbone, with parameters of their own."""
         raise NotImplementedError
 
+    def read_at(self, term: str, target: Target) -> Int[Array, "B P"] | None:
+        """Positions whose hidden states the term's readout needs; None = all."""
+        del term
+        return target.positions
+
     def readout(
         self,
         term: str,
         heads: Any,
-        hidden_states: Float[Array, "B L D"],
+        hidden_states: Float[Array, "B P D"],
         target: Target,
         embedding: Float[Array, "V E"],
     ) -> tuple[Float[Array, "B K E"], Float[Array, "C E"], Float[Array, " C"] | None]:
         """What the shared loss multiplies: features, class table and class bias.
 
-        `embedding` is the backbone's token embedding, the class table of tied heads.
-        Only the K gathered target positions are ever computed.
+        `hidden_states` are those of the P positions that `read_at` gives, in their
+        order. `embedding` is the backbone's token embedding, the class table of tied
+        heads.
         """
         raise NotImplementedError
+
+    def read_positions(self, example: Example) -> Int[Array, "B P"] | None:
+        """Positions that all terms read, one term after the other; None = all L.
+
+        All, too, where the terms together read no fewer than there are.
+        """
+        positions = [self.read_at(term, t) for term, t in example.targets.items()]
+        some = [at for at in positions if at is not None]
+        num_read = sum(at.shape[1] for at in some)
+        if len(some) < len(positions) or num_read >= example.inputs.tokens.shape[1]:
+            return None
+        return jnp.concatenate(some, axis=1)
+
+    def hidden_states(
+        self, model: Any, example: Example, **kwargs: Any
+    ) -> dict[str, Float[Array, "B P D"]]:
+        """What each term's readout reads, from one run of the backbone.
+
+        The last block computes nothing for positions that no term reads.
+        """
+        at = self.read_positions(example)
+        states = model(example.inputs, at=at, **kwargs)
+        reads = {term: self.read_at(term, t) for term, t in example.targets.items()}
+        if at is None:
+            return {term: positions_at(states, where) for term, where in reads.items()}
+        found, start = {}, 0
+        for term, where in reads.items():
+            assert where is not None, "read_positions gives None otherwise"
+            found[term] = states[:, start : start + where.shape[1]]
+            start += where.shape[1]
+        return found
 
     def z_loss_of(self, term: str) -> float:
         """Factor on the squared log-partition in the term's cross-entropy."""
@@ -108,12 +147,14 @@ class Objective:
         each term's readout. With `deterministic` the metrics hold each term's
         accuracy; while training they are not computed.
         """
-        hidden_states = model(example.inputs, deterministic=deterministic, rngs=rngs)
+        hidden_states = self.hidden_states(
+            model, example, deterministic=deterministic, rngs=rngs
+        )
         terms: dict[str, WeightedSum] = {}
         metrics: dict[str, WeightedSum] = {}
         for term, target in example.targets.items():
             features, table, bias = self.readout(
-                term, heads, hidden_states, target, model.embedding
+                term, heads, hidden_states[term], target, model.embedding
             )
             result = weighted_cross_entropy(
                 features,

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from models.config import TransformerConfig
 from objectives import rows
@@ -84,11 +84,14 @@ class Composed(Objective):
         """A module that holds each stage's heads under the stage's name."""
         return Heads(self.stages, config, rngs=rngs)
 
+    def read_at(self, term: str, target: Target) -> Int[Array, "B P"] | None:
+        return self._owner(term).read_at(term, target)
+
     def readout(
         self,
         term: str,
         heads: Any,
-        hidden_states: Float[Array, "B L D"],
+        hidden_states: Float[Array, "B P D"],
         target: Target,
         embedding: Float[Array, "V E"],
     ) -> tuple[Float[Array, "B K E"], Float[Array, "C E"], Float[Array, " C"] | None]:

@@ -9,20 +9,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from models.block import positions_at
 from models.config import TransformerConfig
 from models.layers import ACTIVATIONS, kernel_stddev, make_linear, make_norm
 
 Readout = tuple[Float[Array, "B K E"], Float[Array, "C E"], Float[Array, " C"] | None]
-
-
-def gather(
-    hidden_states: Float[Array, "B L D"], positions: Int[Array, "B K"] | None
-) -> Float[Array, "B K D"]:
-    """Hidden states of the predicted positions; all of them for None."""
-    return positions_at(hidden_states, positions)
 
 
 class OutputTable(nnx.Module):

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from models.config import TransformerConfig
 from objectives import rows, selection
 from objectives.base import Objective, row_keys
-from objectives.heads import MaskedLMHead, Readout, gather
+from objectives.heads import MaskedLMHead, Readout
 from objectives.statistics import Statistic, share, shown
 from objectives.types import Example, Lengths, Target
 from objectives.validation import check_choice, check_range, check_row_length
@@ -272,8 +272,8 @@ class MaskedLM(Objective):
         self,
         term: str,
         heads: Any,
-        hidden_states: Float[Array, "B L D"],
+        hidden_states: Float[Array, "B K D"],
         target: Target,
         embedding: Float[Array, "V E"],
     ) -> Readout:
-        return heads.readout(gather(hidden_states, target.positions), embedding)
+        return heads.readout(hidden_states, embedding)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from models.config import TransformerConfig
 from objectives.base import Objective, row_keys
-from objectives.heads import PooledClassifier, Readout, gather
+from objectives.heads import PooledClassifier, Readout
 from objectives.matching import choose_half, match_rows
 from objectives.pairs import Pairs, Segments, cut_rows, frame_pairs
 from objectives.statistics import Statistic
@@ -195,8 +195,8 @@ class NextSentence(Objective):
         self,
         term: str,
         heads: Any,
-        hidden_states: Float[Array, "B L D"],
+        hidden_states: Float[Array, "B K D"],
         target: Target,
         embedding: Float[Array, "V E"],
     ) -> Readout:
-        return heads.readout(gather(hidden_states, target.positions))
+        return heads.readout(hidden_states)

@@ -12,12 +12,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from models.inputs import ModelInputs
 from objectives import spans, streams
 from objectives.base import row_keys
-from objectives.heads import LMHead, Readout
 from objectives.selection import round_share
 from objectives.sequence_to_sequence import SequenceToSequence
 from objectives.streams import Stream
@@ -80,7 +79,7 @@ class PrefixLM(SequenceToSequence):
         return Lengths(
             inputs=self.row_length,
             encoder=0,
-            targets={self.name: self.row_length - 1},
+            targets={self.name: self.row_length},
             tokens=self.row_length,
         )
 
@@ -93,15 +92,11 @@ class PrefixLM(SequenceToSequence):
         prefix = jax.vmap(self._prefix)(rngs, rows.segment_ids, rows.segment_ids)
         # A document's first token is always prefix, so no target crosses documents.
         predicted = ~prefix[:, 1:] & (rows.segment_ids[:, 1:] > 0)
-        batch_size, row_length = rows.tokens.shape
+        # The last position has no next token.
         target = Target(
-            values=rows.tokens[:, 1:],
-            loss_weights=predicted.astype(jnp.float32),
-            positions=jnp.broadcast_to(
-                jnp.arange(row_length - 1, dtype=jnp.int32)[None],
-                (batch_size, row_length - 1),
-            ),
-            divisor=self.divisor(batch_size),
+            values=jnp.pad(rows.tokens[:, 1:], ((0, 0), (0, 1))),
+            loss_weights=jnp.pad(predicted.astype(jnp.float32), ((0, 0), (0, 1))),
+            divisor=self.divisor(rows.tokens.shape[0]),
         )
         model_inputs = ModelInputs(
             tokens=rows.tokens,
@@ -112,20 +107,6 @@ class PrefixLM(SequenceToSequence):
         return example.replace(
             inputs=model_inputs, targets={self.name: target}, framed=True
         )
-
-    def readout(
-        self,
-        term: str,
-        heads: LMHead,
-        hidden_states: Float[Array, "B L D"],
-        target: Target,
-        embedding: Float[Array, "V E"],
-    ) -> Readout:
-        if self.architecture == "encoder_decoder":
-            return super().readout(term, heads, hidden_states, target, embedding)
-        # All but the last position of a row, which has no target.
-        num_targets = target.values.shape[1]
-        return heads.readout(hidden_states[:, :num_targets], embedding)
 
     def _split(self, rng: Array, row: Stream) -> tuple[Stream, Stream]:
         inputs_length, targets_length = self.stream_lengths

@@ -93,15 +93,11 @@ class SequenceToSequence(Objective):
         self,
         term: str,
         heads: LMHead,
-        hidden_states: Float[Array, "B L D"],
+        hidden_states: Float[Array, "B T D"],
         target: Target,
         embedding: Float[Array, "V E"],
     ) -> Readout:
-        del term
-        # Targets are the end of the sequence in both arrangements: slicing them off
-        # has a cheaper backward pass than gathering.
-        num_targets = target.values.shape[1]
-        return heads.readout(hidden_states[:, -num_targets:], embedding)
+        return heads.readout(hidden_states, embedding)
 
     def z_loss_of(self, term: str) -> float:
         return self.z_loss

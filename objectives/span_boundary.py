@@ -16,7 +16,7 @@ from models.config import TransformerConfig
 from models.layers import ACTIVATIONS, kernel_stddev, make_linear, make_norm
 from objectives import rows, selection
 from objectives.base import Objective, row_keys
-from objectives.heads import MaskedLMHead, OutputTable, Readout, gather
+from objectives.heads import MaskedLMHead, OutputTable, Readout
 from objectives.runs import runs
 from objectives.statistics import Statistic, mean, share, shown
 from objectives.types import Example, Lengths, Target
@@ -266,17 +266,27 @@ class SpanBoundary(Objective):
     def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Module:
         return SpanHeads(self, config, rngs=rngs)
 
+    def read_at(self, term: str, target: Target) -> Int[Array, "B P"] | None:
+        """For 'sbo' the tokens before the targets' spans, then those after them."""
+        if term != "sbo":
+            return target.positions
+        starts, ends = target.span_starts, target.span_ends
+        if starts is None or ends is None:
+            raise ValueError("A boundary target needs the limits of its spans.")
+        before, after = _boundaries(starts, ends, self.lengths.inputs)
+        return jnp.concatenate([before, after], axis=1)
+
     def readout(
         self,
         term: str,
         heads: Any,
-        hidden_states: Float[Array, "B L D"],
+        hidden_states: Float[Array, "B P D"],
         target: Target,
         embedding: Float[Array, "V E"],
     ) -> Readout:
         if term == "sbo":
             return heads.sbo.readout(hidden_states, target, embedding)
-        return heads.mlm.readout(gather(hidden_states, target.positions), embedding)
+        return heads.mlm.readout(hidden_states, embedding)
 
 
 class SpanHeads(nnx.Module):
@@ -332,25 +342,22 @@ class SpanBoundaryHead(nnx.Module):
 
     def readout(
         self,
-        hidden_states: Float[Array, "B L D"],
+        boundaries: Float[Array, "B P D"],
         target: Target,
         embedding: Float[Array, "V E"],
     ) -> Readout:
-        """Features, table and bias of the target's positions, from their boundaries."""
-        positions, starts, ends = target.positions, target.span_starts, target.span_ends
-        if positions is None or starts is None or ends is None:
+        """Features, table and bias of the target's positions.
+
+        `boundaries` are the states before the K spans, then those after them: P = 2 K.
+        """
+        positions, starts = target.positions, target.span_starts
+        if positions is None or starts is None:
             raise ValueError("A boundary target needs the limits of its spans.")
-        before, after = _boundaries(starts, ends, hidden_states.shape[1])
+        before, after = jnp.split(boundaries, 2, axis=1)
         # Places beyond the table have weight 0.
         place = jnp.minimum(positions - starts, self.places.shape[0] - 1)
-        features = jnp.concatenate(
-            [
-                gather(hidden_states, before),
-                gather(hidden_states, after),
-                self.places[...][place].astype(hidden_states.dtype),
-            ],
-            axis=-1,
-        )
+        places = self.places[...][place].astype(boundaries.dtype)
+        features = jnp.concatenate([before, after, places], axis=-1)
         activation = ACTIVATIONS[self.activation]
         features = self.norm1(activation(self.dense1(features)))
         features = self.norm2(activation(self.dense2(features)))

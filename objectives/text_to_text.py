@@ -162,11 +162,10 @@ class TextToText(SequenceToSequence):
         self, model: Any, heads: Any, example: Example
     ) -> Float[Array, "B T V"]:
         """Logits of the answer's positions: few, so they may exist at once."""
-        hidden_states = model(example.inputs)
         features, table, bias = self.readout(
             self.name,
             heads,
-            hidden_states,
+            self.hidden_states(model, example)[self.name],
             example.targets[self.name],
             model.embedding,
         )

@@ -63,16 +63,19 @@ class Flops:
 def count(config: TransformerConfig, objective: Objective) -> Flops:
     """FLOPs of one row of `objective` on the backbone of `config`."""
     lengths = objective.lengths
+    example = abstract_example(objective, _TRACED_ROWS)
+    at = jax.eval_shape(objective.read_positions, example)
+    num_read = lengths.inputs if at is None else at.shape[1]
     encoder = decoder = 0.0
     if config.architecture == "encoder_decoder":
         encoder = stack_flops(config, config.encoder_layers, lengths.encoder, 0)
         decoder = stack_flops(
-            config, config.decoder_layers, lengths.inputs, lengths.encoder
+            config, config.decoder_layers, lengths.inputs, lengths.encoder, num_read
         )
     elif config.architecture == "encoder":
-        encoder = stack_flops(config, config.num_layers, lengths.inputs, 0)
+        encoder = stack_flops(config, config.num_layers, lengths.inputs, 0, num_read)
     else:
-        decoder = stack_flops(config, config.num_layers, lengths.inputs, 0)
+        decoder = stack_flops(config, config.num_layers, lengths.inputs, 0, num_read)
     return Flops(
         encoder=encoder,
         decoder=decoder,
@@ -83,24 +86,33 @@ def count(config: TransformerConfig, objective: Objective) -> Flops:
 
 
 def stack_flops(
-    config: TransformerConfig, num_layers: int, length: int, encoded_length: int
+    config: TransformerConfig,
+    num_layers: int,
+    length: int,
+    encoded_length: int,
+    num_read: int | None = None,
 ) -> float:
     """Forward FLOPs of a stack over one row.
 
     Args:
       length: L, positions of the stack.
       encoded_length: S, positions of the encoder that cross-attention reads; 0 without.
+      num_read: positions of the last layer that anything reads; None = all L.
     """
     width = config.emb_dim
-    layer = attention_flops(config, length, length)
-    if encoded_length:
-        layer += attention_flops(config, length, encoded_length)
+    num_read = length if num_read is None else num_read
     matrices = 3 if config.gated_mlp else 2
-    layer += matrices * 2.0 * length * width * config.mlp_dim
+
+    def layer(queries: int) -> float:
+        total = attention_flops(config, queries, length)
+        if encoded_length:
+            total += attention_flops(config, queries, encoded_length)
+        return total + matrices * 2.0 * queries * width * config.mlp_dim
+
     projection = 0.0
     if config.table_dim != width:
         projection = 2.0 * length * config.table_dim * width
-    return projection + num_layers * layer
+    return projection + (num_layers - 1) * layer(length) + layer(num_read)
 
 
 def attention_flops(config: TransformerConfig, queries: int, keys: int) -> float:
@@ -119,12 +131,14 @@ def head_flops(config: TransformerConfig, objective: Objective) -> dict[str, flo
     )
     definition, parameters = nnx.split(heads)
     example = abstract_example(objective, _TRACED_ROWS)
-    hidden = jax.ShapeDtypeStruct(
-        (*example.inputs.tokens.shape, config.emb_dim), config.compute_dtype
-    )
     embedding = jax.ShapeDtypeStruct((config.vocab_size, config.table_dim), jnp.float32)
     flops = {}
     for term, target in example.targets.items():
+        at = jax.eval_shape(lambda t, term=term: objective.read_at(term, t), target)
+        positions = example.inputs.tokens.shape if at is None else at.shape
+        hidden = jax.ShapeDtypeStruct(
+            (*positions, config.emb_dim), config.compute_dtype
+        )
 
         def readout(parameters, hidden, target, embedding, term=term):
             module = nnx.merge(definition, parameters)

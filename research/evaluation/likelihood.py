@@ -142,9 +142,8 @@ def _compiled(
     def score(params, *rows: Array) -> Float[Array, " B"]:
         inputs, target = arrange(stage, *rows)
         model, heads = modules.merge(params)
-        hidden_states = model(inputs, deterministic=True)
         head = getattr(heads, stage.name)
-        return _target_log_probs(stage, head, model, hidden_states, target)
+        return _target_log_probs(stage, head, model, inputs, target)
 
     return jax.jit(score)
 
@@ -153,11 +152,12 @@ def _target_log_probs(
     stage: Objective,
     heads: nnx.Module,
     model: Any,
-    hidden_states: Array,
+    inputs: ModelInputs,
     target: Target,
 ) -> Float[Array, " B"]:
     """Sum of the log-probabilities of a row's weighted targets, in float32."""
     (term,) = [name for name in stage.terms if name in _TOKEN_TERMS]
+    hidden_states = model(inputs, at=stage.read_at(term, target), deterministic=True)
     features, table, bias = stage.readout(
         term, heads, hidden_states, target, model.embedding
     )
@@ -289,11 +289,9 @@ def _after_prefix(stage: Any, tokens: Array, lengths: Array) -> Arranged:
             _one_segment(tokens, lengths),
             bidirectional=(index == 0) if stage.bidirectional_inputs else None,
         )
-        target = Target(
-            values=tokens[:, 1:],
-            loss_weights=(index[:, 1:] < lengths[:, None]).astype(jnp.float32),
-        )
-        return inputs, target
+        values = jnp.roll(tokens, -1, axis=1)
+        weights = (index < lengths[:, None] - 1).astype(jnp.float32)
+        return inputs, Target(values=values, loss_weights=weights)
     inputs_stream = Stream(
         tokens=tokens[:, :1],
         segment_ids=jnp.ones_like(tokens[:, :1]),

@@ -20,7 +20,7 @@ from jaxtyping import Array
 from objectives import rows
 from objectives.base import Objective
 from objectives.cross_entropy import weighted_cross_entropy
-from objectives.heads import LMHead, MaskedLMHead, gather
+from objectives.heads import LMHead, MaskedLMHead
 from objectives.types import TokenBatch
 from research import data as data_lib
 from research.config import RunConfig
@@ -75,11 +75,7 @@ def evaluate(
             rngs.at(_SEED, "evaluation", number), rows.clean(batch, backbone.vocabulary)
         )
         ((_, target),) = example.targets.items()
-        hidden_states = model(example.inputs, deterministic=True)
-        if config.model.architecture == "encoder_decoder":
-            hidden_states = hidden_states[:, -target.values.shape[1] :]
-        else:
-            hidden_states = gather(hidden_states, target.positions)
+        (hidden_states,) = objective.hidden_states(model, example).values()
         head = token_head(heads, config)
         features, table, bias = head.readout(hidden_states, model.embedding)
         found = weighted_cross_entropy(

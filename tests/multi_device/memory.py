@@ -3,7 +3,8 @@
     python -m tests.multi_device.memory SIZE FSDP TENSOR BATCH_SIZE
 
 A last line of JSON: arguments, temporaries, our estimate of both, the all-gathers of the
-program as lists of shapes, and the highest memory of this process. Nothing is allocated.
+program as lists of shapes, the highest memory of this process before it compiles, and
+the arrays it holds after. What the compiler itself needs grows with the machine's cores.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import json
 import re
 import resource
 import sys
+
+import jax
 
 from experiments import base, presets
 from research import config as config_lib
@@ -41,7 +44,9 @@ def main() -> None:
     run = config_lib.parse(config)
     vocabulary = config_checks.provisional_vocabulary(run.data.tokenizer)
     parts = program.create(run, vocabulary)
-    compiled = parts.lower_train_step(parts.objective).compile()
+    lowered = parts.lower_train_step(parts.objective)
+    process = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    compiled = lowered.compile()
     memory = compiled.memory_analysis()
     kept = memory_lib.count_activations(parts, "cpu")
     rows = memory_lib.rows_at_a_time(parts)
@@ -54,7 +59,8 @@ def main() -> None:
                 "temporaries": memory.temp_size_in_bytes,
                 "gathers": [[int(n) for n in g.split(",") if n] for g in gathers],
                 "estimated": memory_lib.estimate(parts, kept, rows=rows).total,
-                "process": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+                "process": process,
+                "live": sum(array.nbytes for array in jax.live_arrays()),
                 "params": program.state.count_params(parts.state.params),
             }
         )

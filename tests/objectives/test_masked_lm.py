@@ -12,6 +12,7 @@ from scipy import stats
 
 import objectives
 from experiments import presets
+from models.block import positions_at
 from objectives.types import TokenBatch
 from tests.helpers import (
     CLS,
@@ -318,7 +319,8 @@ def test_head_runs_on_the_gathered_positions_only():
     target = corrupt(objective, plain_rows(2, 30)).targets["mlm"]
     hidden = jax.random.normal(jax.random.key(0), (2, 32, 16))
     embedding = jnp.ones((512, 16))
-    features, table, bias = objective.readout("mlm", heads, hidden, target, embedding)
+    states = positions_at(hidden, objective.read_at("mlm", target))
+    features, table, bias = objective.readout("mlm", heads, states, target, embedding)
     assert features.shape == (2, 5, 16)
     assert table.shape == (512, 16) and bias.shape == (512,)
     dense, _, _ = heads.masked_lm.readout(hidden, embedding)

@@ -69,8 +69,10 @@ def test_a_decoder_predicts_what_follows_the_prefix():
     weights = np.asarray(target.loss_weights)
     np.testing.assert_array_equal(weights.sum(1), 40 - prefix)
     np.testing.assert_array_equal(example.inputs.tokens, batch.tokens)
-    np.testing.assert_array_equal(target.values, batch.tokens[:, 1:])
-    assert (target.positions == np.arange(39)[None]).all()
+    np.testing.assert_array_equal(target.values[:, :-1], batch.tokens[:, 1:])
+    assert target.positions is None
+    assert not weights[:, -1].any()
+    weights = weights[:, :-1]
     # Value k is token k + 1 of the row; it counts from the prefix's end on.
     expected = np.arange(1, 40)[None] >= prefix[:, None]
     np.testing.assert_array_equal(weights, expected)
@@ -166,7 +168,7 @@ def test_padding_is_no_target():
 def test_static_lengths():
     decoder = create(511)
     assert (decoder.lengths.inputs, decoder.lengths.encoder) == (511, 0)
-    assert decoder.lengths.targets == {"prefix_lm": 510}
+    assert decoder.lengths.targets == {"prefix_lm": 511}
     both = create(511, "encoder_decoder")
     assert (both.lengths.inputs, both.lengths.encoder) == (511, 511)
     causal = create(16, bidirectional_inputs=False)
@@ -197,4 +199,4 @@ def test_one_row_alone_is_corrupted():
         first_document=np.zeros(1, np.int32),
     )
     example = create(2).corrupt(jax.random.key(0), batch)
-    assert example.targets["prefix_lm"].loss_weights.tolist() == [[1.0]]
+    assert example.targets["prefix_lm"].loss_weights.tolist() == [[1.0, 0.0]]

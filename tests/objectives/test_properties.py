@@ -13,6 +13,7 @@ from flax import nnx
 import models
 import objectives
 from experiments import presets
+from models.block import positions_at
 from objectives.types import TokenBatch
 from tests.helpers import (
     CLS,
@@ -139,7 +140,13 @@ def program(case: Case):
         example = objective.corrupt(rng, batch)
         hidden = model(example.inputs)
         readouts = {
-            term: objective.readout(term, heads, hidden, target, model.embedding)
+            term: objective.readout(
+                term,
+                heads,
+                positions_at(hidden, objective.read_at(term, target)),
+                target,
+                model.embedding,
+            )
             for term, target in example.targets.items()
         }
         return example, readouts, objective.losses(model, heads, example)
