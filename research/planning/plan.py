@@ -116,11 +116,10 @@ class Plan:
     @property
     def largest_rows(self) -> int:
         """Rows that fit on one device at a time; 0 if none."""
-        fixed = self.memory.exact + self.memory.gathered
 
         def fits(rows: int) -> bool:
             kept = self.activations
-            used = fixed + kept.saved_bytes(rows) + kept.working_bytes(rows)
+            used = self.memory.fixed + kept.saved_bytes(rows) + kept.working_bytes(rows)
             return used <= self.usable
 
         low, high = 0, 1

@@ -43,7 +43,9 @@ class Memory:
       weights: parameters.
       optimizer: its state: two moments a parameter for AdamW.
       gradients: float32, summed over microbatches.
-      gathered: parameters as computations use them, where fsdp splits them.
+      summed: the gradients once more, while they are summed over devices.
+      gathered: parameters as computations use them, where fsdp splits them, and the
+        gradients of those outside the blocks before they are split.
       activations: kept from the forward to the backward pass.
       working: one block's backward pass and a chunk of logits.
     """
@@ -51,6 +53,7 @@ class Memory:
     weights: float
     optimizer: float
     gradients: float
+    summed: float
     gathered: float
     activations: float
     working: float
@@ -61,9 +64,14 @@ class Memory:
         return self.weights + self.optimizer + self.gradients
 
     @property
+    def fixed(self) -> float:
+        """All that does not grow with the rows."""
+        return self.exact + self.summed + self.gathered
+
+    @property
     def total(self) -> float:
         """All kinds."""
-        return self.exact + self.gathered + self.activations + self.working
+        return self.fixed + self.activations + self.working
 
 
 def estimate(program: Program, kept: Activations, *, rows: int) -> Memory:
@@ -75,11 +83,12 @@ def estimate(program: Program, kept: Activations, *, rows: int) -> Memory:
       rows: on one device at a time: of one microbatch.
     """
     params = program.state.params
-    weights = shard_bytes(params)
+    gradients = shard_bytes(params, jnp.float32)
     return Memory(
-        weights=weights,
+        weights=shard_bytes(params),
         optimizer=shard_bytes(program.state.opt_state),
-        gradients=shard_bytes(params, jnp.float32),
+        gradients=gradients,
+        summed=gradients if program.parallel.num_row_shards > 1 else 0,
         gathered=_gathered_bytes(program),
         activations=kept.saved_bytes(rows),
         working=kept.working_bytes(rows),
@@ -116,7 +125,10 @@ def shard_bytes(tree: Any, dtype: Any = None) -> int:
 
 
 def _gathered_bytes(program: Program) -> float:
-    """Whole parameters beside their shards: all, or under remat one block's."""
+    """Whole parameters beside their shards: all, or under remat one block's.
+
+    Outside the blocks nothing is scanned, so whole gradients stand beside them.
+    """
     shape = program.parallel.mesh.shape
     if shape.get("fsdp", 1) == 1:
         return 0.0
@@ -129,7 +141,7 @@ def _gathered_bytes(program: Program) -> float:
     everything = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
     config = program.model_config
     alive = blocks if config.remat == "none" else blocks / num_blocks(config)
-    others = 4 * (everything - blocks)  # Embeddings and heads, in float32.
+    others = 2 * 4 * (everything - blocks)  # Embeddings and heads, in float32.
     return (others + alive * config.compute_dtype.itemsize) / shape["tensor"]
 
 

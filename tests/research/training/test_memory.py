@@ -91,6 +91,7 @@ def test_fsdp_divides_everything_but_what_is_gathered():
     assert split.optimizer < whole.optimizer / 6
     assert split.activations < whole.activations / 4
     assert whole.gathered == 0 < split.gathered
+    assert whole.summed == 0 < split.summed == split.gradients
 
 
 def test_tensor_splits_heads_and_features():
