@@ -62,10 +62,7 @@ class Flops:
 
 def count(config: TransformerConfig, objective: Objective) -> Flops:
     """FLOPs of one row of `objective` on the backbone of `config`."""
-    lengths = objective.lengths
-    example = abstract_example(objective, _TRACED_ROWS)
-    at = jax.eval_shape(objective.read_positions, example)
-    num_read = lengths.inputs if at is None else at.shape[1]
+    lengths, num_read = objective.lengths, count_read(objective)
     encoder = decoder = 0.0
     if config.architecture == "encoder_decoder":
         encoder = stack_flops(config, config.encoder_layers, lengths.encoder, 0)
@@ -83,6 +80,13 @@ def count(config: TransformerConfig, objective: Objective) -> Flops:
         tokens=lengths.tokens,
         targets=sum(lengths.targets.values()),
     )
+
+
+def count_read(objective: Objective) -> int:
+    """Positions of a row whose last hidden states any loss term reads."""
+    example = abstract_example(objective, _TRACED_ROWS)
+    at = jax.eval_shape(objective.read_positions, example)
+    return objective.lengths.inputs if at is None else at.shape[1]
 
 
 def stack_flops(

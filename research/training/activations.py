@@ -31,6 +31,7 @@ _FEW, _MORE = 34, 38
 # Float32 arrays of the size of a chunk of logits that are alive at a time.
 _LOGITS_ALIVE = 2
 
+Line = tuple[float, float]  # Bytes for each row, and constant ones.
 # How much of an array of this shape a device holds, and at all.
 Share = Callable[[tuple[int, ...]], float]
 
@@ -47,8 +48,8 @@ class Activations:
       max_logits: logits that are alive at a time, at most.
     """
 
-    saved: tuple[float, float]
-    block: tuple[float, float]
+    saved: Line
+    block: Line
     logit_elements: int
     max_logits: int
 
@@ -81,8 +82,8 @@ def count(
     """
     share = _share(config, tensor, keeps_weights(config, objective, platform))
 
-    def line(remat: str) -> tuple[float, float]:
-        # Scanned layers are traced once, not one by one, and keep the same.
+    def line(remat: str) -> Line:
+        # Scanned layers are traced once, not one by one.
         settings = dataclasses.replace(
             config, remat=remat, scan_layers=True, attention="explicit"
         )
@@ -95,17 +96,26 @@ def count(
 
     lines = {remat: line(remat) for remat in {"none", "full", config.remat}}
     layers = num_blocks(config)
-    block = [
-        (a - b) / layers for a, b in zip(lines["none"], lines["full"], strict=True)
-    ]
+    block = _each(lines["none"], lines["full"], layers)
+    saved = lines[config.remat]
+    if not config.scan_layers:
+        # They keep the same but for the last, which computes only what is read.
+        unread = 1 - flops.count_read(objective) / objective.lengths.inputs
+        last = _each(saved, lines["full"], layers)
+        saved = (saved[0] - unread * last[0], saved[1] - unread * last[1])
     vocab_size = config.vocab_size or 0
     limit = cross_entropy.chunk_elements(platform)
     return Activations(
-        saved=lines[config.remat],
-        block=(block[0], block[1]),
+        saved=saved,
+        block=block,
         logit_elements=sum(objective.lengths.targets.values()) * vocab_size // tensor,
         max_logits=limit // (num_row_shards * tensor),
     )
+
+
+def _each(more: Line, less: Line, layers: int) -> Line:
+    """A layer's share of a difference."""
+    return (more[0] - less[0]) / layers, (more[1] - less[1]) / layers
 
 
 def num_blocks(config: TransformerConfig) -> int:
