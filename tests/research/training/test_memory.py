@@ -81,8 +81,8 @@ def test_bytes_a_parameter(moments, each):
 
 
 def test_fsdp_divides_everything_but_what_is_gathered():
-    config = tiny.run_config(parallel__fsdp=8)
-    whole = estimated(tiny.program())
+    config = tiny.run_config(parallel__fsdp=8, model__scan_layers=True)
+    whole = estimated(scanned())
     parallel = parallelism.abstract(config.parallel, 8)
     vocabulary = config_checks.provisional_vocabulary(config.data.tokenizer)
     split = estimated(program_lib.create(config, vocabulary, parallel=parallel))
@@ -109,10 +109,25 @@ def test_tensor_splits_heads_and_features():
     assert kept(1) / 4 < kept(4) < kept(1)
 
 
+def scanned(**overrides):
+    """Of one layer, which would else compute only what is read."""
+    return tiny.program(model__scan_layers=True, **overrides)
+
+
+def test_the_last_layer_keeps_only_what_is_read():
+    program = tiny.program()
+    objective = program.objective
+    assert program.model_config.num_layers == 1
+    all_read, some = (estimated(p).activations for p in (scanned(), program))
+    bare = estimated(scanned(model__remat="full")).activations
+    share = objective.lengths.targets["mlm"] / objective.lengths.inputs
+    assert some - bare == pytest.approx(share * (all_read - bare))
+
+
 def test_remat_keeps_less():
     """'full' keeps blocks' inputs, 'dots' the outputs of linear layers as well."""
     kept = {
-        remat: estimated(tiny.program(model__remat=remat)).activations
+        remat: estimated(scanned(model__remat=remat)).activations
         for remat in ("none", "dots", "full")
     }
     model = tiny.program().model_config
