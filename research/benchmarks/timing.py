@@ -34,7 +34,7 @@ class Seconds:
 
 
 def alternate(
-    steps: Mapping[str, Callable[[], None]],
+    steps: Mapping[str, Callable[[], object]],
     *,
     rounds: int,
     repeats: int,
@@ -63,13 +63,21 @@ def alternate(
 
 def matmul_rate(dtype: str, *, size: int = 2048, rounds: int = 8) -> float:
     """FLOP/s of a square matrix product, the machine's measured limit."""
-    rng = np.random.default_rng(0)
-    a = jnp.asarray(rng.standard_normal((size, size)), dtype)
-    product = jax.jit(jnp.matmul)
-    product(a, a).block_until_ready()
+    product, flops = matrix_product(dtype, size=size)
+    product()
     best = np.inf
     for _ in range(rounds):
         begin = time.perf_counter()
-        product(a, a).block_until_ready()
+        product()
         best = min(best, time.perf_counter() - begin)
-    return 2.0 * size**3 / best
+    return flops / best
+
+
+def matrix_product(
+    dtype: str, *, size: int = 2048
+) -> tuple[Callable[[], object], float]:
+    """A square matrix product that waits for its result, and its FLOPs."""
+    rng = np.random.default_rng(0)
+    a = jnp.asarray(rng.standard_normal((size, size)), dtype)
+    product = jax.jit(jnp.matmul)
+    return lambda: product(a, a).block_until_ready(), 2.0 * size**3
