@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from models.dropout import DropoutRngs, keep_mask
 from models.layers import laid_out
+from models.masks import Segments
 
 
 def attend(
@@ -23,6 +24,7 @@ def attend(
     dropout_rate: float,
     rngs: DropoutRngs | None,
     implementation: str,
+    segments: Segments | None = None,
 ) -> Float[Array, "B T N H"]:
     """softmax(query . key * scale + bias) . value, where the mask is True.
 
@@ -36,8 +38,10 @@ def attend(
       dropout_rate: on the weights; only the explicit implementation has it.
       rngs: seeds of the dropout; None = deterministic.
       implementation: 'xla' and 'cudnn' are those of `jax.nn.dot_product_attention`,
-        'explicit' is `explicit_attention`. 'auto' takes cuDNN on GPUs where it
-        serves, the explicit one on CPUs and for dropout, and XLA's elsewhere.
+        'explicit' is `explicit_attention`, 'splash' the TPU's kernel where it serves
+        and else XLA's. 'auto' takes cuDNN on GPUs where it serves, splash on TPUs,
+        the explicit one on CPUs and for dropout, and XLA's elsewhere.
+      segments: the mask in short, if it is no more than that.
     """
     if implementation == "auto":
         implementation = _choose(query, key)
@@ -49,6 +53,12 @@ def attend(
         return explicit_attention(
             query, key, value, mask, bias, rngs, scale, dropout_rate
         )
+    if implementation == "splash" and segments is not None and bias is None:
+        # Pallas takes a moment to import, and only TPUs need it.
+        from models import splash
+
+        if splash.serves(query, key):
+            return splash.splash_attention(query, key, value, segments, scale=scale)
     if bias is not None:
         bias = bias.astype(query.dtype if implementation == "cudnn" else jnp.float32)
     return jax.nn.dot_product_attention(
@@ -66,10 +76,11 @@ def _choose(query: Array, key: Array) -> str:
     backend = jax.default_backend()
     if backend == "cpu":
         return "explicit"
+    if backend == "tpu":
+        return "splash"
     head_dim = query.shape[-1]
     cudnn_serves = (
-        backend == "gpu"
-        and query.dtype in (jnp.bfloat16, jnp.float16)
+        query.dtype in (jnp.bfloat16, jnp.float16)
         and head_dim % 8 == 0
         and head_dim <= 128
         # Single queries of cached decoding, and lengths its backward pass refuses.

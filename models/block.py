@@ -14,6 +14,7 @@ from models.cache import LayerCache
 from models.config import TransformerConfig
 from models.dropout import DropoutRngs, dropout, fold
 from models.layers import ACTIVATIONS, kernel_stddev, make_linear, make_norm
+from models.masks import Segments
 from models.pytree import pytree
 
 # Dropout sites of a block.
@@ -31,6 +32,7 @@ class Context:
       encoded: the encoder's output; None without one, or when a cache holds its keys.
       cross_mask: who attends to whom in cross-attention.
       index: the first free slot of the cache; None without one.
+      segments: the mask in short; None where it is more than that.
       at: the positions that the block gives; None = all. Mask, bias and cross_mask
         are those of the Q queries: all T positions, or these K.
     """
@@ -41,6 +43,7 @@ class Context:
     encoded: Float[Array, "B E D"] | None = None
     cross_mask: Bool[Array, "#B 1 #Q E"] | None = None
     index: Int[Array, ""] | None = None
+    segments: Segments | None = None
     at: Int[Array, "B K"] | None = None
 
     def only(self, at: Int[Array, "B K"]) -> Context:
@@ -48,6 +51,7 @@ class Context:
         return dataclasses.replace(
             self,
             mask=_queries_at(self.mask, at),
+            segments=None,
             bias=None if self.bias is None else _queries_at(self.bias, at),
             cross_mask=(
                 None if self.cross_mask is None else _queries_at(self.cross_mask, at)
@@ -150,6 +154,7 @@ class Block(nnx.Module):
                 value,
                 mask=context.mask,
                 bias=context.bias,
+                segments=context.segments,
                 rngs=fold(rngs, _WEIGHTS),
             )
 

@@ -19,7 +19,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "init": ("normal", "gpt2", "t5"),
     "dtype": ("float32", "bfloat16"),
     "param_dtype": ("float32", "bfloat16"),
-    "attention": ("auto", "explicit", "xla", "cudnn"),
+    "attention": ("auto", "explicit", "xla", "cudnn", "splash"),
     "remat": ("none", "full", "dots"),
 }
 ROPE_SCALINGS = {
@@ -102,7 +102,7 @@ class TransformerConfig:
       init_stddev: see `init`.
       dtype: of the computation; norms, softmax and losses are float32 in any case.
       param_dtype: of the parameters.
-      attention: implementation, 'auto', 'explicit', 'xla' or 'cudnn'; see
+      attention: implementation, 'auto', 'explicit', 'xla', 'cudnn' or 'splash'; see
         `models.attend`.
       scan_layers: one `jax.lax.scan` over stacked layers: faster to compile, on CPUs
         slower to run.

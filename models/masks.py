@@ -7,7 +7,24 @@ then not empty, and nothing real ever sees it.
 
 from __future__ import annotations
 
+import dataclasses
+
 from jaxtyping import Array, Bool, Int
+
+from models.pytree import pytree
+
+
+@pytree
+class Segments:
+    """A mask of self-attention in short, for kernels that never hold one.
+
+    Attributes:
+      ids: a query sees the keys of its own segment,
+      causal: and, where this is True, none that come after it.
+    """
+
+    ids: Int[Array, "B T"]
+    causal: bool = dataclasses.field(metadata={"static": True})
 
 
 def segment_mask(

@@ -1,13 +1,15 @@
 """Where values lie when one program runs over a mesh of devices.
 
 Modules know no mesh. Whoever traces a step over one says how a block's parameters and
-its input are to lie when the block begins; without that nothing is said.
+its input are to lie when the block begins, and how a kernel that XLA cannot split runs
+on each device's own part; without that nothing is said.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,19 +18,41 @@ from jaxtyping import Array, Float
 # (parameters of one block as a tree, hidden states) to the same, with constraints.
 PlaceBlock = Callable[[Any, Array], tuple[Any, Array]]
 
-_PLACE_BLOCK: contextvars.ContextVar[PlaceBlock | None] = contextvars.ContextVar(
-    "place_block", default=None
+# A function of arrays with rows first, then [.., heads, ..] for those of four axes, to
+# one that runs it on each device's rows and heads.
+OnEachDevice = Callable[[Callable[..., Array]], Callable[..., Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """How a step's values are to lie.
+
+    Attributes:
+      block: a block's parameters and input to where they are wanted.
+      on_each_device: see `OnEachDevice`.
+    """
+
+    block: PlaceBlock
+    on_each_device: OnEachDevice
+
+
+ANYWHERE = Placement(
+    block=lambda params, hidden: (params, hidden),
+    on_each_device=lambda function: function,
+)
+_PLACEMENT: contextvars.ContextVar[Placement] = contextvars.ContextVar(
+    "placement", default=ANYWHERE
 )
 
 
 @contextlib.contextmanager
-def placing_blocks(place: PlaceBlock) -> Iterator[None]:
-    """Applies `place` to every block that is traced inside."""
-    token = _PLACE_BLOCK.set(place)
+def placing(placement: Placement) -> Iterator[None]:
+    """Applies `placement` to every block that is traced inside."""
+    token = _PLACEMENT.set(placement)
     try:
         yield
     finally:
-        _PLACE_BLOCK.reset(token)
+        _PLACEMENT.reset(token)
 
 
 def place_block(
@@ -40,5 +64,12 @@ def place_block(
     gathered from their shards for the forward pass are dropped and gathered again for
     the backward pass.
     """
-    place = _PLACE_BLOCK.get()
-    return (params, hidden) if place is None else place(params, hidden)
+    return _PLACEMENT.get().block(params, hidden)
+
+
+def on_each_device(function: Callable[..., Array]) -> Callable[..., Array]:
+    """`function`, run by every device on its own rows and heads.
+
+    Its arguments are [B, T, heads, H] or [B, T]; its result is [B, T, heads, H].
+    """
+    return _PLACEMENT.get().on_each_device(function)

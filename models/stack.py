@@ -15,7 +15,7 @@ from models.config import TransformerConfig
 from models.dropout import DropoutRngs, fold
 from models.inputs import ModelInputs
 from models.layers import PRODUCT, kernel_stddev, make_norm, normal_param
-from models.masks import decoder_mask, segment_mask
+from models.masks import Segments, decoder_mask, segment_mask
 from models.positions import (
     alibi_bias,
     check_length,
@@ -200,8 +200,12 @@ class Stack(nnx.Module):
         cross_mask = None
         if encoder_segment_ids is not None:
             cross_mask = segment_mask(segment_ids, encoder_segment_ids)
+        has_prefix = self.causal and inputs.bidirectional is not None
         return Context(
             mask=mask,
+            segments=(
+                None if has_prefix else Segments(ids=segment_ids, causal=self.causal)
+            ),
             bias=self._bias_by_index(index),
             rope=self._rope(inputs.positions),
             encoded=encoded,

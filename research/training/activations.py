@@ -177,9 +177,19 @@ def keeps_weights(
     config: TransformerConfig, objective: Objective, platform: str
 ) -> bool:
     """Whether attention keeps its weights [B, N, T, S]; see models.attend."""
-    if config.attention != "auto":
-        return config.attention != "cudnn"
+    if config.attention not in ("auto", "cudnn", "splash"):
+        return True
     lengths = objective.lengths
+    if platform == "tpu" or config.attention == "splash":
+        inputs = flops.abstract_example(objective, _FEW).inputs
+        return (
+            config.attention_dropout_rate > 0.0
+            or config.position in ("alibi", "relative_bias")
+            or inputs.bidirectional is not None
+            or any(n % 128 for n in (lengths.inputs, lengths.encoder))
+        )
+    if config.attention == "cudnn":
+        return False
     fused = (
         platform == "gpu"
         and config.dtype == "bfloat16"

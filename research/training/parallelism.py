@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from models.sharding import Placement
 from research.config import ParallelConfig, RunConfig
 from research.errors import UserError
 from research.training.step import ONE_DEVICE, Distribution
@@ -145,7 +146,9 @@ class Parallel:
             ONE_DEVICE,
             own=self._split_rows,
             place_params=self._place_params,
-            place_block=self._place_block,
+            placement=Placement(
+                block=self._place_block, on_each_device=self._on_each_device
+            ),
         )
 
     def _gathered(self, name: str, leaf: Any) -> Any:
@@ -168,6 +171,26 @@ class Parallel:
             lambda path, leaf: self._gathered(path_name(path), leaf), params
         )
         return params, jax.lax.with_sharding_constraint(hidden, self.rows)
+
+    def _on_each_device(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Rows split over data and fsdp, heads over tensor where it divides them all."""
+
+        def split(*arrays: jax.Array) -> jax.Array:
+            heads = [x.shape[2] for x in arrays if x.ndim == 4]
+            divides = all(count % self.mesh.shape[TENSOR] == 0 for count in heads)
+            by_head = PartitionSpec(ROWS, None, TENSOR if divides else None, None)
+            by_row = PartitionSpec(ROWS, None)
+            specs = tuple(by_head if x.ndim == 4 else by_row for x in arrays)
+            mapped = jax.shard_map(
+                function,
+                mesh=self.mesh,
+                in_specs=specs,
+                out_specs=by_head,
+                check_vma=False,
+            )
+            return mapped(*arrays)
+
+        return split
 
     def _place_params(self, params: Any) -> Any:
         """Embeddings and heads gathered over fsdp; blocks gather their own."""

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from models.dropout import DropoutRngs
 from models.pytree import pytree
-from models.sharding import PlaceBlock, placing_blocks
+from models.sharding import ANYWHERE, Placement, placing
 from objectives.base import Objective, WeightedSum
 from objectives.types import Example
 from research.training import rngs
@@ -41,14 +41,14 @@ class Distribution:
       own: the whole batch's example to the rows of this program.
       add: sums over this program's rows to sums over the whole batch.
       place_params: parameters to where computations want them.
-      place_block: parameters and input of one block likewise; see models.sharding.
+      placement: what blocks are told likewise; see models.sharding.
     """
 
     gather: Callable[[Batch], Batch]
     own: Callable[[Example], Example]
     add: Callable[[Any], Any]
     place_params: Callable[[Params], Params]
-    place_block: PlaceBlock
+    placement: Placement
 
 
 def _same(tree: Any) -> Any:
@@ -61,7 +61,7 @@ ONE_DEVICE = Distribution(
     own=_same,
     add=_same,
     place_params=_same,
-    place_block=lambda params, hidden: (params, hidden),
+    placement=ANYWHERE,
 )
 
 
@@ -112,7 +112,7 @@ def make_train_step(
         dropout_rng = rngs.at(state.seed, "dropout", state.step)
 
         def loss_fn(params: Params, part: Example) -> tuple[Array, Any]:
-            with placing_blocks(distribution.place_block):
+            with placing(distribution.placement):
                 model, heads = modules.merge(distribution.place_params(params))
                 terms, metrics = objective.losses(
                     model,
@@ -275,7 +275,7 @@ def make_eval_step(
         weights = term_weights(objective, example)
         targets = _target_counts(objective, example)
         example = distribution.own(example)
-        with placing_blocks(distribution.place_block):
+        with placing(distribution.placement):
             model, heads = modules.merge(distribution.place_params(params))
             terms, metrics = objective.losses(model, heads, example, deterministic=True)
         terms, metrics = distribution.add((terms, metrics))

@@ -55,7 +55,9 @@ def losses(case: dict[str, Any]) -> list[float]:
     objective, steps = case.pop("objective"), case.pop("steps")
     devices = jax.devices()[: case.pop("devices", None)]
     vocabulary = toy_vocabulary(512, 64)
-    parts = program.create(config(objective, case), vocabulary, devices=devices)
+    run = config(objective, case)
+    row_length = run.data.row_length
+    parts = program.create(run, vocabulary, devices=devices)
     state = parts.init()
     compiled = parts.compile_train_step(parts.objective)
     num_parts, part = parts.parallel.host_part
@@ -63,7 +65,7 @@ def losses(case: dict[str, Any]) -> list[float]:
     rows = slice(part * size, (part + 1) * size)
     found = []
     for step in range(steps):
-        whole = toy_batch(BATCH_SIZE, tiny.ROW_LENGTH, vocabulary=vocabulary, seed=step)
+        whole = toy_batch(BATCH_SIZE, row_length, vocabulary=vocabulary, seed=step)
         own = TokenBatch(
             tokens=whole.tokens[rows],
             row_ids=whole.row_ids[rows],

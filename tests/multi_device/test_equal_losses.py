@@ -73,6 +73,29 @@ def test_every_objective(objective, request):
     check(objective, full_matrix() if whole else FEW)
 
 
+def test_the_kernel_of_tpus_on_meshes():
+    """Interpreted: causal and packed documents, then an encoder's all but last layer."""
+    for objective, row_length in (("causal_lm", 128), ("masked_lm", 126)):
+        case = {
+            "objective": objective,
+            "steps": 3,
+            "data.row_length": row_length,
+            f"objective.{objective}.isolate_documents": True,
+            "model.num_layers": 2,
+        }
+        ways = [mesh(2, 2, 2), mesh(1, 8, 1), PMAP, {"devices": 1}]
+        reference, *found = runner.losses(
+            [
+                {**case, "devices": 1, "model.attention": "xla"},
+                *({**case, **way, "model.attention": "splash"} for way in ways),
+            ]
+        )
+        for way, losses in zip(ways, found, strict=True):
+            np.testing.assert_allclose(
+                losses, reference, rtol=0, atol=TOLERANCE, err_msg=str(way)
+            )
+
+
 def test_two_processes_of_four_devices():
     ways = [mesh(8, 1, 1), mesh(2, 2, 2), mesh(1, 1, 8), PMAP]
     case = {"objective": "masked_lm", "steps": STEPS}
