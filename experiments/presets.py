@@ -65,7 +65,7 @@ def base_model() -> ml_collections.ConfigDict:
             "init_stddev": 0.02,
             "dtype": "float32",  # of the computation: 'float32' or 'bfloat16'
             "param_dtype": "float32",
-            "attention": "auto",  # 'auto', 'explicit', 'xla', 'cudnn'
+            "attention": "auto",  # 'auto', 'explicit', 'xla', 'cudnn', 'splash'
             "scan_layers": False,
             "remat": "none",  # 'none', 'full', 'dots'
         }

@@ -67,6 +67,25 @@ CASES = (
     ),
     Case(label="causal LM, V = 8,192", experiment="causal_lm", changes={}),
     Case(label="T5 span corruption, V = 8,192", experiment="t5", changes=T5_BLOCKS),
+    # The peer knows neither: it stands beside them as it is.
+    Case(
+        label="masked LM, packed documents",
+        experiment="masked_lm",
+        changes={
+            "data.row_length": 126,
+            "objective.masked_lm.isolate_documents": True,
+        },
+    ),
+    Case(
+        label="causal LM, packed documents",
+        experiment="causal_lm",
+        changes={"objective.causal_lm.isolate_documents": True},
+    ),
+    Case(
+        label="masked LM, scan over layers",
+        experiment="masked_lm",
+        changes={"data.row_length": 126, "model.scan_layers": True},
+    ),
 )
 PEER_NOTE = (
     "peer: transformers + torch; ratios are medians of alternating rounds, 'at its "
