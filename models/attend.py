@@ -80,7 +80,8 @@ def _choose(query: Array, key: Array) -> str:
         return "splash"
     head_dim = query.shape[-1]
     cudnn_serves = (
-        query.dtype in (jnp.bfloat16, jnp.float16)
+        backend == "gpu"
+        and query.dtype in (jnp.bfloat16, jnp.float16)
         and head_dim % 8 == 0
         and head_dim <= 128
         # Single queries of cached decoding, and lengths its backward pass refuses.

@@ -99,18 +99,21 @@ class Objective:
     def read_positions(self, example: Example) -> Int[Array, "B P"] | None:
         """Positions that all terms read, one term after the other; None = all L.
 
-        All, too, where the terms together read no fewer than there are.
+        All, too, where the terms together read no fewer than there are. Position 0
+        follows where their number is odd, which attention kernels of GPUs refuse.
         """
         positions = [self.read_at(term, t) for term, t in example.targets.items()]
         some = [at for at in positions if at is not None]
         num_read = sum(at.shape[1] for at in some)
+        num_read += num_read % 2
         if len(some) < len(positions) or num_read >= example.inputs.tokens.shape[1]:
             return None
-        return jnp.concatenate(some, axis=1)
+        together = jnp.concatenate(some, axis=1)
+        return jnp.pad(together, ((0, 0), (0, num_read - together.shape[1])))
 
     def hidden_states(
         self, model: Any, example: Example, **kwargs: Any
-    ) -> dict[str, Float[Array, "B P D"]]:
+    ) -> dict[str, Float[Array, "B _ D"]]:
         """What each term's readout reads, from one run of the backbone.
 
         The last block computes nothing for positions that no term reads.

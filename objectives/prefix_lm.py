@@ -33,8 +33,8 @@ class PrefixLM(SequenceToSequence):
 
         tokens          a  b  c  d  e  f           prefix of 3
         bidirectional   #  #  #  .  .  .
-        predicts        b  c  d  e  f
-        weights         0  0  1  1  1
+        predicts        b  c  d  e  f  _
+        weights         0  0  1  1  1  0
 
     An encoder-decoder encodes the prefix and decodes the rest. Their lengths sum to
     the row's, so on average half of either side is padding:

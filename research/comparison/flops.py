@@ -1,7 +1,7 @@
 """Analytic training FLOPs of an objective on an architecture.
 
 Only matrix products count, a product of [m, k] and [k, n] as 2 m k n. Causal attention
-counts as full attention: dense kernels compute all of it. The backward pass of a
+counts as full attention, as dense kernels compute it. The backward pass of a
 product is two products of the same size, so training costs three times the forward
 pass. Recomputation (rematerialised blocks, the chunked loss) is the implementation's
 affair and is left out, as in MFU.
@@ -40,7 +40,7 @@ class Flops:
       decoder: all blocks of the decoder side, cross-attention included.
       heads: of each loss term, the product with the output table included.
       tokens: clean tokens the row consumes.
-      targets: loss-bearing positions of the row.
+      targets: slots for targets of the row, dead ones included.
     """
 
     encoder: float

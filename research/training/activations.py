@@ -82,12 +82,11 @@ def count(
     """
     share = _share(config, tensor, keeps_weights(config, objective, platform))
 
-    def line(remat: str) -> Line:
+    def line(remat: str, **changes: Any) -> Line:
         # Scanned layers are traced once, not one by one.
-        settings = dataclasses.replace(
-            config, remat=remat, scan_layers=True, attention="explicit"
-        )
-        modules = state.create_modules(settings, objective)
+        settings: dict[str, Any] = {"scan_layers": True, "remat": remat} | changes
+        traced = dataclasses.replace(config, attention="explicit", **settings)
+        modules = state.create_modules(traced, objective)
         few, more = (
             residual_bytes(objective, modules, rows, share) for rows in (_FEW, _MORE)
         )
@@ -96,13 +95,15 @@ def count(
 
     lines = {remat: line(remat) for remat in {"none", "full", config.remat}}
     layers = num_blocks(config)
-    block = _each(lines["none"], lines["full"], layers)
+    block = _less(lines["none"], lines["full"], layers)
     saved = lines[config.remat]
-    if not config.scan_layers:
-        # They keep the same but for the last, which computes only what is read.
-        unread = 1 - flops.count_read(objective) / objective.lengths.inputs
-        last = _each(saved, lines["full"], layers)
-        saved = (saved[0] - unread * last[0], saved[1] - unread * last[1])
+    read = flops.count_read(objective)
+    if not config.scan_layers and read < objective.lengths.inputs:
+        # The others keep the same; the last computes only what is read.
+        whole, last = (
+            line(config.remat, scan_layers=scan, num_layers=1) for scan in (True, False)
+        )
+        saved = _less(saved, _less(whole, last))
     vocab_size = config.vocab_size or 0
     limit = cross_entropy.chunk_elements(platform)
     return Activations(
@@ -113,8 +114,8 @@ def count(
     )
 
 
-def _each(more: Line, less: Line, layers: int) -> Line:
-    """A layer's share of a difference."""
+def _less(more: Line, less: Line, layers: int = 1) -> Line:
+    """A difference, or a layer's share of it."""
     return (more[0] - less[0]) / layers, (more[1] - less[1]) / layers
 
 
@@ -184,9 +185,10 @@ def keeps_weights(
         inputs = flops.abstract_example(objective, _FEW).inputs
         return (
             config.attention_dropout_rate > 0.0
+            or config.architecture == "encoder_decoder"
             or config.position in ("alibi", "relative_bias")
             or inputs.bidirectional is not None
-            or any(n % 128 for n in (lengths.inputs, lengths.encoder))
+            or lengths.inputs % 128 > 0
         )
     if config.attention == "cudnn":
         return False

@@ -238,14 +238,14 @@ def allocated_bytes(compiled: Any) -> int | None:
 
 
 def _at_most(program: Program, rows: int) -> float:
-    """More bytes than activations and gathered parameters ever need, by a formula."""
+    """More bytes than activations and copies of parameters and gradients ever need."""
     model, lengths = program.model_config, program.objective.lengths
     longest = max(lengths.inputs, lengths.encoder)
     token = 24 * model.emb_dim + 6 * model.mlp_dim + 4 * model.num_heads * longest
     layers = num_blocks(model)
     logits = sum(lengths.targets.values()) * (model.vocab_size or 0)
     whole = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
-    return 4 * (rows * ((layers + 2) * 2 * longest * token + 3 * logits) + 2 * whole)
+    return 4 * (rows * ((layers + 2) * 2 * longest * token + 3 * logits) + 3 * whole)
 
 
 def message(needed: Memory, there_is: float, config: RunConfig) -> str:
@@ -253,8 +253,8 @@ def message(needed: Memory, there_is: float, config: RunConfig) -> str:
     return (
         f"the step needs about {gib(needed.total)} on each device, which has "
         f"{gib(there_is)}: parameters {gib(needed.weights)}, optimizer "
-        f"{gib(needed.optimizer)}, gradients {gib(needed.gradients)}, activations "
-        f"{gib(needed.total - needed.exact)}. {advice(config)}"
+        f"{gib(needed.optimizer)}, gradients {gib(needed.gradients)}, activations and "
+        f"copies for a moment {gib(needed.total - needed.exact)}. {advice(config)}"
     )
 
 
