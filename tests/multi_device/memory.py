@@ -3,7 +3,7 @@
     python -m tests.multi_device.memory SIZE FSDP TENSOR BATCH_SIZE
 
 A last line of JSON: arguments, temporaries, our estimate of both, the all-gathers of the
-program as lists of shapes, the highest memory of this process before it compiles, and
+program as lists of shapes, the memory of this process before it compiles, and
 the arrays it holds after. What the compiler itself needs grows with the machine's cores.
 """
 
@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import sys
 
 import jax
+import psutil
 
 from experiments import base, presets
 from research import config as config_lib
@@ -45,7 +45,8 @@ def main() -> None:
     vocabulary = config_checks.provisional_vocabulary(run.data.tokenizer)
     parts = program.create(run, vocabulary)
     lowered = parts.lower_train_step(parts.objective)
-    process = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not the highest: a process inherits that from the one that started it.
+    process = psutil.Process().memory_info().rss
     compiled = lowered.compile()
     memory = compiled.memory_analysis()
     kept = memory_lib.count_activations(parts, "cpu")
