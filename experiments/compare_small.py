@@ -11,10 +11,10 @@ Command:
     --config.evaluations.blimp.source=FOLDER or from TFDS
 
 Hardware: a CPU with two cores and 4 GB.
-Time: 12 minutes, by the measured times of its parts: 390 steps a run of 0.08 to 0.12 s,
-3 s to 7 s an evaluation.
-Expected: all arms below their unigram entropy; with three seeds, differences between
-arms of less than some points remain open.
+Time: 12 min 48 s, of which 7 min 32 s are pretraining; 2 to 6 s an evaluation.
+Expected: all arms below their unigram entropy (causal LM 4.34 of 6.33 nats, masked LM
+5.55 of 6.34, prefix LM 5.14 of 6.28); masked LM behind causal LM by some 15 points;
+differences of less than some 10 points remain open with three seeds.
 """
 
 import ml_collections
