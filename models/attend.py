@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from models.dropout import DropoutRngs, keep_mask
 from models.layers import laid_out
-from models.masks import Segments
+from models.masks import SegmentMask
 
 
 def attend(
@@ -24,7 +24,7 @@ def attend(
     dropout_rate: float,
     rngs: DropoutRngs | None,
     implementation: str,
-    segments: Segments | None = None,
+    segments: SegmentMask | None = None,
 ) -> Float[Array, "B T N H"]:
     """softmax(query . key * scale + bias) . value, where the mask is True.
 

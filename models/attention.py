@@ -9,7 +9,7 @@ from models.attend import attend, attend_to_cache
 from models.config import TransformerConfig
 from models.dropout import DropoutRngs
 from models.layers import Linear, kernel_stddev, make_linear
-from models.masks import Segments
+from models.masks import SegmentMask
 from models.positions import rotate
 
 RopeTables = tuple[Float[Array, "B T 1 h"], Float[Array, "B T 1 h"]]
@@ -63,7 +63,7 @@ class Attention(nnx.Module):
         mask: Bool[Array, "#B 1 #T S"] | None,
         bias: Float[Array, "#B N T S"] | None,
         rngs: DropoutRngs | None,
-        segments: Segments | None = None,
+        segments: SegmentMask | None = None,
     ) -> Float[Array, "B T D"]:
         """Attends and projects back to the width of the residual stream."""
         attended = attend(

@@ -14,7 +14,7 @@ from models.cache import LayerCache
 from models.config import TransformerConfig
 from models.dropout import DropoutRngs, dropout, fold
 from models.layers import ACTIVATIONS, kernel_stddev, make_linear, make_norm
-from models.masks import Segments
+from models.masks import SegmentMask
 from models.pytree import pytree
 
 # Dropout sites of a block.
@@ -43,7 +43,7 @@ class Context:
     encoded: Float[Array, "B E D"] | None = None
     cross_mask: Bool[Array, "#B 1 #Q E"] | None = None
     index: Int[Array, ""] | None = None
-    segments: Segments | None = None
+    segments: SegmentMask | None = None
     at: Int[Array, "B K"] | None = None
 
     def only(self, at: Int[Array, "B K"]) -> Context:

@@ -15,7 +15,7 @@ from models.pytree import pytree
 
 
 @pytree
-class Segments:
+class SegmentMask:
     """A mask of self-attention in short, for kernels that never hold one.
 
     Attributes:

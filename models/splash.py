@@ -15,7 +15,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jaxtyping import Array, Float
 
-from models.masks import Segments
+from models.masks import SegmentMask
 from models.sharding import on_each_device
 
 # Positions that a kernel's block holds: a multiple of the registers' lanes, and large,
@@ -33,7 +33,7 @@ def splash_attention(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B T K H"],
     value: Float[Array, "B T K H"],
-    segments: Segments,
+    segments: SegmentMask,
     *,
     scale: float,
 ) -> Float[Array, "B T N H"]:

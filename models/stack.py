@@ -15,7 +15,7 @@ from models.config import TransformerConfig
 from models.dropout import DropoutRngs, fold
 from models.inputs import ModelInputs
 from models.layers import PRODUCT, kernel_stddev, make_norm, normal_param
-from models.masks import Segments, decoder_mask, segment_mask
+from models.masks import SegmentMask, decoder_mask, segment_mask
 from models.positions import (
     alibi_bias,
     check_length,
@@ -204,7 +204,7 @@ class Stack(nnx.Module):
         return Context(
             mask=mask,
             segments=(
-                None if has_prefix else Segments(ids=segment_ids, causal=self.causal)
+                None if has_prefix else SegmentMask(ids=segment_ids, causal=self.causal)
             ),
             bias=self._bias_by_index(index),
             rope=self._rope(inputs.positions),

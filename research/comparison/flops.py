@@ -62,7 +62,9 @@ class Flops:
 
 def count(config: TransformerConfig, objective: Objective) -> Flops:
     """FLOPs of one row of `objective` on the backbone of `config`."""
-    lengths, num_read = objective.lengths, count_read(objective)
+    lengths = objective.lengths
+    example = abstract_example(objective, _TRACED_ROWS)
+    num_read = _count_read(objective, example)
     encoder = decoder = 0.0
     if config.architecture == "encoder_decoder":
         encoder = stack_flops(config, config.encoder_layers, lengths.encoder, 0)
@@ -76,7 +78,7 @@ def count(config: TransformerConfig, objective: Objective) -> Flops:
     return Flops(
         encoder=encoder,
         decoder=decoder,
-        heads=head_flops(config, objective),
+        heads=head_flops(config, objective, example),
         tokens=lengths.tokens,
         targets=sum(lengths.targets.values()),
     )
@@ -84,7 +86,10 @@ def count(config: TransformerConfig, objective: Objective) -> Flops:
 
 def count_read(objective: Objective) -> int:
     """Positions of a row whose last hidden states any loss term reads."""
-    example = abstract_example(objective, _TRACED_ROWS)
+    return _count_read(objective, abstract_example(objective, _TRACED_ROWS))
+
+
+def _count_read(objective: Objective, example: Example) -> int:
     at = jax.eval_shape(objective.read_positions, example)
     return objective.lengths.inputs if at is None else at.shape[1]
 
@@ -128,13 +133,17 @@ def attention_flops(config: TransformerConfig, queries: int, keys: int) -> float
     return projections + 2.0 * 2 * queries * keys * inner
 
 
-def head_flops(config: TransformerConfig, objective: Objective) -> dict[str, float]:
-    """Forward FLOPs of each loss term's head over one row, output table included."""
+def head_flops(
+    config: TransformerConfig, objective: Objective, example: Example
+) -> dict[str, float]:
+    """Forward FLOPs of each loss term's head over one row, output table included.
+
+    `example` has the shapes of `_TRACED_ROWS` rows.
+    """
     heads = nnx.eval_shape(
         lambda: objective.init_heads(config, rngs=nnx.Rngs(params=0))
     )
     definition, parameters = nnx.split(heads)
-    example = abstract_example(objective, _TRACED_ROWS)
     embedding = jax.ShapeDtypeStruct((config.vocab_size, config.table_dim), jnp.float32)
     flops = {}
     for term, target in example.targets.items():

@@ -7,7 +7,7 @@ import pytest
 
 from models.attend import attend
 from models.dropout import DropoutRngs, keep_mask
-from models.masks import Segments, causal_mask, segment_mask
+from models.masks import SegmentMask, causal_mask, segment_mask
 
 B, T, S, N, K, H = 2, 5, 7, 4, 2, 3
 
@@ -148,7 +148,7 @@ def test_splash_equals_library_with_gradients(causal, num_groups):
         normal(B, length, num_groups, width),
         normal(B, length, num_groups, width),
     )
-    segments = Segments(ids=packed(length), causal=causal)
+    segments = SegmentMask(ids=packed(length), causal=causal)
     mask = segment_mask(segments.ids, segments.ids)
     if causal:
         mask &= causal_mask(jnp.arange(length), jnp.arange(length))

@@ -128,8 +128,11 @@ def test_the_last_layer_keeps_only_what_is_read(num_layers, remat):
     )
     rows = tiny.BATCH_SIZE
     traced = activations.residual_bytes(program.objective, modules, rows)
-    # Layers traced one by one keep an array more that scanned ones share.
-    assert estimated(program).activations == pytest.approx(traced, rel=0.1)
+    # Between layers traced one by one stand two hidden states that a scan's carry is.
+    model = program.model_config
+    hidden = 4 * rows * (tiny.ROW_LENGTH + 2) * model.emb_dim
+    between = 2 * (num_layers - 1) * hidden if remat == "none" else 0
+    assert estimated(program).activations + between == pytest.approx(traced, rel=0.01)
     assert traced < estimated(scanned(**changes)).activations
 
 
