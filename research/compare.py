@@ -17,10 +17,12 @@ from absl import flags
 from research import cli, pretrain  # noqa: F401
 from research.comparison import runner
 from research.errors import UserError
+from research.training import host_memory
 
 
 def main(argv: Sequence[str]) -> int:
     """Compares as the flags say; returns the exit code."""
+    host_memory.keep_freed()
     if len(argv) > 1:
         raise UserError(f"unknown arguments: {' '.join(argv[1:])}.")
     if flags.FLAGS.config is None or not flags.FLAGS.workdir:

@@ -26,7 +26,7 @@ from research.evaluation.glue.results import RunRow, RunStore
 from research.evaluation.glue.run import AX_SPLIT, PRETRAINED, Evaluation
 from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS
 from research.training import backbone as backbone_lib
-from research.training import compilation_cache
+from research.training import compilation_cache, host_memory
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiments/glue.py")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "workdir of a pretraining run")
@@ -37,6 +37,7 @@ _TASKS = flags.DEFINE_list("tasks", [*TASKS, DIAGNOSTIC.name], "tasks to run")
 def main(argv: Sequence[str]) -> None:
     """Loads everything, runs what is not finished, writes the tables."""
     checkpoint, workdir = required(argv)
+    host_memory.keep_freed()
     compilation_cache.enable()
     config = config_lib.parse(_CONFIG.value)
     wanted = tasks.resolve(_TASKS.value)

@@ -31,6 +31,7 @@ from research.errors import UserError, user_errors
 from research.training import (
     compilation_cache,
     distributed,
+    host_memory,
     initialise,
     loop,
     memory,
@@ -57,6 +58,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "of this process, from 0"
 
 def main(argv: Sequence[str]) -> int:
     """Pretrains as the flags say; returns the exit code."""
+    host_memory.keep_freed()
     if len(argv) > 1:
         raise UserError(f"unknown arguments: {' '.join(argv[1:])}.")
     if _CONFIG.value is None or not _WORKDIR.value:

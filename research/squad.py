@@ -24,7 +24,7 @@ from research.evaluation import squad_run
 from research.evaluation.glue.results import RunStore
 from research.evaluation.squad_run import SquadEvaluation, SquadRow
 from research.training import backbone as backbone_lib
-from research.training import compilation_cache
+from research.training import compilation_cache, host_memory
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiments/squad.py")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "workdir of a pretraining run")
@@ -34,6 +34,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "where results go")
 def main(argv: Sequence[str]) -> None:
     """Loads everything, runs what is not finished, writes the table."""
     checkpoint, workdir = required(argv)
+    host_memory.keep_freed()
     compilation_cache.enable()
     config = squad_run.parse(_CONFIG.value)
     with tempfile.TemporaryDirectory() as folder:

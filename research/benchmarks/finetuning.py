@@ -49,6 +49,7 @@ SHAPES = {
     },
 }
 SHARED = {
+    "model.dtype": "float32",
     "model.vocab_size": VOCAB_SIZE,
     "data.tokenizer.kind": "wordpiece",
     "data.tokenizer.path": "",

@@ -1,0 +1,30 @@
+"""Memory of the host that one step gives back and the next takes again.
+
+Where the computation runs on the CPU, glibc returns what a step frees to the system, and
+the next step has every page of it cleared and mapped anew: a tenth of the time of a step
+of masked LM pretraining, a third of a fine-tuning step on short rows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import jax
+
+# malloc.h: parameters of mallopt.
+_TRIM_THRESHOLD = -1
+_MMAP_MAX = -4
+
+
+def keep_freed() -> None:
+    """Lets this process keep what it frees; before JAX is used for the first time.
+
+    Only glibc's main heap can be kept, the one of the thread that starts a program: so
+    programs on CPUs run in that thread, one after another, as they do anyway. Nothing
+    changes on accelerators, or with another C library.
+    """
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_TRIM_THRESHOLD, -1)
+        mallopt(_MMAP_MAX, 0)
