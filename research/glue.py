@@ -9,6 +9,7 @@ config.json. A second start skips finished runs and continues an unfinished one.
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
         checkpoint=checkpoint,
         backbone=backbone,
         store=RunStore(workdir, RunRow),
-        say=print,
+        say=functools.partial(print, flush=True),
     )
     rows = evaluation.run()
     if config.submission:

@@ -9,6 +9,7 @@ null_odds-SEED.json. A second start skips finished runs and continues an unfinis
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 import tempfile
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
         train=train,
         dev=dev,
         store=RunStore(workdir, SquadRow),
-        say=print,
+        say=functools.partial(print, flush=True),
     )
     rows = evaluation.run()
     squad_run.write_predictions(evaluation, rows)

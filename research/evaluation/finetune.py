@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -80,6 +81,7 @@ def finetune(
     seed: int,
     progress_file: pathlib.Path | None = None,
     save_seconds: float = 60.0,
+    say: Callable[[str], None] | None = None,
 ) -> FinetuneResult:
     """Trains on 'train' and predicts every other split.
 
@@ -94,6 +96,7 @@ def finetune(
       progress_file: where an unfinished run is kept; a second call continues it, to
         the same result. Removed at the end.
       save_seconds: how often it is written.
+      say: told twice a minute how far a long run is.
 
     Raises:
       UserError: a task that cannot be trained (no labels, a single class), or a style
@@ -116,6 +119,7 @@ def finetune(
         score=task.selection_score if selects else None,
         progress_file=progress_file,
         save_seconds=save_seconds,
+        say=say,
     )
     result = _result(task, outcome)
     if progress_file is not None:

@@ -26,6 +26,7 @@ from objectives.base import Objective
 from research.errors import nearest
 from research.evaluation import depths, finetune_optimizer, progress
 from research.training import state as state_lib
+from research.training.metrics import duration
 from research.training.optimizer import Optimizer
 from research.training.state import Modules, Params, TrainState
 from research.training.step import make_train_step
@@ -34,6 +35,8 @@ Batch = Any  # A pytree of numpy arrays with a leading axis of rows.
 SELECTIONS = ("last", "best")
 STYLES = ("head", "text_to_text", "text_to_text_free")
 READOUTS = ("auto", "cls", "mean", "last")
+# Between two lines about a run that is not finished.
+_SAY_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -268,6 +271,7 @@ def train(
     score: Callable[[Params], float] | None,
     progress_file: pathlib.Path | None,
     save_seconds: float,
+    say: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Trains over the epochs and returns the selected parameters.
 
@@ -281,6 +285,7 @@ def train(
       score: of parameters, higher is better; None if nothing is selected.
       progress_file: where an unfinished run is kept and continued from.
       save_seconds: how often.
+      say: told twice a minute how far a run is.
     """
     steps_per_epoch = len(epoch_batches(0))
     total = settings.num_epochs * steps_per_epoch
@@ -296,7 +301,9 @@ def train(
     # One placement for all of it, as after a step: jit compiles anew for another.
     state = jax.device_put(state, jax.local_devices()[0])
     best = state.params if score is not None else {}
-    run = _Run(program, state, best, _Position(), progress_file, save_seconds)
+    run = _Run(
+        program, state, best, _Position(), total, progress_file, save_seconds, say
+    )
     run.restore()
     while run.at.epoch < settings.num_epochs and not run.out_of_patience(settings):
         run.epoch(epoch_batches(run.at.epoch))
@@ -324,11 +331,15 @@ class _Run:
     state: TrainState
     best: Params
     at: _Position
+    total: int
     progress_file: pathlib.Path | None
     save_seconds: float
+    say: Callable[[str], None] | None
     seconds: float = 0.0
+    steps: int = 0
     trained_rows: int = 0
     saved: float = dataclasses.field(default_factory=time.monotonic)
+    said: float = dataclasses.field(default_factory=time.monotonic)
 
     def restore(self) -> None:
         if self.progress_file is not None:
@@ -348,6 +359,8 @@ class _Run:
             losses.append(metrics.sums["loss"][0])
             self.trained_rows += jax.tree.leaves(batch)[0].shape[0]
             at.step_in_epoch += 1
+            self.steps += 1
+            self.maybe_say(len(batches), losses[-1], time.monotonic() - started)
             if self.save_is_due():
                 at.epoch_losses += [float(loss) for loss in jax.device_get(losses)]
                 losses = []
@@ -356,6 +369,18 @@ class _Run:
         at.losses.append(float(np.mean(at.epoch_losses)))
         at.epoch, at.step_in_epoch, at.epoch_losses = at.epoch + 1, 0, []
         self.seconds += time.monotonic() - started
+
+    def maybe_say(self, per_epoch: int, loss: jax.Array, seconds: float) -> None:
+        """How far the run is; `seconds` of this epoch by this process."""
+        if self.say is None or time.monotonic() - self.said < _SAY_SECONDS:
+            return
+        done = self.at.epoch * per_epoch + self.at.step_in_epoch
+        left = (self.total - done) * (self.seconds + seconds) / self.steps
+        self.say(
+            f"epoch {self.at.epoch + 1} of {self.total // per_epoch}, step {done:,} of "
+            f"{self.total:,}, loss {float(loss):.3f}, {duration(left)} left"
+        )
+        self.said = time.monotonic()
 
     def score(self, value: float) -> None:
         """Notes an epoch's score, and its parameters if none was better before."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -178,6 +178,7 @@ def finetune_squad(
     seed: int,
     progress_file: pathlib.Path | None,
     save_seconds: float,
+    say: Callable[[str], None] | None = None,
 ) -> SquadResult:
     """Trains on windows of `train` and answers every question of the other sets.
 
@@ -190,6 +191,7 @@ def finetune_squad(
       seed: of the head, the order of rows and dropout.
       progress_file: where an unfinished run is kept; removed at the end.
       save_seconds: how often.
+      say: told how much there is to read, and twice a minute how far the run is.
 
     Raises:
       UserError: no labelled train questions, or settings that do not apply.
@@ -203,6 +205,8 @@ def finetune_squad(
     program = make_program(backbone, settings)
     reader = _Reader(program, backbone, settings, windows)
     rows = reader.cut(labelled)
+    if say is not None:
+        say(f"{len(labelled):,} questions in {len(rows):,} windows to train on")
     outcome = finetune_loop.train(
         program,
         initial_params(backbone, program, settings, seed),
@@ -212,6 +216,7 @@ def finetune_squad(
         score=None,
         progress_file=progress_file,
         save_seconds=save_seconds,
+        say=say,
     )
     result = _result(reader, rows, labelled, evaluated, outcome)
     if progress_file is not None:

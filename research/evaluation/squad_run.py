@@ -122,7 +122,7 @@ class SquadEvaluation:
       backbone: pretrained.
       train, dev: questions.
       store: of finished runs.
-      say: reports a finished run, in words.
+      say: reports finished runs, and how far long ones are, in words.
     """
 
     config: SquadConfig
@@ -159,6 +159,7 @@ class SquadEvaluation:
             seed=seed,
             progress_file=self.store.workdir / "unfinished" / f"{key}.npz",
             save_seconds=self.config.save_seconds,
+            say=lambda line: self.say(f"  {init} seed {seed}: {line}"),
         )
         row = self._row(key, init, seed, result)
         answers = result.answers[DEV]

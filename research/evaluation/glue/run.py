@@ -46,7 +46,7 @@ class Evaluation:
       checkpoint: where the backbone comes from, for the rows.
       backbone: pretrained.
       store: of finished runs.
-      say: reports a finished run, in words.
+      say: reports finished runs, and how far long ones are, in words.
     """
 
     config: GlueConfig
@@ -133,6 +133,7 @@ class Evaluation:
         if row is not None and (not keeps or self._params_path(key).exists()):
             return row
         backbone = self.starting_point(init, seed, base)
+        name = f"{task.name} ({init}) seed {seed} rate {settings.learning_rate:g}"
         result = finetune(
             backbone,
             data,
@@ -140,6 +141,7 @@ class Evaluation:
             seed=seed,
             progress_file=self.store.workdir / "unfinished" / f"{key}.npz",
             save_seconds=self.config.save_seconds,
+            say=lambda line: self.say(f"  {name}: {line}"),
         )
         if keeps:
             progress.save(self._params_path(key), result.params["model"], {})

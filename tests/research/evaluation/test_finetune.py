@@ -97,6 +97,16 @@ def test_an_interrupted_run_continues(
     assert not file.exists()
 
 
+def test_a_long_run_says_how_far_it_is(encoder, data, monkeypatch):
+    monkeypatch.setattr(finetune_loop, "_SAY_SECONDS", 0.0)
+    given, lines = settings(num_epochs=2, learning_rate=1e-2), []
+    result = finetune(encoder, data, given, seed=0, say=lines.append)
+    assert len(lines) == result.num_steps == 12
+    line = lines[7]
+    assert line.startswith("epoch 2 of 2, step 8 of 12, loss ")
+    assert line.endswith(" left") and lines[-1].endswith(", 0s left")
+
+
 def test_progress_that_does_not_fit_is_ignored(tmp_path):
     file = tmp_path / "x.npz"
     tree = {"a": np.arange(3.0), "b": np.int32(2)}
