@@ -66,7 +66,10 @@ def _provenance(
 ) -> str:
     config, rules = evaluation.config, evaluation.config.rules
     any_row = next(iter(rows.values()))[0]
-    rules_used = {row.selection for found in rows.values() for row in found}
+    rules_used: dict[str, list[str]] = {}
+    for (name, init), found in rows.items():
+        if init == PRETRAINED:
+            rules_used.setdefault(found[0].selection, []).append(TASKS[name].title)
     lines = [
         f"source: {evaluation.source.name}",
         (
@@ -78,7 +81,10 @@ def _provenance(
             f"checkpoint: {any_row.checkpoint}, step {any_row.checkpoint_step:,}, "
             f"{any_row.objective}, {any_row.architecture}"
         ),
-        f"selection: {' | '.join(sorted(rules_used))}",
+        *(
+            f"selection ({', '.join(titles)}): {rule}"
+            for rule, titles in rules_used.items()
+        ),
         f"code: {any_row.commit or 'no commit'}",
     ]
     return bullets(lines)
@@ -244,6 +250,18 @@ def _notes(
             "architecture before any pretraining (± deviation, seeds in brackets)."
         ),
     ]
+    pretrained = [
+        row for (_, init), f in rows.items() if init == PRETRAINED for row in f
+    ]
+    failed = [row for row in pretrained if row.failed]
+    if 2 * len(failed) > len(pretrained):
+        rates = sorted({row.learning_rate for row in failed})
+        notes.append(
+            f"{len(failed)} of {len(pretrained)} runs failed, with the learning rates "
+            f"{', '.join(f'{rate:g}' for rate in rates)}. Published rates are for large "
+            f"models; small ones that learn nothing need higher ones, such as "
+            f"--config.learning_rates=(1e-3,3e-4), or --config.finetune.readout=mean."
+        )
     selects = any(
         row.settings["selection"] == "best" or len(evaluation.config.grid(task)) > 1
         for (name, _), found in rows.items()

@@ -174,7 +174,8 @@ def test_the_table_says_everything(whole):
         "MNLI (acc, mean of dev_matched and dev_mismatched), RTE (acc)",
         "The protocol's average also has CoLA, SST-2, MRPC",
         "QQP: no files in X",
-        "best of 2 rates and batch sizes by accuracy on dev_matched (first seed)",
+        "selection (MNLI): best of 2 rates and batch sizes by accuracy on dev_matched",
+        "selection (RTE): ",
     ):
         assert needed in text, needed
     rte = next(line for line in text.splitlines() if line.startswith("| RTE | dev |"))
@@ -280,6 +281,26 @@ def test_failed_runs_are_counted(whole):
     failed = dataclasses.replace(row, failed="constant predictions", seed=5)
     found = summary.summarise(TASKS["rte"], [row, failed])
     assert found.num_failed == bool(row.failed) + 1
+
+
+def test_many_failed_runs_are_explained(whole):
+    made, rows, _ = whole
+    advice = "need higher ones, such as --config.learning_rates"
+
+    def with_failed(failed):
+        changed = {
+            key: [dataclasses.replace(row, failed=failed) for row in found]
+            for key, found in rows.items()
+        }
+        return tables.write(made, changed, [])
+
+    num_runs = sum(
+        len(found) for (_, init), found in rows.items() if init == PRETRAINED
+    )
+    text = with_failed("constant predictions")
+    assert f"{num_runs} of {num_runs} runs failed" in text and advice in text
+    assert "0.001, 0.01" in text
+    assert advice not in with_failed("")
 
 
 def test_averages_are_means_of_the_statistic(whole):
