@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import ml_collections
@@ -112,13 +112,16 @@ def pretrain(
         say(summary.opening(parts, corpus, first_step))
         start = _restore_or_init(parts, checkpoints, say)
         steps.train(first_step)  # No run is recorded that does not compile.
-        writer, seconds = _record(folder, config, first_step)
+        writer, seconds, unlogged = _record(folder, config, first_step)
+        if writer is not None:
+            closing.callback(writer.close)
         monitor = Monitor(
             parts,
             writer=writer,
             say=say,
             first_step=first_step,
             seconds_before=seconds,
+            unlogged=unlogged,
             flops_per_token=_flops_per_token(parts),
             last_checkpoint=lambda: checkpoints.latest_step,
         )
@@ -168,14 +171,18 @@ def _restore_or_init(
 
 def _record(
     folder: pathlib.Path, config: ml_collections.ConfigDict, first_step: int
-) -> tuple[metrics.Writer | None, float]:
-    """Writes what the session is; returns its writer and the seconds before it."""
+) -> tuple[metrics.Writer | None, float, Mapping[str, tuple[float, float]]]:
+    """Writes what the session is.
+
+    Returns:
+      Its writer, the seconds before it, and sums of steps that no line has told yet.
+    """
     if jax.process_index() != 0:
-        return None, 0.0
+        return None, 0.0, {}
     workdir.save_config(folder, config)
     workdir.add_session(folder, first_step)
-    seconds = workdir.trim_metrics(folder, first_step)
-    return metrics.Writer(folder, first_step), seconds
+    seconds, unlogged = workdir.trim_metrics(folder, first_step)
+    return metrics.Writer(folder, first_step), seconds, unlogged
 
 
 def _flops_per_token(parts: Program) -> float:

@@ -138,7 +138,7 @@ class Checkpoints:
                 folder.mkdir(parents=True, exist_ok=True)
             _set_damaged_aside(folder, say)
         distributed.wait_for_all("checkpoints_verified")
-        keep: list[Any] = [checkpoint_managers.LatestN(config.keep_last)]
+        keep: list[Any] = [_Scheduled(config.every_steps, config.keep_last)]
         if config.keep_best:
             keep.append(
                 checkpoint_managers.BestN(
@@ -191,11 +191,6 @@ class Checkpoints:
                 metrics=None if loss is None else {"loss": loss},
             )
 
-    def check(self) -> None:
-        """Raises UserError if writing in the background has failed."""
-        with writing(self._folder, self._manager.latest_step()):
-            self._manager.check_for_errors()
-
     def wait(self) -> None:
         """Waits until everything is on disk; UserError if it could not be written."""
         with writing(self._folder, self._manager.latest_step()):
@@ -232,6 +227,25 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for deletions and releases threads."""
         self._manager.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scheduled(checkpoint_managers.PreservationPolicy):
+    """The newest checkpoint and the last ones before it that were due, `keep_last` in all.
+
+    One that a stopped session left in between goes when the next is written, and pushes
+    out none.
+    """
+
+    every_steps: int
+    keep_last: int
+
+    def should_preserve(self, checkpoints, *, context):
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        due = [step for step in steps[:-1] if step % self.every_steps == 0]
+        kept = {*due[max(0, len(due) + 1 - self.keep_last) :], *steps[-1:]}
+        return [step in kept for step in steps]
 
 
 def _saved_loss(metrics: dict[str, float]) -> float:
@@ -307,6 +321,7 @@ def _set_damaged_aside(folder: pathlib.Path, say: Callable[[str], None]) -> None
             damaged.append((step, str(error)))
             continue
         break
+    damaged += _unreadable(folder, steps[: max(0, len(steps) - len(damaged) - 1)])
     if damaged and len(damaged) == len(steps):
         listed = "; ".join(f"step {step}: {why}" for step, why in damaged)
         raise UserError(
@@ -318,10 +333,19 @@ def _set_damaged_aside(folder: pathlib.Path, say: Callable[[str], None]) -> None
         aside.parent.mkdir(exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
         (folder / str(step)).rename(aside)
-        say(
-            f"checkpoint of step {step} is damaged ({why}): moved to {aside}, the one "
-            f"before it is used"
-        )
+        then = ", the one before it is used" if step == steps[-1] else ""
+        say(f"checkpoint of step {step} is damaged ({why}): moved to {aside}{then}")
+
+
+def _unreadable(folder: pathlib.Path, steps: list[int]) -> list[tuple[int, str]]:
+    """Of older checkpoints, those whose losses orbax would stop at."""
+    found = []
+    for step in steps:
+        try:
+            saved_loss(folder, step)
+        except (ValueError, KeyError, TypeError):
+            found.append((step, "metrics/metrics cannot be read"))
+    return found
 
 
 @contextlib.contextmanager

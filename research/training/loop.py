@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator
@@ -84,7 +85,11 @@ def train(
     watchdog = guards.Watchdog(config.train.hang_seconds, say)
     heldout, step = None, first_step
 
-    with guards.stop_signals() as stop, jax.transfer_guard("disallow"):
+    with (
+        contextlib.closing(watchdog),
+        guards.stop_signals() as stop,
+        jax.transfer_guard("disallow"),
+    ):
         monitor.start()
         while step < last_step and not stop.at(step):
             profile.before(step)
@@ -111,6 +116,7 @@ def train(
                         writer.write(step, "eval", heldout.flat())
                 if is_save:
                     loss = None if heldout is None else heldout.loss
+                    monitor.keep_unlogged(step)
                     checkpoints.save(step, state, loss=loss)
             watchdog.beat(f"the step after {step}")
 
@@ -118,6 +124,7 @@ def train(
         _finish(monitor, checkpoints)
         with jax.transfer_guard("allow"):
             if checkpoints.latest_step != step and step > first_step:
+                monitor.keep_unlogged(step)
                 checkpoints.save(step, state)
             checkpoints.wait()
     return Result(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from research.training.event_file import EventFile
-from research.training.workdir import METRICS
+from research.training.workdir import METRICS, UNLOGGED
 
 
 class Means:
@@ -31,6 +31,11 @@ class Means:
             for name, (value, weight) in self._sums.items()
             if weight > 0
         }
+
+    @property
+    def sums(self) -> dict[str, tuple[float, float]]:
+        """What was added since the beginning."""
+        return dict(self._sums)
 
     def clear(self) -> None:
         """Begins anew."""
@@ -54,6 +59,15 @@ class Writer:
         self._events.scalars(
             step, {f"{split}/{name}": value for name, value in values.items()}
         )
+
+    def write_unlogged(
+        self, step: int, sums: Mapping[str, tuple[float, float]], seconds: float
+    ) -> None:
+        """Adds sums since the last 'train' line, which a resumed run goes on with."""
+        values = {"seconds": seconds, "sums": sums}
+        line = json.dumps({"step": step, "split": UNLOGGED, **values})
+        self._lines.write(line + "\n")
+        self._lines.flush()
 
     def close(self) -> None:
         """Closes both files."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ class Monitor:
       say: prints a line.
       first_step: the step the session begins at.
       seconds_before: training time of earlier sessions.
+      unlogged: sums of steps of earlier sessions that no line has told yet.
       flops_per_token: of training, for TFLOP/s and MFU.
       last_checkpoint: step of the newest checkpoint, for the message of an error.
     """
@@ -41,6 +42,7 @@ class Monitor:
         say: Callable[[str], None],
         first_step: int,
         seconds_before: float,
+        unlogged: Mapping[str, tuple[float, float]],
         flops_per_token: float,
         last_checkpoint: Callable[[], int | None],
     ):
@@ -53,6 +55,7 @@ class Monitor:
         self._peak = devices.peak_flops()
         self._spikes = SpikeDetector(program.config.train.spike_deviations)
         self._means = metrics.Means()
+        self._means.add(unlogged)
         self._pending: tuple[int, StepMetrics] | None = None
         self._skipped: int | None = None
         self._first_step = first_step
@@ -103,6 +106,14 @@ class Monitor:
         previous, self._pending = self._pending, None
         if previous is not None:
             self._report(*previous)
+
+    def keep_unlogged(self, step: int) -> None:
+        """Writes what a run that resumes at this step needs for its next line."""
+        sums = self._means.sums
+        if self._writer is not None and sums:
+            now = time.perf_counter()
+            seconds = self._seconds + now - self._start - self._paused
+            self._writer.write_unlogged(step, sums, seconds)
 
     def _report(self, step: int, step_metrics: StepMetrics) -> None:
         fetched: StepMetrics = jax.device_get(step_metrics)

@@ -2,7 +2,8 @@
 
 config.json     the config as it was run
 run.json        data checksum; commit, versions and devices of every session
-metrics.jsonl   one object a logged step
+metrics.jsonl   one object a logged step, of the split 'train' or 'eval'; 'unlogged' are
+                sums at a checkpoint between two of them
 checkpoints/    tokenizer/    events.out.tfevents.*
 """
 
@@ -33,6 +34,8 @@ except ImportError:  # Not a POSIX system: two runs are then not kept apart.
     fcntl = None  # type: ignore[assignment]
 
 CONFIG, RUN, METRICS, LOCK = "config.json", "run.json", "metrics.jsonl", ".lock"
+# `split` of lines that only a resumed run reads.
+UNLOGGED = "unlogged"
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 # What may change when a run goes on: none of it changes what is computed.
@@ -189,22 +192,28 @@ def commit() -> str:
         return ""
 
 
-def trim_metrics(workdir: pathlib.Path, step: int) -> float:
+def trim_metrics(
+    workdir: pathlib.Path, step: int
+) -> tuple[float, Mapping[str, tuple[float, float]]]:
     """Drops lines of metrics.jsonl after a step, and a line cut short by a kill.
 
     A resumed run logs these steps again.
 
     Returns:
-      Seconds of training up to the step.
+      Seconds of training up to the step, and the sums of steps that are in no line yet.
     """
     path = workdir / METRICS
     if not path.is_file():
-        return 0.0
+        return 0.0, {}
     kept = [line for line in read_lines(path) if line["step"] <= step]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
     temporary.replace(path)
-    return max((line.get("seconds", 0.0) for line in kept), default=0.0)
+    unlogged: Mapping[str, tuple[float, float]] = {}
+    for line in kept:
+        if line["step"] == step and line.get("split") == UNLOGGED:
+            unlogged = line["sums"]
+    return max((line.get("seconds", 0.0) for line in kept), default=0.0), unlogged
 
 
 def read_metrics(workdir: pathlib.Path) -> list[Mapping[str, Any]]:

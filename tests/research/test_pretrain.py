@@ -14,7 +14,7 @@ import pytest
 from research import pretrain
 from research.errors import UserError
 from research.training import backbone, checkpoints, workdir
-from research.training.monitor import NonFinite
+from research.training.monitor import Monitor, NonFinite
 from tests.research.training import tiny
 
 
@@ -54,11 +54,12 @@ def run(settings, folder, say=None):
 
 
 def numbers(folder: pathlib.Path) -> list[dict]:
-    """metrics.jsonl without clocks."""
+    """What metrics.jsonl tells, without clocks."""
     clocks = ("tokens_per_second", "step_seconds", "teraflops", "input_wait", "seconds")
     return [
         {name: value for name, value in line.items() if name not in clocks}
         for line in workdir.read_metrics(folder)
+        if line["split"] != workdir.UNLOGGED
     ]
 
 
@@ -127,6 +128,25 @@ def test_stopped_and_resumed_is_bit_for_bit_the_undisturbed_run(whole, shared):
     assert_same_params(folder, whole[0])
     sessions = json.loads((folder / "run.json").read_text())["sessions"]
     assert [session["step"] for session in sessions] == [0, result.step]
+
+
+def test_a_stop_between_log_lines_changes_none(shared, monkeypatch):
+    """The line after it means all its steps, those of the session before included."""
+    given = config(shared, train__log_every_steps=3)
+    run(given, shared / "undisturbed")
+
+    def add_and_stop(self, step, step_metrics):
+        add(self, step, step_metrics)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    add = Monitor.add
+    with monkeypatch.context() as patch:
+        patch.setattr(Monitor, "add", add_and_stop)
+        result, _ = run(given, shared / "between")
+    assert result.step == 2
+    run(given, shared / "between")
+    assert numbers(shared / "between") == numbers(shared / "undisturbed")
 
 
 def test_a_damaged_checkpoint_costs_one_interval_and_no_bit(whole, shared):

@@ -76,7 +76,7 @@ def test_a_state_comes_back_bit_for_bit(open_checkpoints):
 
 
 def test_last_and_best_stay(open_checkpoints):
-    found = open_checkpoints(keep_last=2, keep_best=True)
+    found = open_checkpoints(every_steps=1, keep_last=2, keep_best=True)
     saved = make_state()
     for step, loss in [(1, 3.0), (2, 1.0), (3, 2.0), (4, None), (5, 2.5)]:
         found.save(step, saved, loss=loss)
@@ -87,10 +87,26 @@ def test_last_and_best_stay(open_checkpoints):
     with pytest.raises(UserError, match="'last', 'best' or one of 2, 4, 5"):
         checkpoints.load_params(open_checkpoints.folder, "3")
     found.close()
-    resumed = open_checkpoints(keep_last=2, keep_best=True)
+    resumed = open_checkpoints(every_steps=1, keep_last=2, keep_best=True)
     resumed.save(6, saved, loss=1.5)
     resumed.wait()
     assert resumed.steps == [2, 5, 6]
+
+
+def test_a_stopped_session_pushes_out_no_checkpoint_that_was_due(open_checkpoints):
+    found, saved = open_checkpoints(every_steps=25, keep_last=4), make_state()
+    for step in (25, 50, 60, 75, 100):
+        found.save(step, saved)
+    found.wait()
+    assert found.steps == [25, 50, 75, 100]
+
+
+def test_keep_last_counts_the_one_after_the_last_that_was_due(open_checkpoints):
+    found, saved = open_checkpoints(every_steps=4, keep_last=2), make_state()
+    for step in (4, 8, 12, 14):
+        found.save(step, saved)
+    found.wait()
+    assert found.steps == [12, 14]
 
 
 def _files(folder):
@@ -143,6 +159,19 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(open_checkpoints, 
     checkpoints.verify(open_checkpoints.folder / "2")
 
 
+def test_an_older_checkpoint_with_unreadable_metrics_is_set_aside(open_checkpoints):
+    first = open_checkpoints(every_steps=1, keep_last=3)
+    for step in (1, 2, 3):
+        first.save(step, make_state(step), loss=1.0)
+    first.wait()
+    first.close()
+    DAMAGES["unreadable metrics"](open_checkpoints.folder / "1")
+    second = open_checkpoints(every_steps=1, keep_last=3)
+    assert second.steps == [2, 3]
+    (line,) = open_checkpoints.said
+    assert "step 1 is damaged" in line and "is used" not in line
+
+
 def test_nothing_is_overwritten_when_all_are_damaged(open_checkpoints):
     first = open_checkpoints()
     first.save(1, make_state(1))
@@ -164,7 +193,7 @@ def test_unfinished_checkpoints_are_swept_away(open_checkpoints):
     half = open_checkpoints.folder / "2.orbax-checkpoint-tmp"
     half.mkdir()
     (half / "something").write_text("half")
-    second = open_checkpoints()
+    second = open_checkpoints(every_steps=1)
     assert second.steps == [1]
     second.save(2, make_state(2))
     second.wait()

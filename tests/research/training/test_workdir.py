@@ -95,9 +95,31 @@ def test_metrics_after_the_checkpoint_and_half_lines_are_dropped(tmp_path):
     ]
     text = "\n".join(json.dumps(line) for line in lines) + '\n{"step": 8, "lo'
     path.write_text(text)
-    assert workdir.trim_metrics(tmp_path, 4) == 3.0
+    assert workdir.trim_metrics(tmp_path, 4) == (3.0, {})
     assert workdir.read_metrics(tmp_path) == lines[:3]
     assert path.read_text().endswith("\n")
+
+
+def test_sums_that_no_line_has_told_are_found_at_their_step(tmp_path):
+    lines = [
+        {
+            "step": 3,
+            "split": workdir.UNLOGGED,
+            "seconds": 2.0,
+            "sums": {"loss": [1, 1]},
+        },
+        {"step": 4, "split": "train", "loss": 2.0, "seconds": 3.0},
+        {
+            "step": 5,
+            "split": workdir.UNLOGGED,
+            "seconds": 4.0,
+            "sums": {"loss": [6, 2]},
+        },
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / workdir.METRICS).write_text(text)
+    assert workdir.trim_metrics(tmp_path, 5) == (4.0, {"loss": [6, 2]})
+    assert workdir.trim_metrics(tmp_path, 4) == (3.0, {})
 
 
 def test_sessions_are_added_up(tmp_path):
