@@ -171,7 +171,8 @@ def _work(
     plan = tasks.plan(config)
     while True:
         left = [task for task in plan if not _ended(workdir / task.folder)]
-        possible = [task for task in left if not _is_blocked(task, workdir)]
+        blocked = _blocked(plan, workdir)
+        possible = [task for task in left if task.folder not in blocked]
         if not possible:
             return
         if not any(_try(task, config, workdir, claims, view) for task in possible):
@@ -183,13 +184,17 @@ def _ended(folder: pathlib.Path) -> bool:
     return outcomes.is_done(folder) or outcomes.has_failed(folder)
 
 
-def _is_blocked(task: Task, workdir: pathlib.Path) -> bool:
-    """Whether something that the task needs has failed for good."""
-    needs = [workdir / folder for folder in task.needs]
-    if task.kind == "run":
-        # A learning rate that failed is one that is not chosen.
-        needs = [folder for folder in needs if "tuning" not in folder.parts]
-    return any(outcomes.has_failed(folder) for folder in needs)
+def _blocked(plan: list[Task], workdir: pathlib.Path) -> set[str]:
+    """Tasks that wait for one that has failed for good, however far back."""
+    blocked: set[str] = set()
+    for task in plan:  # which lists what a task needs before it
+        needs = task.needs
+        if task.kind == "run":
+            # A learning rate that failed is one that is not chosen.
+            needs = tuple(need for need in needs if not need.startswith("tuning/"))
+        if any(n in blocked or outcomes.has_failed(workdir / n) for n in needs):
+            blocked.add(task.folder)
+    return blocked
 
 
 def _try(

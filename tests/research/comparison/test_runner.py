@@ -82,6 +82,17 @@ def test_a_failed_task_is_tried_twice_and_its_successors_wait(tmp_path, monkeypa
     assert len(found.finished_runs("causal_lm")) == 3
 
 
+def test_nothing_waits_for_a_task_that_failed_two_steps_before(tmp_path, monkeypatch):
+    fakes = install(monkeypatch, Fakes(fails=["rates/masked_lm"]))
+    monkeypatch.setattr(runner.View, "waiting", lambda view: pytest.fail("waits"))
+    config = fixtures.comparison(**{"budget.axis": "device_seconds"})
+    config.tuning.update(learning_rates=(1e-4, 1e-3), seeds=(7,))
+    assert runner.run(config, tmp_path) == 1
+    begun = [folder for folder in fakes.begun if "masked_lm" in folder]
+    assert begun == ["rates/masked_lm"] * outcomes.MAX_ATTEMPTS
+    assert len(results.load(tmp_path).finished_runs("causal_lm")) == 3
+
+
 def test_a_stopped_comparison_goes_on_to_the_same_report(tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     config = fixtures.comparison()
