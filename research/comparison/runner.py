@@ -223,6 +223,11 @@ def _try(
         seconds = time.monotonic() - started
         outcomes.write(folder / outcomes.DONE, {**value, "task_seconds": seconds})
         view.end(task, "")
+    except workdir_lib.InUseError as error:
+        # By the last holder: given up for dead, but only its heartbeat had stalled.
+        claims.leave_alone(folder)
+        view.end(task, f"left to another process: {error}")
+        return False
     except Exception as error:  # noqa: BLE001 - whatever it is, it is recorded
         outcomes.write_failure(folder, error)
         view.end(task, f"failed: {type(error).__name__}: {error}")

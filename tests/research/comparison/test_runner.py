@@ -1,5 +1,6 @@
 """Tasks are done once each, whatever fails, stops, or works beside them."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -9,11 +10,12 @@ import time
 
 import pytest
 
-from research.comparison import outcomes, results, runner, tasks, tuning
+from research.comparison import claims, outcomes, results, runner, tasks, tuning
 from research.comparison.document import Bullets, Document
 from research.comparison.fine_tuned import Acceptability
 from research.comparison.pretraining import Stopped
 from research.errors import UserError
+from research.training import workdir as workdir_lib
 from tests.research.comparison import fixtures
 
 
@@ -91,6 +93,27 @@ def test_nothing_waits_for_a_task_that_failed_two_steps_before(tmp_path, monkeyp
     begun = [folder for folder in fakes.begun if "masked_lm" in folder]
     assert begun == ["rates/masked_lm"] * outcomes.MAX_ATTEMPTS
     assert len(results.load(tmp_path).finished_runs("causal_lm")) == 3
+
+
+def test_a_run_is_left_to_a_holder_that_lives_after_all(tmp_path, monkeypatch):
+    busy = "runs/masked_lm/seed-1"
+    fakes = install(monkeypatch, Fakes())
+
+    def train(config, task, workdir, say):
+        with workdir_lib.locked(workdir / task.folder):
+            return fakes(config, task, workdir, say)
+
+    monkeypatch.setitem(runner.EXECUTE, "run", train)
+    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(claims, "LEFT_ALONE_SECONDS", 1.0, raising=False)
+    with contextlib.ExitStack() as holder:
+        holder.enter_context(workdir_lib.locked(tmp_path / busy))
+        monkeypatch.setattr(runner.View, "waiting", lambda view: holder.close())
+        assert runner.run(fixtures.comparison(), tmp_path) == 0
+    assert not outcomes.failures(tmp_path / busy)
+    # Everything else was done in the meantime.
+    last = fakes.begun[fakes.begun.index(busy) + 1 :]
+    assert last and all("masked_lm/seed-1/" in folder for folder in last)
 
 
 def test_a_stopped_comparison_goes_on_to_the_same_report(tmp_path, monkeypatch):
