@@ -10,11 +10,20 @@ import time
 
 import pytest
 
-from research.comparison import claims, outcomes, results, runner, tasks, tuning
+from research.comparison import (
+    claims,
+    outcomes,
+    pretraining,
+    results,
+    runner,
+    tasks,
+    tuning,
+)
 from research.comparison.document import Bullets, Document
 from research.comparison.fine_tuned import Acceptability
 from research.comparison.pretraining import Stopped
 from research.errors import UserError
+from research.training import loop
 from research.training import workdir as workdir_lib
 from tests.research.comparison import fixtures
 
@@ -144,6 +153,47 @@ def test_learning_rates_are_chosen_from_trials_that_did_not_fail(tmp_path, monke
     assert "runs/masked_lm/seed-0" in fakes.begun
     first_run = fakes.begun.index("runs/causal_lm/seed-0")
     assert all("causal_lm" not in f for f in fakes.begun[first_run:] if "tuning" in f)
+
+
+def test_a_run_whose_last_heldout_loss_is_not_finite_has_failed(tmp_path, monkeypatch):
+    config = fixtures.comparison(seeds=(0, 1))
+    config.tuning.update(learning_rates=(1e-4, 1e-3), seeds=(7,))
+    settings = fixtures.base.get_config()
+    diverging = ("tuning/masked_lm/lr-0.001/seed-7", "runs/causal_lm/seed-1")
+
+    def pretrain(settings, folder, say):
+        with (folder / results.METRICS_FILE).open("w") as file:
+            for step, loss in ((50, 5.0), (100, None)):
+                line = {"step": step, "split": "eval", "loss": loss}
+                file.write(json.dumps(line) + "\n")
+        return loop.Result(
+            state=None,
+            step=100,
+            heldout=None,
+            stopped_by=None,
+            exit_code=0,
+            peak_bytes=None,
+        )
+
+    def train(config, task, workdir, say):
+        if task.folder in diverging:
+            return pretraining.run(config, task, workdir, say)
+        return fakes(config, task, workdir, say)
+
+    fakes = install(monkeypatch, Fakes(), draws=True)
+    monkeypatch.setattr(pretraining, "run_settings", lambda *_: settings)
+    monkeypatch.setattr(pretraining, "workload", lambda arm: None)
+    monkeypatch.setattr(pretraining.pretrain, "pretrain", pretrain)
+    for kind in ("trial", "run"):
+        monkeypatch.setitem(runner.EXECUTE, kind, train)
+    assert runner.run(config, tmp_path) == 1
+    found = results.load(tmp_path)
+    problems = {p.task.folder: p for p in found.problems}
+    for folder in diverging:
+        assert problems[folder].state == "failed"
+        assert "not finite after its last step, 100" in problems[folder].detail
+    assert tuning.best(found, "masked_lm") == 1e-4
+    assert len(found.finished_runs("causal_lm")) == 1
 
 
 def _work(workdir, seconds):
