@@ -49,14 +49,15 @@ def run(config: Any, workdir: pathlib.Path) -> int:
       signal that stopped it.
 
     Raises:
-      UserError: before any work, for a config that cannot be run or a workdir of another
-        comparison.
+      UserError: before any work, for a config that cannot be run, or a workdir of another
+        comparison or with damaged results.
     """
     compilation_cache.enable()
     parsed = config_lib.parse(config)
     check_evaluations(parsed)
     workdir.mkdir(parents=True, exist_ok=True)
     adopt(parsed, workdir)
+    check_results(workdir)
     check_data(parsed, workdir)
     pretraining.check_budget(parsed)
     claims = Claims()
@@ -104,6 +105,22 @@ def check_evaluations(config: ComparisonConfig) -> None:
                 f"{field} = {metric!r}: no metric of config.evaluations."
                 f"{nearest(metric, metrics)} Valid: {', '.join(metrics) or 'none yet'}."
             )
+
+
+def check_results(workdir: pathlib.Path) -> None:
+    """Refuses damaged results before anything is built on them.
+
+    Raises:
+      UserError: naming every one, and what to delete.
+    """
+    damaged = [
+        f"  {problem.detail}"
+        for problem in results.load(workdir).problems
+        if problem.state == "damaged"
+    ]
+    if damaged:
+        listed = "\n".join(damaged)
+        raise UserError(f"workdir {workdir} holds results that are damaged:\n{listed}")
 
 
 def check_data(config: ComparisonConfig, workdir: pathlib.Path) -> None:

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import shutil
 import signal
 import time
 
@@ -347,6 +348,27 @@ def test_edited_and_cut_results_are_found_out(tmp_path):
     assert len(damaged) == 3
     scores = found.arm_scores("acceptability/accuracy", "masked_lm", 1.0)
     assert scores.seeds == (0, 2)
+
+
+def test_damaged_results_are_refused_before_any_work(tmp_path, monkeypatch):
+    config = fixtures.comparison(**{"budget.axis": "device_seconds"})
+    config.tuning.update(learning_rates=(1e-4, 1e-3), seeds=(7,))
+    fakes = install(monkeypatch, Fakes(stops_at="runs/causal_lm/seed-0"))
+    assert runner.run(config, tmp_path) == 143
+    folders = ("rates/masked_lm", "tuning/causal_lm/lr-0.001/seed-7")
+    for folder in folders:
+        done = tmp_path / folder / outcomes.DONE
+        done.write_text(done.read_text()[:20])
+    fakes.begun.clear()
+    with pytest.raises(UserError, match="results that are damaged") as refused:
+        runner.run(config, tmp_path)
+    assert fakes.begun == []
+    for folder in folders:
+        assert f"{folder}/done.json was cut" in str(refused.value)
+        assert f"Delete the folder {tmp_path / folder} and" in str(refused.value)
+        shutil.rmtree(tmp_path / folder)
+    install(monkeypatch, Fakes())
+    assert runner.run(config, tmp_path) == 0
 
 
 def test_an_edited_config_is_refused(tmp_path):
