@@ -26,6 +26,8 @@ import psutil
 HEARTBEAT_SECONDS = 15.0
 # Several missed heartbeats: network file systems cache attributes for up to a minute.
 GIVEN_UP_SECONDS = 180.0
+# Every claim leaves a file and lines in the log, so one that is in vain is not hurried.
+LEFT_ALONE_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,8 @@ class Claims:
         self._held: dict[pathlib.Path, pathlib.Path] = {}
         # Of other machines' claims: last change seen, and when it was seen.
         self._seen: dict[pathlib.Path, tuple[int, float]] = {}
+        # Tasks that are not to be claimed before a time.
+        self._left_alone: dict[pathlib.Path, float] = {}
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
         self._heart.start()
@@ -81,6 +85,8 @@ class Claims:
         What the task needs must be looked at again after this: the last holder may
         have finished in between.
         """
+        if time.monotonic() < self._left_alone.get(folder, 0.0):
+            return False
         folder.mkdir(parents=True, exist_ok=True)
         number, current = _latest(folder)
         if current is not None and self.alive(current):
@@ -104,6 +110,10 @@ class Claims:
         claim = self._held.pop(folder)
         released = claim.with_name(claim.name.replace("claim", "released"))
         released.touch()
+
+    def leave_alone(self, folder: pathlib.Path) -> None:
+        """Claims a task no more for a while: someone given up for dead is still at it."""
+        self._left_alone[folder] = time.monotonic() + LEFT_ALONE_SECONDS
 
     def holds(self, folder: pathlib.Path) -> bool:
         """Whether this process still holds the task: nobody gave it up for dead."""

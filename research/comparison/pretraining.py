@@ -205,12 +205,23 @@ class Stopped(BaseException):
 def summarise(
     work: Workload, settings: ml_collections.ConfigDict, folder: pathlib.Path
 ) -> dict[str, Any]:
-    """What a finished run learnt and spent."""
+    """What a finished run learnt and spent.
+
+    Raises:
+      UserError: if its last held-out loss is not finite.
+    """
+    lines = workdir.read_metrics(folder)
+    heldout = [line for line in lines if line["split"] == "eval"][-1]
+    if heldout["loss"] is None:  # What is not finite is null in the file.
+        raise UserError(
+            f"the held-out loss of {folder} is not finite after its last step, "
+            f"{heldout['step']}. What to try: a lower learning rate than "
+            f"{settings.optimizer.learning_rate:g}, a longer warmup, or float32 for "
+            f"model.dtype; each makes another comparison, in another workdir."
+        )
     parts, counted = work.program, work.row
     config = run_config.parse(settings)
     found = baselines.targets(config, parts.objective, _data(config.data))
-    lines = workdir.read_metrics(folder)
-    heldout = [line for line in lines if line["split"] == "eval"][-1]
     train = [line for line in lines if line["split"] == "train"][-1]
     num_rows = config.train.num_train_steps * config.train.batch_size
     spent = num_rows * counted.training

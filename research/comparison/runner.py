@@ -49,14 +49,15 @@ def run(config: Any, workdir: pathlib.Path) -> int:
       signal that stopped it.
 
     Raises:
-      UserError: before any work, for a config that cannot be run or a workdir of another
-        comparison.
+      UserError: before any work, for a config that cannot be run, or a workdir of another
+        comparison or with damaged results.
     """
     compilation_cache.enable()
     parsed = config_lib.parse(config)
     check_evaluations(parsed)
     workdir.mkdir(parents=True, exist_ok=True)
     adopt(parsed, workdir)
+    check_results(workdir)
     check_data(parsed, workdir)
     pretraining.check_budget(parsed)
     claims = Claims()
@@ -104,6 +105,22 @@ def check_evaluations(config: ComparisonConfig) -> None:
                 f"{field} = {metric!r}: no metric of config.evaluations."
                 f"{nearest(metric, metrics)} Valid: {', '.join(metrics) or 'none yet'}."
             )
+
+
+def check_results(workdir: pathlib.Path) -> None:
+    """Refuses damaged results before anything is built on them.
+
+    Raises:
+      UserError: naming every one, and what to delete.
+    """
+    damaged = [
+        f"  {problem.detail}"
+        for problem in results.load(workdir).problems
+        if problem.state == "damaged"
+    ]
+    if damaged:
+        listed = "\n".join(damaged)
+        raise UserError(f"workdir {workdir} holds results that are damaged:\n{listed}")
 
 
 def check_data(config: ComparisonConfig, workdir: pathlib.Path) -> None:
@@ -171,7 +188,8 @@ def _work(
     plan = tasks.plan(config)
     while True:
         left = [task for task in plan if not _ended(workdir / task.folder)]
-        possible = [task for task in left if not _is_blocked(task, workdir)]
+        blocked = _blocked(plan, workdir)
+        possible = [task for task in left if task.folder not in blocked]
         if not possible:
             return
         if not any(_try(task, config, workdir, claims, view) for task in possible):
@@ -183,13 +201,17 @@ def _ended(folder: pathlib.Path) -> bool:
     return outcomes.is_done(folder) or outcomes.has_failed(folder)
 
 
-def _is_blocked(task: Task, workdir: pathlib.Path) -> bool:
-    """Whether something that the task needs has failed for good."""
-    needs = [workdir / folder for folder in task.needs]
-    if task.kind == "run":
-        # A learning rate that failed is one that is not chosen.
-        needs = [folder for folder in needs if "tuning" not in folder.parts]
-    return any(outcomes.has_failed(folder) for folder in needs)
+def _blocked(plan: list[Task], workdir: pathlib.Path) -> set[str]:
+    """Tasks that wait for one that has failed for good, however far back."""
+    blocked: set[str] = set()
+    for task in plan:  # which lists what a task needs before it
+        needs = task.needs
+        if task.kind == "run":
+            # A learning rate that failed is one that is not chosen.
+            needs = tuple(need for need in needs if not need.startswith("tuning/"))
+        if any(n in blocked or outcomes.has_failed(workdir / n) for n in needs):
+            blocked.add(task.folder)
+    return blocked
 
 
 def _try(
@@ -218,6 +240,11 @@ def _try(
         seconds = time.monotonic() - started
         outcomes.write(folder / outcomes.DONE, {**value, "task_seconds": seconds})
         view.end(task, "")
+    except workdir_lib.InUseError as error:
+        # By the last holder: given up for dead, but only its heartbeat had stalled.
+        claims.leave_alone(folder)
+        view.end(task, f"left to another process: {error}")
+        return False
     except Exception as error:  # noqa: BLE001 - whatever it is, it is recorded
         outcomes.write_failure(folder, error)
         view.end(task, f"failed: {type(error).__name__}: {error}")

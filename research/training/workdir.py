@@ -51,13 +51,17 @@ RESUMABLE = (
 )
 
 
+class InUseError(UserError):
+    """Another process holds the workdir."""
+
+
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
     """Holds the workdir for one process; the lock ends with the process.
 
     Raises:
-      UserError: if another process holds it, saying which, or if the folder cannot be
-        written.
+      InUseError: if another process holds it, saying which.
+      UserError: if the folder cannot be written.
     """
     if jax.process_index() != 0:
         yield
@@ -81,7 +85,7 @@ def _take(file: Any, workdir: pathlib.Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        raise UserError(
+        raise InUseError(
             f"workdir {workdir} is in use by {file.read().strip() or 'another run'}. "
             f"Wait for it, stop it, or choose another workdir."
         ) from None

@@ -1,19 +1,31 @@
 """Tasks are done once each, whatever fails, stops, or works beside them."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import pathlib
+import shutil
 import signal
 import time
 
 import pytest
 
-from research.comparison import outcomes, results, runner, tasks, tuning
+from research.comparison import (
+    claims,
+    outcomes,
+    pretraining,
+    results,
+    runner,
+    tasks,
+    tuning,
+)
 from research.comparison.document import Bullets, Document
 from research.comparison.fine_tuned import Acceptability
 from research.comparison.pretraining import Stopped
 from research.errors import UserError
+from research.training import loop
+from research.training import workdir as workdir_lib
 from tests.research.comparison import fixtures
 
 
@@ -82,6 +94,38 @@ def test_a_failed_task_is_tried_twice_and_its_successors_wait(tmp_path, monkeypa
     assert len(found.finished_runs("causal_lm")) == 3
 
 
+def test_nothing_waits_for_a_task_that_failed_two_steps_before(tmp_path, monkeypatch):
+    fakes = install(monkeypatch, Fakes(fails=["rates/masked_lm"]))
+    monkeypatch.setattr(runner.View, "waiting", lambda view: pytest.fail("waits"))
+    config = fixtures.comparison(**{"budget.axis": "device_seconds"})
+    config.tuning.update(learning_rates=(1e-4, 1e-3), seeds=(7,))
+    assert runner.run(config, tmp_path) == 1
+    begun = [folder for folder in fakes.begun if "masked_lm" in folder]
+    assert begun == ["rates/masked_lm"] * outcomes.MAX_ATTEMPTS
+    assert len(results.load(tmp_path).finished_runs("causal_lm")) == 3
+
+
+def test_a_run_is_left_to_a_holder_that_lives_after_all(tmp_path, monkeypatch):
+    busy = "runs/masked_lm/seed-1"
+    fakes = install(monkeypatch, Fakes())
+
+    def train(config, task, workdir, say):
+        with workdir_lib.locked(workdir / task.folder):
+            return fakes(config, task, workdir, say)
+
+    monkeypatch.setitem(runner.EXECUTE, "run", train)
+    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(claims, "LEFT_ALONE_SECONDS", 1.0, raising=False)
+    with contextlib.ExitStack() as holder:
+        holder.enter_context(workdir_lib.locked(tmp_path / busy))
+        monkeypatch.setattr(runner.View, "waiting", lambda view: holder.close())
+        assert runner.run(fixtures.comparison(), tmp_path) == 0
+    assert not outcomes.failures(tmp_path / busy)
+    # Everything else was done in the meantime.
+    last = fakes.begun[fakes.begun.index(busy) + 1 :]
+    assert last and all("masked_lm/seed-1/" in folder for folder in last)
+
+
 def test_a_stopped_comparison_goes_on_to_the_same_report(tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     config = fixtures.comparison()
@@ -110,6 +154,47 @@ def test_learning_rates_are_chosen_from_trials_that_did_not_fail(tmp_path, monke
     assert "runs/masked_lm/seed-0" in fakes.begun
     first_run = fakes.begun.index("runs/causal_lm/seed-0")
     assert all("causal_lm" not in f for f in fakes.begun[first_run:] if "tuning" in f)
+
+
+def test_a_run_whose_last_heldout_loss_is_not_finite_has_failed(tmp_path, monkeypatch):
+    config = fixtures.comparison(seeds=(0, 1))
+    config.tuning.update(learning_rates=(1e-4, 1e-3), seeds=(7,))
+    settings = fixtures.base.get_config()
+    diverging = ("tuning/masked_lm/lr-0.001/seed-7", "runs/causal_lm/seed-1")
+
+    def pretrain(settings, folder, say):
+        with (folder / results.METRICS_FILE).open("w") as file:
+            for step, loss in ((50, 5.0), (100, None)):
+                line = {"step": step, "split": "eval", "loss": loss}
+                file.write(json.dumps(line) + "\n")
+        return loop.Result(
+            state=None,
+            step=100,
+            heldout=None,
+            stopped_by=None,
+            exit_code=0,
+            peak_bytes=None,
+        )
+
+    def train(config, task, workdir, say):
+        if task.folder in diverging:
+            return pretraining.run(config, task, workdir, say)
+        return fakes(config, task, workdir, say)
+
+    fakes = install(monkeypatch, Fakes(), draws=True)
+    monkeypatch.setattr(pretraining, "run_settings", lambda *_: settings)
+    monkeypatch.setattr(pretraining, "workload", lambda arm: None)
+    monkeypatch.setattr(pretraining.pretrain, "pretrain", pretrain)
+    for kind in ("trial", "run"):
+        monkeypatch.setitem(runner.EXECUTE, kind, train)
+    assert runner.run(config, tmp_path) == 1
+    found = results.load(tmp_path)
+    problems = {p.task.folder: p for p in found.problems}
+    for folder in diverging:
+        assert problems[folder].state == "failed"
+        assert "not finite after its last step, 100" in problems[folder].detail
+    assert tuning.best(found, "masked_lm") == 1e-4
+    assert len(found.finished_runs("causal_lm")) == 1
 
 
 def _work(workdir, seconds):
@@ -263,6 +348,27 @@ def test_edited_and_cut_results_are_found_out(tmp_path):
     assert len(damaged) == 3
     scores = found.arm_scores("acceptability/accuracy", "masked_lm", 1.0)
     assert scores.seeds == (0, 2)
+
+
+def test_damaged_results_are_refused_before_any_work(tmp_path, monkeypatch):
+    config = fixtures.comparison(**{"budget.axis": "device_seconds"})
+    config.tuning.update(learning_rates=(1e-4, 1e-3), seeds=(7,))
+    fakes = install(monkeypatch, Fakes(stops_at="runs/causal_lm/seed-0"))
+    assert runner.run(config, tmp_path) == 143
+    folders = ("rates/masked_lm", "tuning/causal_lm/lr-0.001/seed-7")
+    for folder in folders:
+        done = tmp_path / folder / outcomes.DONE
+        done.write_text(done.read_text()[:20])
+    fakes.begun.clear()
+    with pytest.raises(UserError, match="results that are damaged") as refused:
+        runner.run(config, tmp_path)
+    assert fakes.begun == []
+    for folder in folders:
+        assert f"{folder}/done.json was cut" in str(refused.value)
+        assert f"Delete the folder {tmp_path / folder} and" in str(refused.value)
+        shutil.rmtree(tmp_path / folder)
+    install(monkeypatch, Fakes())
+    assert runner.run(config, tmp_path) == 0
 
 
 def test_an_edited_config_is_refused(tmp_path):
