@@ -23,10 +23,15 @@ def losses(results: Results, arm: str) -> dict[float, list[float]]:
 
 
 def best(results: Results, arm: str) -> float | None:
-    """The learning rate with the lowest mean loss; None until all trials have ended."""
+    """The learning rate with the lowest mean loss.
+
+    None until all trials have ended, and if a trial of every rate failed.
+    """
     tried = losses(results, arm)
     expected = len(results.config.tuning.seeds)
     rates = results.config.tuning.learning_rates
     if any(len(tried.get(rate, [])) < expected for rate in rates):
         return None
-    return min(rates, key=lambda rate: (float(np.mean(tried[rate])), rate))
+    means = {rate: float(np.mean(tried[rate])) for rate in rates}
+    least = min(rates, key=lambda rate: (means[rate], rate))
+    return least if math.isfinite(means[least]) else None

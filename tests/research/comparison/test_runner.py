@@ -156,6 +156,19 @@ def test_learning_rates_are_chosen_from_trials_that_did_not_fail(tmp_path, monke
     assert all("causal_lm" not in f for f in fakes.begun[first_run:] if "tuning" in f)
 
 
+def test_an_arm_whose_trials_all_failed_has_no_learning_rate(tmp_path, monkeypatch):
+    config = fixtures.comparison(seeds=(0,))
+    config.tuning.update(learning_rates=(1e-4, 1e-3), seeds=(7,))
+    rates = ("0.0001", "0.001")
+    broken = [f"tuning/masked_lm/lr-{rate}/seed-7" for rate in rates]
+    install(monkeypatch, Fakes(fails=broken))
+    runner.run(config, tmp_path)
+    found = results.load(tmp_path)
+    assert set(broken) <= {problem.task.folder for problem in found.problems}
+    assert tuning.best(found, "masked_lm") is None
+    assert tuning.best(found, "causal_lm") is not None
+
+
 def test_a_run_whose_last_heldout_loss_is_not_finite_has_failed(tmp_path, monkeypatch):
     config = fixtures.comparison(seeds=(0, 1))
     config.tuning.update(learning_rates=(1e-4, 1e-3), seeds=(7,))
