@@ -30,7 +30,7 @@ from research.comparison.tasks import Task
 from research.comparison.view import View
 from research.errors import UserError, nearest
 from research.training import backbone as backbone_lib
-from research.training import compilation_cache
+from research.training import compilation_cache, host_memory
 from research.training import workdir as workdir_lib
 
 # How often to look whether other processes have finished what a task needs.
@@ -250,6 +250,8 @@ def _try(
         view.end(task, f"failed: {type(error).__name__}: {error}")
     finally:
         claims.release(folder)
+        # Tasks are of different shapes: what one needed need not stay for the next.
+        host_memory.give_back()
     return True
 
 

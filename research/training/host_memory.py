@@ -8,6 +8,8 @@ of masked LM pretraining, a third of a fine-tuning step on short rows.
 from __future__ import annotations
 
 import ctypes
+import gc
+from typing import Any
 
 import jax
 
@@ -24,7 +26,20 @@ def keep_freed() -> None:
     changes on accelerators, or with another C library.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _from_libc("mallopt")
     if mallopt is not None:
         mallopt(_TRIM_THRESHOLD, -1)
         mallopt(_MMAP_MAX, 0)
+
+
+def give_back() -> None:
+    """Returns to the system what is free now, as between two runs of a process."""
+    gc.collect()
+    trim = _from_libc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _from_libc(name: str) -> Any:
+    """A function of the C library; None where it has no such function."""
+    return getattr(ctypes.CDLL(None), name, None)

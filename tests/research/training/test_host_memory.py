@@ -29,6 +29,10 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(4):
     step(x).block_until_ready()
 print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 4)
+import psutil
+held = psutil.Process().memory_info().rss
+host_memory.give_back()
+print(held - psutil.Process().memory_info().rss)
 """
 PAGES = 96e6 / resource.getpagesize()
 
@@ -37,17 +41,22 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def faults(how: str) -> float:
+def measure(how: str) -> tuple[float, float]:
+    """Page faults a step, and bytes that giving back returns after the last."""
     done = subprocess.run(
         [sys.executable, "-c", STEP, how], capture_output=True, text=True, check=True
     )
-    return float(done.stdout)
+    faults, returned = map(float, done.stdout.split())
+    return faults, returned
 
 
 def test_kept_memory_is_not_mapped_again():
-    assert faults("keep") < 0.01 * PAGES
+    faults, returned = measure("keep")
+    assert faults < 0.01 * PAGES
+    assert returned > 0.9 * 96e6
 
 
 def test_without_it_every_page_is():
     """Else the test above would prove nothing."""
-    assert faults("give back") > 0.5 * PAGES
+    faults, _ = measure("give back")
+    assert faults > 0.5 * PAGES
