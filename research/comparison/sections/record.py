@@ -128,7 +128,7 @@ def _tests(results: Results) -> list[str]:
             + (f" ({formats.listed(arms)})" * (len(arms) < num_arms[metric]))
             for metric, arms in metrics.items()
         ]
-        words = _test_words(results, test, examples) if tested else f"no test ({test})"
+        words = _test_words(results, test, examples) if tested else f"untested ({test})"
         items.append(f"{formats.listed(names)}: {words}.")
     return items or ["There are no differences between arms yet, and no tests."]
 
