@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import pathlib
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -36,6 +38,21 @@ if TYPE_CHECKING:
     from research.training.backbone import Backbone
 
 
+def failure_notes(failed: Sequence[str]) -> list[str]:
+    """How many fine-tuning runs of a backbone failed, and why; nothing if none did.
+
+    Args:
+      failed: why each run counts as failed, or ''.
+    """
+    reasons = collections.Counter(reason for reason in failed if reason)
+    if not reasons:
+        return []
+    # They stay in the mean: leaving out the runs that fail would favour unstable arms.
+    why = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+    count = f"{reasons.total()} of {len(failed)} fine-tuning runs"
+    return [f"{count} failed and stay in the mean ({why})"]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Acceptability(Evaluation):
     """Held-out sentences against shuffled copies, by fine-tuning."""
@@ -47,6 +64,17 @@ class Acceptability(Evaluation):
     finetune: FinetuneSettings
     seeds: tuple[int, ...]
 
+    def refusal(self, run: RunConfig) -> str:
+        del run
+        chosen = self.finetune
+        if chosen.selection != "last" or chosen.patience:
+            return (
+                f"finetune.selection = {chosen.selection!r} with finetune.patience = "
+                f"{chosen.patience} selects on the dev set, which arms are compared on; "
+                "set selection = 'last' and patience = 0."
+            )
+        return ""
+
     def check_data(self, run: RunConfig) -> None:
         _sentences(run.data, self.sampling)
 
@@ -55,7 +83,7 @@ class Acceptability(Evaluation):
         task = _sentences(backbone.config.data, self.sampling)
         labels = task.splits["dev"].labels
         assert labels is not None, "acceptability labels its own sentences"
-        scores, right = [], []
+        scores, right, failed = [], [], []
         for seed in self.seeds:
             result = finetune(
                 backbone,
@@ -65,6 +93,7 @@ class Acceptability(Evaluation):
                 progress_file=folder / f"finetune-{seed}.msgpack",
             )
             scores.append(result.scores["dev"]["accuracy"])
+            failed.append(result.failed)
             right.append((result.predictions["dev"] == labels).astype(int).tolist())
         majority = float(np.bincount(labels).max() / len(labels))
         metric = dataclasses.replace(
@@ -77,7 +106,7 @@ class Acceptability(Evaluation):
             examples={"accuracy": right},
             metrics={"accuracy": metric},
             details={},
-            notes=[note],
+            notes=[note, *failure_notes(failed)],
             seconds=time.monotonic() - started,
         )
 
@@ -127,7 +156,9 @@ class Glue(Evaluation):
         return ""
 
     def metric_names(self) -> tuple[str, ...]:
-        return (self.primary, *(task.name for task in glue_tasks.resolve(self.tasks)))
+        # A task without a train set, the diagnostic, is answered but never scored.
+        trained = [task for task in glue_tasks.resolve(self.tasks) if task.train]
+        return (self.primary, *(task.name for task in trained))
 
     def check_data(self, run: RunConfig) -> None:
         del run
@@ -147,11 +178,14 @@ class Glue(Evaluation):
         rows = evaluation.run()
         scores: dict[str, list[float]] = {}
         metrics: dict[str, Metric] = {}
+        failures: list[str] = []
         for task in evaluation.tasks:
             name = task.task.name
             metric = self.glue.rules.metric(task.task)
             summary = glue_summary.summarise(task.task, rows[name, glue_run.PRETRAINED])
             scores[name] = summary.task_values(metric)
+            failed = [row.failed for row in summary.rows]
+            failures += [f"{task.task.title}: {x}" for x in failure_notes(failed)]
             majority = glue_summary.majority_scores(task)
             metrics[name] = Metric(
                 label=f"{task.task.title} {metric.replace('_', ' ')}",
@@ -164,7 +198,7 @@ class Glue(Evaluation):
         scores, metrics = _with_average(scores, metrics)
         notes = [f"protocol {self.glue.protocol}, source {source.name}"]
         notes += [source.caveat] if source.caveat else []
-        notes += source.missing.values()
+        notes += [*source.missing.values(), *failures]
         return Result(
             scores=scores,
             examples={},
@@ -250,6 +284,7 @@ class Squad(Evaluation):
         silence = squad_scoring.score(dict.fromkeys(golds, ""), golds)
         names = _SQUAD_METRICS
         notes = [f"{len(train):,} train questions, {len(dev):,} dev questions"]
+        notes += failure_notes([row.failed for row in rows])
         return Result(
             scores={name: [row.scores[name] for row in rows] for name in names},
             examples={},

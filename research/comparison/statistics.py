@@ -259,15 +259,23 @@ def _multi_bootstrap(table: np.ndarray, *, alpha: float, power: float) -> Differ
         scipy.stats.t.ppf(alpha / 2, degrees) * stretch
     )  # of the lower limit
     low, high = np.quantile(estimates, [level, 1 - level])
-    below = (np.sum(estimates < 0) + 0.5 * np.sum(estimates == 0) + 0.5) / (
-        NUM_RESAMPLES + 1
-    )
-    statistic = abs(scipy.stats.norm.ppf(below)) / stretch
+    below = np.sum(estimates < 0) + 0.5 * np.sum(estimates == 0)
+    if 0 < below < NUM_RESAMPLES:
+        share = (below + 0.5) / (NUM_RESAMPLES + 1)
+        statistic = abs(scipy.stats.norm.ppf(share)) / stretch
+        p_value = 2 * scipy.stats.t.sf(statistic, degrees)
+    else:
+        # Resamples that never cross 0 say "below 1 / NUM_RESAMPLES" and no more, which
+        # Holm's correction may multiply beyond alpha. The scale of the interval goes
+        # on from there; with at most the seeds' degrees of freedom, as examples do
+        # not make up for few seeds in a tail that no resample has seen.
+        tail_degrees = min(degrees, seeds - 1.0)
+        p_value = 2 * scipy.stats.t.sf(abs(mean) / error, tail_degrees)
     return Difference(
         mean=mean,
         low=float(low),
         high=float(high),
-        p_value=float(2 * scipy.stats.t.sf(statistic, degrees)),
+        p_value=float(p_value),
         num_seeds=seeds,
         detectable=detectable_difference(error, degrees, alpha=alpha, power=power),
         method="multi-bootstrap",

@@ -92,6 +92,25 @@ def compare(
     return _difference(results, pair, alpha)
 
 
+def against_reference(results: Results) -> dict[tuple[str, str], Difference]:
+    """(arm, metric) -> arm minus reference, of all that mean the same for both."""
+    config = results.config
+    reference = config.primary.reference
+    return {
+        (arm.name, metric): compared
+        for metric, meaning in results.metrics().items()
+        for arm in config.arms
+        if arm.name != reference
+        and comparable(results, meaning, arm.name, reference)
+        and (
+            compared := compare(
+                results, metric, arm.name, reference, alpha=config.statistics.alpha
+            )
+        )
+        is not None
+    }
+
+
 def above_floor(results: Results, metric: str, arm: str) -> Difference | None:
     """Arm minus its own random initialisation."""
     alpha = results.config.statistics.alpha

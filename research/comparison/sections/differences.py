@@ -15,21 +15,7 @@ from research.comparison.statistics import Difference
 
 def differences(results: Results, draw: Draw) -> list[Block]:
     """Every metric against the reference, all but the primary exploratory."""
-    config = results.config
-    reference = config.primary.reference
-    found = {
-        (arm.name, metric): compared
-        for metric, meaning in results.metrics().items()
-        for arm in config.arms
-        if arm.name != reference
-        and verdicts.comparable(results, meaning, arm.name, reference)
-        and (
-            compared := verdicts.compare(
-                results, metric, arm.name, reference, alpha=config.statistics.alpha
-            )
-        )
-        is not None
-    }
+    found = verdicts.against_reference(results)
     if not found:
         return []
     blocks = [Heading(text="Differences", level=2), _table(results, found)]
@@ -41,7 +27,7 @@ def differences(results: Results, draw: Draw) -> list[Block]:
             "that both have, each at the level of a single test: exploratory. Blue: more "
             "wins, orange: more losses. A dash: no test, or an arm on its plateau."
         )
-        names = [arm.label for arm in config.arms]
+        names = [arm.label for arm in results.config.arms]
         blocks.append(draw(figures.win_matrix(names, counts), "wins", caption))
     return blocks
 
@@ -57,6 +43,7 @@ def _table(results: Results, found: dict[tuple[str, str], Difference]) -> Block:
             "p (uncorrected)",
             "detectable",
             "method",
+            "examples",
             "status",
         ],
         rows=[
@@ -67,15 +54,17 @@ def _table(results: Results, found: dict[tuple[str, str], Difference]) -> Block:
                 formats.p_value(compared.p_value),
                 _detectable(compared, meanings[metric]),
                 compared.method,
+                compared.examples if compared.tested else formats.DASH,
                 _status(results, arm, metric),
             ]
             for (arm, metric), compared in found.items()
         ],
-        aligns="llrrrll",
+        aligns="llrrrlll",
         caption=(
             "Shares in percentage points. Detectable: the smallest true difference that "
             f"this many seeds find {results.config.statistics.power:.0%} of the time at "
-            "the observed spread, each in a test of its own. Only the primary metric was declared before the runs; "
+            "the observed spread, each in a test of its own. Examples: whether the test speaks "
+            "of new ones ('sampled') or of these alone ('fixed'). Only the primary metric was declared before the runs; "
             "everything exploratory is to be confirmed on new seeds."
         ),
     )

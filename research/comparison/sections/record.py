@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import json
 from typing import Any
 
 from research.comparison import arms as arms_lib
-from research.comparison import budgets, formats, statistics
+from research.comparison import budgets, formats, statistics, verdicts
 from research.comparison.document import (
     Block,
     Bullets,
@@ -65,39 +66,13 @@ def design(results: Results) -> list[Block]:
 def method(results: Results) -> list[Block]:
     """How the numbers were made, in words."""
     config = results.config
-    level = f"{1 - config.statistics.alpha:.0%}"
-    many = len(config.seeds) >= statistics.MIN_BOOTSTRAP_SEEDS
-    if len(config.seeds) < 2:
-        count = formats.plural(len(config.seeds), "pretraining seed")
-        test = (
-            f"{count}: there are no intervals and no tests, and differences may be due "
-            "to the seed."
-        )
-    elif many:
-        sampled = config.statistics.examples == "sampled"
-        test = (
-            f"Differences have {level} intervals from the multi-bootstrap over seeds"
-            + (
-                " and examples: examples are taken as sampled, and the intervals speak of "
-                "new examples of the same kind."
-                if sampled
-                else ": examples are taken as fixed, and the intervals speak of these "
-                "examples only."
-            )
-        )
-    else:
-        test = (
-            f"Differences have {level} paired t intervals over the seeds that both arms "
-            "finished: examples are taken as fixed, and the intervals speak of these "
-            "examples only."
-        )
     items = [
         (
             "The unit is the pretraining seed. It sets initialisation, data order and "
             "corruption alike in every arm, so arms are compared seed by seed; fine-tuning "
             "seeds are averaged inside."
         ),
-        test,
+        *_tests(results),
         (
             f"One metric was declared primary: `{config.primary.metric}`, against "
             f"{common.label(results, config.primary.reference)}. Holm's correction covers the arms "
@@ -125,6 +100,59 @@ def method(results: Results) -> list[Block]:
         else "No run or evaluation failed for good."
     )
     return [Heading(text="Method", level=2), Bullets(items)]
+
+
+def _tests(results: Results) -> list[str]:
+    """What was done on each metric, which the finished seeds and scores decide."""
+    planned = len(results.config.seeds)
+    if planned < 2:
+        count = formats.plural(planned, "pretraining seed")
+        return [
+            (
+                f"{count}: there are no intervals and no tests, and differences may be "
+                "due to the seed."
+            )
+        ]
+    found = verdicts.against_reference(results)
+    num_arms = collections.Counter(metric for _, metric in found)
+    ways: dict[tuple[str, str, bool], dict[str, list[str]]] = {}
+    for (arm, metric), compared in found.items():
+        way = (compared.method, compared.examples, compared.tested)
+        arms = ways.setdefault(way, {}).setdefault(metric, [])
+        arms.append(common.label(results, arm))
+    items = []
+    for (test, examples, tested), metrics in ways.items():
+        names = [
+            f"`{metric}`"
+            # Seeds that are missing can make the arms differ.
+            + (f" ({formats.listed(arms)})" * (len(arms) < num_arms[metric]))
+            for metric, arms in metrics.items()
+        ]
+        words = _test_words(results, test, examples) if tested else f"untested ({test})"
+        items.append(f"{formats.listed(names)}: {words}.")
+    return items or ["There are no differences between arms yet, and no tests."]
+
+
+def _test_words(results: Results, test: str, examples: str) -> str:
+    settings = results.config.statistics
+    interval = (
+        f"differences have {1 - settings.alpha:.0%} {test} intervals over the seeds that "
+        "both arms finished"
+    )
+    if examples == "sampled":
+        return (
+            f"{interval}, and over examples: these are taken as sampled, and the "
+            "intervals speak of new examples of the same kind"
+        )
+    reason = ""
+    if settings.examples == "sampled":
+        reason = " for want of scores of single examples"
+        if test == "paired t":
+            reason = f" below {statistics.MIN_BOOTSTRAP_SEEDS} seeds"
+    return (
+        f"{interval}; examples are taken as fixed{reason}, and the intervals speak of "
+        "these examples only"
+    )
 
 
 def appendix(results: Results) -> list[Block]:

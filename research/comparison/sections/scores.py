@@ -139,13 +139,29 @@ def _example_note(results: Results, metrics: Mapping[str, Metric]) -> str:
 
 
 def _notes(results: Results, name: str) -> str:
-    notes: dict[str, None] = {}
-    for (evaluation, _, _), by_seed in results.scores.items():
+    """What the results say of themselves; what only some say, with whose they are."""
+    sources: dict[str, list[str]] = {}
+    num_results = 0
+    for (evaluation, arm, point), by_seed in results.scores.items():
         if evaluation == name:
-            for result in by_seed.values():
-                notes |= dict.fromkeys(result.notes)
-    text = "; ".join(notes)
+            for seed, result in by_seed.items():
+                num_results += 1
+                for note in result.notes:
+                    place = _place(results, arm, seed, point)
+                    sources.setdefault(note, []).append(place)
+    text = "; ".join(
+        note if len(places) == num_results else f"{note}: {', '.join(places)}"
+        for note, places in sources.items()
+    )
     return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _place(results: Results, arm: str, seed: int, point: float | None) -> str:
+    """'Masked LM seed 1', with the point where it is not the end of the budget."""
+    label = f"{common.label(results, arm)} seed {seed}"
+    if point is None:
+        return f"random initialisation of {label}"
+    return label if point == 1.0 else f"{label} at {point:.0%}"
 
 
 def _score_chart(

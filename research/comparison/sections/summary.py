@@ -110,7 +110,7 @@ def verdict_sentence(
     compared = verdict.compared
     if verdict.outcome == "plateau":
         reason = "not testable at this budget"
-        if meaning.within_architecture:
+        if not verdicts.comparable(results, meaning, verdict.arm, verdict.reference):
             reason = "not comparable across architectures"
         return f"**{arm}** against **{reference}** on {what}: {reason}."
     if compared is None:

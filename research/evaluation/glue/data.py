@@ -58,11 +58,6 @@ class TaskData:
         return tuple(name for name in self.task.dev if name in self.splits)
 
     @property
-    def test_splits(self) -> tuple[str, ...]:
-        """Names of the test splits at hand, in the task's order."""
-        return tuple(name for name in self.task.test if name in self.splits)
-
-    @property
     def untrainable(self) -> str:
         """Which labelled split is missing for training and scoring, or ''."""
         train = self.splits.get("train")
@@ -95,15 +90,6 @@ class TaskData:
     def replace(self, **splits: Split) -> TaskData:
         """A copy with some splits changed or added."""
         return dataclasses.replace(self, splits={**self.splits, **splits})
-
-    def with_note(self, note: str) -> TaskData:
-        """A copy with one more note."""
-        return dataclasses.replace(self, notes=(*self.notes, note))
-
-
-def class_counts(split: Split, num_classes: int) -> np.ndarray:
-    """Number of rows of each class, int64 [num_classes]."""
-    return np.bincount(split.known_labels.astype(np.int64), minlength=num_classes)
 
 
 def cut(

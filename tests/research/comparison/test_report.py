@@ -31,6 +31,16 @@ def build(workdir, config, **settings):
     return (workdir / "report.md").read_text()
 
 
+def edit_results(workdir, config, change):
+    """Applies `change(task, result)` to every result of an evaluation."""
+    for task in tasks.plan(config):
+        if task.kind == "evaluation":
+            path = workdir / task.folder / outcomes.DONE
+            values = outcomes.read(path)
+            change(task, values["result"])
+            outcomes.write(path, values)
+
+
 class Page(html.parser.HTMLParser):
     """Collects what a browser would fetch, and checks that tags close."""
 
@@ -226,17 +236,111 @@ def test_a_reference_on_its_plateau_makes_all_untestable(tmp_path):
 def test_metrics_within_an_architecture_are_not_compared_across(tmp_path):
     config = fixtures.parsed()
     fixtures.fill(tmp_path, config)
-    for task in tasks.plan(config):
-        if task.kind == "evaluation":
-            path = tmp_path / task.folder / outcomes.DONE
-            values = outcomes.read(path)
-            values["result"]["metrics"]["accuracy"]["within_architecture"] = True
-            outcomes.write(path, values)
+
+    def within(task, result):
+        result["metrics"]["accuracy"]["within_architecture"] = True
+
+    edit_results(tmp_path, config, within)
     found = report.build(tmp_path)
     assert {v.outcome for v in verdicts.primary(found)} == {"plateau"}
     text = (tmp_path / "report.md").read_text()
     assert "not comparable across architectures" in text
     assert "## Differences" not in text
+
+
+@pytest.mark.parametrize(
+    "architecture,reason",
+    [
+        ("encoder", "not testable at this budget"),
+        ("decoder", "not comparable across architectures"),
+    ],
+)
+def test_a_plateau_is_no_difference_of_architecture(tmp_path, architecture, reason):
+    config = fixtures.comparison(arms=("masked_lm", "causal_lm"))
+    objective = "masked_lm" if architecture == "encoder" else "causal_lm"
+    run = fixtures.base.get_config()
+    run.model.architecture = architecture
+    run.objective = fixtures.presets.objective(objective)
+    del config.arms.causal_lm
+    fixtures.comparison_base.add_arm(
+        config, "causal_lm", label="Other", experiment=objective, run=run
+    )
+    config = fixtures.config_lib.parse(config)
+    fixtures.fill(tmp_path, config, losses={"causal_lm": 6.2})
+
+    def within(task, result):
+        result["metrics"]["accuracy"]["within_architecture"] = True
+
+    edit_results(tmp_path, config, within)
+    report.build(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    found = re.search(r"\*\*Other\*\* against \*\*Masked LM\*\* on .*: (.*)\.", text)
+    assert found.group(1) == reason
+
+
+def method_of(text):
+    """The section that says how the numbers were made."""
+    return text.split("## Method")[1].split("\n## ")[0]
+
+
+def test_the_method_says_of_each_metric_how_its_examples_were_taken(tmp_path):
+    """Sampled was asked for, but one metric has no scores of single examples."""
+    config = fixtures.comparison(seeds=tuple(range(20)))
+    config.statistics.examples = "sampled"
+    config.evaluations.whole = (
+        config.evaluations.acceptability.copy_and_resolve_references()
+    )
+    config = fixtures.config_lib.parse(config)
+    fixtures.fill(tmp_path, config)
+
+    def score_examples(task, result):
+        if task.evaluation == "acceptability":
+            rng = np.random.default_rng([task.seed or 0, *task.arm.encode()])
+            right = rng.integers(2, size=30).tolist()
+            result["scores"] = {"accuracy": [float(np.mean(right))]}
+            result["examples"] = {"accuracy": [right]}
+
+    edit_results(tmp_path, config, score_examples)
+    report.build(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    lines = method_of(text).splitlines()
+    (sampled,) = [line for line in lines if "taken as sampled" in line]
+    (fixed,) = [line for line in lines if "taken as fixed" in line]
+    assert "`acceptability/accuracy`" in sampled and "`whole" not in sampled
+    assert "`whole/accuracy`" in fixed and "single examples" in fixed
+    assert re.search(r"acceptability/accuracy .*multi-bootstrap \| sampled", text)
+    assert re.search(r"whole/accuracy .*multi-bootstrap \| fixed", text)
+
+
+def test_the_method_goes_by_the_seeds_that_finished(tmp_path):
+    config = fixtures.parsed(
+        seeds=tuple(range(20)), **{"statistics.examples": "sampled"}
+    )
+    fixtures.fill(tmp_path, config)
+    shutil.rmtree(
+        tmp_path / tasks.evaluation_folder("acceptability", "masked_lm", 3, 1.0)
+    )
+    report.build(tmp_path)
+    text = method_of((tmp_path / "report.md").read_text())
+    assert re.search(r"\(Masked LM\): .* paired t .* fixed below 20 seeds", text)
+    assert re.search(r"\(Span corruption\): .* multi-bootstrap ", text)
+
+
+def test_what_only_some_results_note_is_printed_with_whose_it_is(tmp_path):
+    config = fixtures.parsed()
+    fixtures.fill(tmp_path, config)
+
+    def note(task, result):
+        if task.arm == "masked_lm" and task.seed in (0, 2) and task.point == 1.0:
+            result["notes"].append("1 of 3 fine-tuning runs failed")
+
+    edit_results(tmp_path, config, note)
+    report.build(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert (
+        "10 held-out sentences; 1 of 3 fine-tuning runs failed: Masked LM seed 0, "
+        "Masked LM seed 2." in text
+    )
 
 
 def test_half_a_comparison_says_what_is_missing(tmp_path):
@@ -335,10 +439,8 @@ def test_signs_and_durations():
     assert formats.p_value(0.0004) == "< 0.001"
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the page in")
-def test_a_browser_opens_it_without_errors_or_requests(full, tmp_path):
-    log = tmp_path / "net.json"
+def browse(page, log):
+    """Opens a page in a browser: (what it did, network addresses the page asked for)."""
     found = subprocess.run(
         [
             CHROMIUM,
@@ -349,14 +451,45 @@ def test_a_browser_opens_it_without_errors_or_requests(full, tmp_path):
             "--v=0",
             f"--log-net-log={log}",
             "--dump-dom",
-            (full / "report.html").as_uri(),
+            page.as_uri(),
         ],
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
     )
-    assert found.returncode == 0 and "Loss curves" in found.stdout
+    assert found.returncode == 0
+    # What the browser asks for itself, such as its updates, is of no origin.
+    asked = re.findall(r'"initiator":"([^"]+)".*?"url":"([^"]+)"', log.read_text())
+    return found, {
+        url
+        for initiator, url in asked
+        if initiator != "not an origin" and not url.startswith(("file:", "data:"))
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the page in")
+def test_a_browser_opens_it_without_errors_or_requests(full, tmp_path):
+    found, requested = browse(full / "report.html", tmp_path / "net.json")
+    assert "Loss curves" in found.stdout
     assert "CONSOLE" not in found.stderr
-    requested = set(re.findall(r'"url":"([^"]+)"', log.read_text()))
-    assert not {url for url in requested if "report" in url and "file:" not in url}
+    assert requested == set()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the page in")
+def test_a_request_for_a_font_or_a_style_is_seen(tmp_path):
+    """Or the test above would show nothing."""
+    page = tmp_path / "page.html"
+    page.write_text(
+        '<link rel="stylesheet" href="https://cdn.invalid/style.css"><style>@font-face'
+        "{font-family: F; src: url(http://fonts.invalid/f.woff)} p {font-family: F}"
+        '</style><p>Text</p><script>new WebSocket("ws://live.invalid/")</script>'
+    )
+    _, requested = browse(page, tmp_path / "net.json")
+    assert requested == {
+        "https://cdn.invalid/style.css",
+        "http://fonts.invalid/f.woff",
+        "ws://live.invalid/",
+    }

@@ -205,6 +205,36 @@ def test_interval_and_test_agree_in_the_bootstrap():
             assert excluded == (result.p_value < 0.05)
 
 
+@pytest.mark.parametrize("examples", ["fixed", "sampled"])
+def test_a_huge_difference_survives_any_correction(examples):
+    """The number of resamples is no limit of what can be found."""
+    rng = np.random.default_rng(7)
+    a, b, _ = simulated_scores(rng, seeds=20, examples=60, shift=30.0)
+    result = compare(a, b, examples)
+    assert result.method == "multi-bootstrap" and result.examples == examples
+    of_seeds = scipy.stats.ttest_rel(b.means, a.means).pvalue
+    assert of_seeds <= result.p_value < 1e-6
+    family = {"huge": result.p_value, **{str(i): 0.5 for i in range(1000)}}
+    assert statistics.holm(family)["huge"] < 0.05
+
+
+def test_small_p_values_are_as_rare_as_they_say():
+    """Where no resample crosses 0, too."""
+    rng = np.random.default_rng(8)
+    count = 5 * SIMULATIONS
+    p_values = []
+    for _ in range(count):
+        a, b = (
+            statistics.Scores(seeds=tuple(range(20)), means=means, examples=None)
+            for means in rng.normal(size=(2, 20))
+        )
+        p_values.append(compare(a, b).p_value)
+    for level in (0.0002, 0.001, 0.01, 0.05, 0.5):
+        noise = 3 * (level * (1 - level) / count) ** 0.5
+        # Percentiles of 2000 resamples are a little coarse far out.
+        assert abs(np.mean(np.array(p_values) <= level) - level) <= noise + 0.1 * level
+
+
 def test_fine_tuning_seeds_are_averaged_inside():
     scores = statistics.Scores.average(
         {4: [0.2, 0.4], 1: [0.5]},
