@@ -22,8 +22,9 @@ def keep_freed() -> None:
     """Lets this process keep what it frees; before JAX is used for the first time.
 
     Only glibc's main heap can be kept, the one of the thread that starts a program: so
-    programs on CPUs run in that thread, one after another, as they do anyway. Nothing
-    changes on accelerators, or with another C library.
+    programs on CPUs run in that thread, one after another, as they do anyway. On
+    accelerators the host's own arrays are all that is kept; with another C library
+    nothing is.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     mallopt = _from_libc("mallopt")

@@ -108,6 +108,8 @@ def train(
                 continue
             # What follows reads the state, so it has to be a finite one.
             _finish(monitor, checkpoints)
+            if is_save:
+                monitor.keep_unlogged(step)
             with monitor.pausing(), jax.transfer_guard("allow"):
                 heldout = evaluation(state.params) if is_eval else None
                 if heldout is not None:
@@ -116,11 +118,10 @@ def train(
                         writer.write(step, "eval", heldout.flat())
                 if is_save:
                     loss = None if heldout is None else heldout.loss
-                    monitor.keep_unlogged(step)
                     checkpoints.save(step, state, loss=loss)
             watchdog.beat(f"the step after {step}")
 
-        watchdog.close()
+        watchdog.close()  # The last write may take as long as it takes.
         _finish(monitor, checkpoints)
         with jax.transfer_guard("allow"):
             if checkpoints.latest_step != step and step > first_step:

@@ -47,6 +47,7 @@ class Writer:
 
     def __init__(self, workdir: pathlib.Path, first_step: int):
         self._lines = open(workdir / METRICS, "a")  # noqa: SIM115
+        self._unlogged = workdir / UNLOGGED
         self._events = EventFile(workdir, first_step)
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
@@ -63,11 +64,11 @@ class Writer:
     def write_unlogged(
         self, step: int, sums: Mapping[str, tuple[float, float]], seconds: float
     ) -> None:
-        """Adds sums since the last 'train' line, which a resumed run goes on with."""
-        values = {"seconds": seconds, "sums": sums}
-        line = json.dumps({"step": step, "split": UNLOGGED, **values})
-        self._lines.write(line + "\n")
-        self._lines.flush()
+        """Notes, for a run that resumes here, the sums since the last 'train' line."""
+        line = json.dumps({"step": step, "seconds": seconds, "sums": sums})
+        with self._unlogged.open("a") as file:
+            # In front, so that a line cut short by a kill ends.
+            file.write("\n" + line)
 
     def close(self) -> None:
         """Closes both files."""

@@ -109,11 +109,10 @@ class Monitor:
 
     def keep_unlogged(self, step: int) -> None:
         """Writes what a run that resumes at this step needs for its next line."""
-        sums = self._means.sums
-        if self._writer is not None and sums:
+        if self._writer is not None:
             now = time.perf_counter()
             seconds = self._seconds + now - self._start - self._paused
-            self._writer.write_unlogged(step, sums, seconds)
+            self._writer.write_unlogged(step, self._means.sums, seconds)
 
     def _report(self, step: int, step_metrics: StepMetrics) -> None:
         fetched: StepMetrics = jax.device_get(step_metrics)

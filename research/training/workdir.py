@@ -2,8 +2,8 @@
 
 config.json     the config as it was run
 run.json        data checksum; commit, versions and devices of every session
-metrics.jsonl   one object a logged step, of the split 'train' or 'eval'; 'unlogged' are
-                sums at a checkpoint between two of them
+metrics.jsonl   one object a logged step
+unlogged.jsonl  one object a checkpoint: sums since the last logged step, for resuming
 checkpoints/    tokenizer/    events.out.tfevents.*
 """
 
@@ -34,8 +34,7 @@ except ImportError:  # Not a POSIX system: two runs are then not kept apart.
     fcntl = None  # type: ignore[assignment]
 
 CONFIG, RUN, METRICS, LOCK = "config.json", "run.json", "metrics.jsonl", ".lock"
-# `split` of lines that only a resumed run reads.
-UNLOGGED = "unlogged"
+UNLOGGED = "unlogged.jsonl"
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 # What may change when a run goes on: none of it changes what is computed.
@@ -207,17 +206,19 @@ def trim_metrics(
       Seconds of training up to the step, and the sums of steps that are in no line yet.
     """
     path = workdir / METRICS
+    sums: Mapping[str, tuple[float, float]] = {}
+    seconds = 0.0
+    if (workdir / UNLOGGED).is_file():
+        for line in read_lines(workdir / UNLOGGED):
+            if line["step"] == step:
+                sums, seconds = line["sums"], line["seconds"]
     if not path.is_file():
-        return 0.0, {}
+        return seconds, sums
     kept = [line for line in read_lines(path) if line["step"] <= step]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
     temporary.replace(path)
-    unlogged: Mapping[str, tuple[float, float]] = {}
-    for line in kept:
-        if line["step"] == step and line.get("split") == UNLOGGED:
-            unlogged = line["sums"]
-    return max((line.get("seconds", 0.0) for line in kept), default=0.0), unlogged
+    return max([seconds, *(line.get("seconds", 0.0) for line in kept)]), sums
 
 
 def read_metrics(workdir: pathlib.Path) -> list[Mapping[str, Any]]:

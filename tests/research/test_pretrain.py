@@ -59,7 +59,6 @@ def numbers(folder: pathlib.Path) -> list[dict]:
     return [
         {name: value for name, value in line.items() if name not in clocks}
         for line in workdir.read_metrics(folder)
-        if line["split"] != workdir.UNLOGGED
     ]
 
 

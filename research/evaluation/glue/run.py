@@ -133,7 +133,7 @@ class Evaluation:
         if row is not None and (not keeps or self._params_path(key).exists()):
             return row
         backbone = self.starting_point(init, seed, base)
-        name = f"{task.name} ({init}) seed {seed} rate {settings.learning_rate:g}"
+        name = run_name(task.name, init, seed, settings.learning_rate)
         result = finetune(
             backbone,
             data,
@@ -287,15 +287,18 @@ def selection_rule(
     return "; ".join(parts)
 
 
+def run_name(task: str, init: str, seed: int, learning_rate: float) -> str:
+    """What lines about a run begin with."""
+    return f"{task} ({init}) seed {seed} rate {learning_rate:g}"
+
+
 def describe(row: RunRow) -> str:
     """One line about a finished run."""
     split, scores = next(iter(row.scores.items()))
     failed = f", failed: {row.failed}" if row.failed else ""
-    return (
-        f"{row.task} ({row.init}) seed {row.seed} rate {row.learning_rate:g}: "
-        f"{row.metric} {100 * scores[row.metric]:.1f} on {split}, "
-        f"{row.seconds:.0f} s{failed}"
-    )
+    name = run_name(row.task, row.init, row.seed, row.learning_rate)
+    score = f"{row.metric} {100 * scores[row.metric]:.1f} on {split}"
+    return f"{name}: {score}, {row.seconds:.0f} s{failed}"
 
 
 @functools.lru_cache(maxsize=256)

@@ -101,23 +101,16 @@ def test_metrics_after_the_checkpoint_and_half_lines_are_dropped(tmp_path):
 
 
 def test_sums_that_no_line_has_told_are_found_at_their_step(tmp_path):
-    lines = [
-        {
-            "step": 3,
-            "split": workdir.UNLOGGED,
-            "seconds": 2.0,
-            "sums": {"loss": [1, 1]},
-        },
-        {"step": 4, "split": "train", "loss": 2.0, "seconds": 3.0},
-        {
-            "step": 5,
-            "split": workdir.UNLOGGED,
-            "seconds": 4.0,
-            "sums": {"loss": [6, 2]},
-        },
+    logged = {"step": 4, "split": "train", "loss": 2.0, "seconds": 3.0}
+    (tmp_path / workdir.METRICS).write_text(json.dumps(logged) + "\n")
+    unlogged = [
+        {"step": 3, "seconds": 2.0, "sums": {"loss": [1, 1]}},
+        {"step": 5, "seconds": 3.5, "sums": {"loss": [5, 2]}},
+        {"step": 5, "seconds": 4.0, "sums": {"loss": [6, 2]}},
     ]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (tmp_path / workdir.METRICS).write_text(text)
+    lines = [json.dumps(line) for line in unlogged]
+    text = "\n".join([lines[0], '{"step": 4, "sec', *lines[1:]])
+    (tmp_path / workdir.UNLOGGED).write_text(text)
     assert workdir.trim_metrics(tmp_path, 5) == (4.0, {"loss": [6, 2]})
     assert workdir.trim_metrics(tmp_path, 4) == (3.0, {})
 
