@@ -55,6 +55,11 @@ def placing(placement: Placement) -> Iterator[None]:
         _PLACEMENT.reset(token)
 
 
+def on_one_device() -> bool:
+    """Whether no step over a mesh is being traced."""
+    return _PLACEMENT.get() is ANYWHERE
+
+
 def place_block(
     params: Any, hidden: Float[Array, "B T D"]
 ) -> tuple[Any, Float[Array, "B T D"]]:

@@ -202,20 +202,17 @@ def _losses(logits, values, z_loss):
     exps = jnp.exp(logits - highest)
     normaliser = exps.sum(-1)
     log_z = highest[:, 0] + jnp.log(normaliser)
-    chosen = jnp.where(_is_value(logits, values), logits, 0.0).sum(-1)
+    # Ignored positions may hold any value.
+    chosen = jnp.take_along_axis(logits, values[:, None], axis=1, mode="clip")[:, 0]
     return log_z - chosen + z_loss * jnp.square(log_z), exps, normaliser, log_z
 
 
 def _logits_grad(exps, normaliser, log_z, values, weights, z_loss):
     factor = weights * (1.0 + 2.0 * z_loss * log_z) / normaliser
-    hit = jnp.where(_is_value(exps, values), weights[:, None], 0.0)
-    return exps * factor[:, None] - hit
-
-
-def _is_value(logits, values):
-    # A comparison instead of a gather and a scatter: it fuses into the reductions, and
-    # needs no exchange when the classes lie on different devices.
-    return jnp.arange(logits.shape[-1])[None] == values[:, None]
+    # A comparison instead of a scatter: it fuses, and needs no exchange when the
+    # classes lie on different devices.
+    is_value = jnp.arange(exps.shape[-1])[None] == values[:, None]
+    return exps * factor[:, None] - jnp.where(is_value, weights[:, None], 0.0)
 
 
 def _weighted(losses, weights):

@@ -17,7 +17,7 @@ def normal(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
-@pytest.mark.parametrize(("inside", "outside"), [(5, 7), (7, 5), (6, 6)])
+@pytest.mark.parametrize(("inside", "outside"), [(5, 7), (7, 5), (6, 6), (9, 6)])
 def test_matmul_has_the_gradients_of_a_product(inside, outside):
     x, kernel = normal(2, 3, inside), normal(inside, outside, seed=1)
     weights = normal(2, 3, outside, seed=2)
