@@ -46,6 +46,7 @@ def main(argv: Sequence[str]) -> None:
     missing = skipped(source)
     for line in missing:
         print(f"skipped: {line}")
+    check_trainable(source)
     backbone = backbone_lib.load(checkpoint, which=config.which)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(plain(_CONFIG.value), indent=2))
@@ -90,6 +91,20 @@ def skipped(source: sources.Source) -> list[str]:
     if DIAGNOSTIC.name in source.tasks and "mnli" not in source.tasks:
         reasons.append("diagnostic: its rows are answered by MNLI's model; add mnli")
     return reasons
+
+
+def check_trainable(source: sources.Source) -> None:
+    """Refuses to begin when nothing can be trained.
+
+    Raises:
+      UserError: if no task but the diagnostic has a labelled train set.
+    """
+    tasks_at_hand = [d for n, d in source.tasks.items() if n != DIAGNOSTIC.name]
+    if all(data.untrainable for data in tasks_at_hand):
+        raise UserError(
+            f"nothing of {source.name} can be trained, for the reasons above. --tasks "
+            f"takes {', '.join(TASKS)}, and {DIAGNOSTIC.name} beside mnli."
+        )
 
 
 def write_submission(

@@ -253,6 +253,12 @@ class Squad(Evaluation):
         del run
         if self.squad.floor_seeds:
             return "a comparison has floors of its own; set squad.floor_seeds = 0."
+        chosen = self.squad.finetune
+        if chosen.selection != "last" or chosen.patience:
+            return (
+                "SQuAD runs keep their last step; set squad.finetune.selection = 'last' "
+                "and squad.finetune.patience = 0."
+            )
         return ""
 
     def metric_names(self) -> tuple[str, ...]:

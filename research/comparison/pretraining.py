@@ -208,7 +208,7 @@ def summarise(
     """What a finished run learnt and spent.
 
     Raises:
-      UserError: if its last held-out loss is not finite.
+      UserError: if its last held-out loss is not finite, or it never learnt.
     """
     lines = workdir.read_metrics(folder)
     heldout = [line for line in lines if line["split"] == "eval"][-1]
@@ -219,13 +219,19 @@ def summarise(
             f"{settings.optimizer.learning_rate:g}, a longer warmup, or float32 for "
             f"model.dtype; each makes another comparison, in another workdir."
         )
+    trained = [line for line in lines if line["split"] == "train"]
+    if not trained:
+        raise UserError(
+            f"{folder} logged no step that learnt: its gradients were never finite. What "
+            f"to try: a lower learning rate than {settings.optimizer.learning_rate:g}, "
+            f"or float32 for model.dtype."
+        )
     parts, counted = work.program, work.row
     config = run_config.parse(settings)
     found = baselines.targets(config, parts.objective, _data(config.data))
-    train = [line for line in lines if line["split"] == "train"][-1]
     num_rows = config.train.num_train_steps * config.train.batch_size
     spent = num_rows * counted.training
-    seconds = train["seconds"]
+    seconds = trained[-1]["seconds"]
     rate = hardware.matrix_rate(parts.model_config.dtype)
     return {
         "heldout_loss": heldout["loss"],

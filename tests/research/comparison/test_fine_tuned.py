@@ -105,6 +105,14 @@ def test_acceptability_does_not_select_on_what_it_compares(changes):
         runner.check_evaluations(fixtures.config_lib.parse(config))
 
 
+def test_squad_keeps_the_last_step():
+    config = fixtures.comparison()
+    config.evaluations.squad = fixtures.comparison_base.squad_questions("a", "b")
+    config.evaluations.squad.squad.finetune.selection = "best"
+    with pytest.raises(UserError, match="set squad.finetune.selection = 'last'"):
+        runner.check_evaluations(fixtures.config_lib.parse(config))
+
+
 def test_the_diagnostic_of_glue_is_no_metric():
     config = fixtures.comparison(**{"primary.metric": "glue/ax"})
     config.evaluations.glue = fixtures.comparison_base.glue_tasks(

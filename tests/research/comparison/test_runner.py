@@ -54,6 +54,8 @@ class Fakes:
 def install(monkeypatch, fakes, *, draws=False):
     monkeypatch.setattr(runner, "EXECUTE", dict.fromkeys(tasks.KINDS, fakes))
     monkeypatch.setattr(runner.pretraining, "check_budget", lambda config: None)
+    # Collecting the garbage of a whole test session takes a second a task.
+    monkeypatch.setattr(runner.host_memory, "give_back", lambda: None)
     # There is no corpus to make sentences of.
     monkeypatch.setattr(Acceptability, "check_data", lambda self, run: None)
     if not draws:  # figures take seconds
@@ -169,15 +171,20 @@ def test_an_arm_whose_trials_all_failed_has_no_learning_rate(tmp_path, monkeypat
     assert tuning.best(found, "causal_lm") is not None
 
 
-def test_a_run_whose_last_heldout_loss_is_not_finite_has_failed(tmp_path, monkeypatch):
+def test_a_run_that_diverged_or_never_learnt_has_failed(tmp_path, monkeypatch):
     config = fixtures.comparison(seeds=(0, 1))
     config.tuning.update(learning_rates=(1e-4, 1e-3), seeds=(7,))
     settings = fixtures.base.get_config()
-    diverging = ("tuning/masked_lm/lr-0.001/seed-7", "runs/causal_lm/seed-1")
+    diverged, idle = "tuning/masked_lm/lr-0.001/seed-7", "runs/causal_lm/seed-1"
+    said = {
+        diverged: "not finite after its last step, 100",
+        idle: "logged no step that learnt",
+    }
 
     def pretrain(settings, folder, say):
         with (folder / results.METRICS_FILE).open("w") as file:
-            for step, loss in ((50, 5.0), (100, None)):
+            last = 5.0 if folder == tmp_path / idle else None
+            for step, loss in ((50, 5.0), (100, last)):
                 line = {"step": step, "split": "eval", "loss": loss}
                 file.write(json.dumps(line) + "\n")
         return loop.Result(
@@ -190,7 +197,7 @@ def test_a_run_whose_last_heldout_loss_is_not_finite_has_failed(tmp_path, monkey
         )
 
     def train(config, task, workdir, say):
-        if task.folder in diverging:
+        if task.folder in said:
             return pretraining.run(config, task, workdir, say)
         return fakes(config, task, workdir, say)
 
@@ -203,9 +210,9 @@ def test_a_run_whose_last_heldout_loss_is_not_finite_has_failed(tmp_path, monkey
     assert runner.run(config, tmp_path) == 1
     found = results.load(tmp_path)
     problems = {p.task.folder: p for p in found.problems}
-    for folder in diverging:
+    for folder, reason in said.items():
         assert problems[folder].state == "failed"
-        assert "not finite after its last step, 100" in problems[folder].detail
+        assert reason in problems[folder].detail
     assert tuning.best(found, "masked_lm") == 1e-4
     assert len(found.finished_runs("causal_lm")) == 1
 
@@ -248,7 +255,7 @@ def test_a_workdir_of_another_comparison_is_refused(tmp_path, monkeypatch):
     install(monkeypatch, Fakes())
     runner.run(fixtures.comparison(), tmp_path)
     with pytest.raises(
-        UserError, match="config.budget.amount: 1000000.0 there, 2e6|2000000"
+        UserError, match="config.budget.amount: 1000000.0 there, 2000000"
     ):
         runner.run(fixtures.comparison(**{"budget.amount": 2e6}), tmp_path)
     with pytest.raises(

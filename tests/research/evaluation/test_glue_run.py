@@ -16,7 +16,7 @@ from research.evaluation.glue.results import RunRow, RunStore
 from research.evaluation.glue.run import PRETRAINED, RANDOM, Evaluation, prepare
 from research.evaluation.glue.sources import Source
 from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS
-from research.glue import skipped, write_submission
+from research.glue import check_trainable, skipped, write_submission
 from tests.research.evaluation import toy
 from tests.research.evaluation.toy import word_task
 
@@ -412,3 +412,6 @@ def test_missing_pieces_are_said():
         "SST-2: no labelled train set",
         "diagnostic: its rows are answered by MNLI's model; add mnli",
     ]
+    with pytest.raises(UserError, match="nothing of x can be trained"):
+        check_trainable(source)
+    check_trainable(source_of("sst2"))
