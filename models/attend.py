@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from models import sharding
 from models.dropout import DropoutRngs, keep_mask
 from models.layers import laid_out
 from models.masks import SegmentMask
@@ -50,9 +51,7 @@ def attend(
     else:
         implementation = "explicit"
     if implementation == "explicit":
-        return explicit_attention(
-            query, key, value, mask, bias, rngs, scale, dropout_rate
-        )
+        return _explicit(query, key, value, mask, bias, rngs, scale, dropout_rate)
     if implementation == "splash" and segments is not None and bias is None:
         # Pallas takes a moment to import, and only TPUs need it.
         from models import splash
@@ -89,6 +88,47 @@ def _choose(query: Array, key: Array) -> str:
         and key.shape[1] % 2 == 0
     )
     return "cudnn" if cudnn_serves else "xla"
+
+
+# Multiply-adds of one of attention's products, from which on two halves are faster.
+_WORTH_HALVING = 2**23
+
+
+def _explicit(query, key, value, mask, bias, rngs, scale, dropout_rate):
+    """`explicit_attention`, on one CPU as two halves of the rows.
+
+    XLA computes a batch of small products on one core, so two that do not wait for
+    each other take two: 3% of a step of masked LM, 1 to 3% of causal LM.
+    """
+    num_rows = query.shape[0]
+    whole = (
+        jax.default_backend() != "cpu"
+        or not sharding.on_one_device()
+        or num_rows < 2
+        or query.size * key.shape[1] < _WORTH_HALVING
+    )
+    if whole:
+        return explicit_attention(
+            query, key, value, mask, bias, rngs, scale, dropout_rate
+        )
+
+    def attended(rows: slice) -> Array:
+        def own(pairs: Array | None) -> Array | None:
+            return pairs if pairs is None or pairs.shape[0] == 1 else pairs[rows]
+
+        return explicit_attention(
+            query[rows],
+            key[rows],
+            value[rows],
+            own(mask),
+            own(bias),
+            None if rngs is None else rngs.of(rows),
+            scale,
+            dropout_rate,
+        )
+
+    half = num_rows // 2
+    return jnp.concatenate([attended(slice(half)), attended(slice(half, None))])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))

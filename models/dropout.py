@@ -53,6 +53,10 @@ class DropoutRngs:
         offset = (jnp.asarray(site, jnp.uint32) + np.uint32(1)) * _GOLDEN
         return DropoutRngs(seeds=_mix(self.seeds + offset))
 
+    def of(self, rows: slice) -> DropoutRngs:
+        """Seeds of some of the rows."""
+        return DropoutRngs(seeds=self.seeds[rows])
+
 
 def random_bits(rngs: DropoutRngs, shape: tuple[int, ...]) -> UInt32[Array, "B ..."]:
     """Uniform bits [B, ...], one word an element, from each row's seed and a counter."""

@@ -87,12 +87,15 @@ def main(argv: Sequence[str]) -> int:
     if names == ["scaling"]:
         scaling.prepare()
     console = rich.console.Console(width=None if sys.stdout.isatty() else 120)
+    file = pathlib.Path(_JSON.value) if _JSON.value else None
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
     tables = []
     for name in names:
         tables.append(suites[name]())
         tables[-1].show(console)
-    if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(table.to_json(tables))
+        if file is not None:  # After each: a later suite may fail.
+            file.write_text(table.to_json(tables))
     return 0
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models import attend as attend_lib
 from models.attend import attend
 from models.dropout import DropoutRngs, keep_mask
 from models.masks import SegmentMask, causal_mask, segment_mask
@@ -49,6 +50,13 @@ def assert_close(ours, theirs):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture(params=[0, 2**62], ids=["halves", "whole"])
+def halving(request, monkeypatch):
+    """Rows in two halves, and all at once."""
+    monkeypatch.setattr(attend_lib, "_WORTH_HALVING", request.param)
+
+
+@pytest.mark.usefixtures("halving")
 @pytest.mark.parametrize("num_groups", [1, 2, 4])
 @pytest.mark.parametrize("masked", [True, False])
 def test_explicit_equals_library_with_gradients(num_groups, masked):
@@ -58,6 +66,7 @@ def test_explicit_equals_library_with_gradients(num_groups, masked):
     assert_close(ours, run(qkv, mask, bias, weights, "xla"))
 
 
+@pytest.mark.usefixtures("halving")
 def test_bias_of_every_row():
     qkv, mask, bias, weights = arrays()
     bias = jnp.concatenate([bias, 2 * bias])
@@ -74,6 +83,7 @@ def test_grouped_heads_equal_repeated_heads(implementation):
     np.testing.assert_allclose(grouped, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("halving")
 def test_dropout_is_that_of_the_weights():
     (query, key, value), mask, bias, weights = arrays(num_groups=N)
     rngs = DropoutRngs(seeds=jnp.asarray([7, 8], jnp.uint32))
