@@ -8,7 +8,7 @@ Command:
     python -m research.compare --config=experiments/quickstart.py --workdir=runs/quickstart
 
 Hardware: a CPU with two cores and 4 GB.
-Time: 7 to 10 minutes on 2 cores.
+Time: 5 to 6 minutes on 2 cores.
 Expected: every arm ends below the unigram baseline of its own targets, causal LM by more
 than 1 nat; each beats its own random initialisation in the end. One seed: nothing is said
 about which is better.

@@ -157,17 +157,15 @@ def device_bytes(device: jax.Device) -> int | None:
 
 
 def step_bytes(step: Any) -> int | None:
-    """Peak of a compiled step's buffers on one device: state, batch and what is between.
+    """What a compiled step takes on one device: state, batch and what is between.
 
     By the compiler's own plan, so whatever else the process holds does not count; None
-    where the backend does not say.
+    where the backend does not say. The 'peak' that some backends report beside it is
+    that of the arguments alone on CPUs.
     """
     if not hasattr(step, "memory_analysis"):
         return None
-    whole = allocated_bytes(step)
-    planned = getattr(step.memory_analysis(), "peak_memory_in_bytes", 0)
-    # Not every backend plans a peak; the sum of all buffers is never below it.
-    return planned or whole or None
+    return allocated_bytes(step) or None
 
 
 @contextlib.contextmanager

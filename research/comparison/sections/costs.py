@@ -57,7 +57,7 @@ def cost(results: Results, draw: Draw) -> list[Block]:
                 "FLOPs",
                 "tokens/s",
                 "time",
-                "peak memory",
+                "memory",
                 "utilisation",
                 "learning rate",
             ],
@@ -67,7 +67,7 @@ def cost(results: Results, draw: Draw) -> list[Block]:
                 f"Per run, means over seeds; held equal: {axis}. Targets are the "
                 "positions that bear a loss. FLOPs are the matrix products of forward and "
                 "backward pass, counted analytically. Time is of training steps alone, "
-                "without compilation and evaluation; memory is the peak of the buffers of "
+                "without compilation and evaluation; memory is that of all buffers of "
                 "the compiled train step on a device (state, batch, gradients, "
                 "activations). Utilisation is the share of the "
                 "device's matrix-product rate."

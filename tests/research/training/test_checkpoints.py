@@ -82,11 +82,11 @@ def test_last_and_best_stay(open_checkpoints):
         found.save(step, saved, loss=loss)
     found.wait()
     assert found.steps == [2, 4, 5]
+    found.close()  # What is old is deleted in the background.
     assert checkpoints.load_params(open_checkpoints.folder, "best")[1] == 2
     assert checkpoints.load_params(open_checkpoints.folder, "4")[1] == 4
     with pytest.raises(UserError, match="'last', 'best' or one of 2, 4, 5"):
         checkpoints.load_params(open_checkpoints.folder, "3")
-    found.close()
     resumed = open_checkpoints(every_steps=1, keep_last=2, keep_best=True)
     resumed.save(6, saved, loss=1.5)
     resumed.wait()
