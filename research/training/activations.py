@@ -100,10 +100,14 @@ def count(
     read = flops.count_read(objective)
     if not config.scan_layers and read < objective.lengths.inputs:
         # The others keep the same; the last computes only what is read.
-        whole, last = (
-            line(config.remat, scan_layers=scan, num_layers=1) for scan in (True, False)
-        )
-        saved = _less(saved, _less(whole, last))
+        whole = line(config.remat, num_layers=1)
+        last = {
+            remat: line(remat, scan_layers=False, num_layers=1)
+            for remat in (lines if layers == 1 else {config.remat})
+        }
+        saved = _less(saved, _less(whole, last[config.remat]))
+        if layers == 1:
+            block = _less(last["none"], last["full"])
     vocab_size = config.vocab_size or 0
     limit = cross_entropy.chunk_elements(platform)
     return Activations(

@@ -44,7 +44,8 @@ def test_the_largest_batch_fits_and_one_more_row_does_not():
 
 
 def test_a_batch_too_large_is_told_its_microbatches(monkeypatch):
-    monkeypatch.setattr(target, "usable_bytes", lambda _: 1.2e6)
+    needed = plan.create(tiny.run_config(), "h100", None).memory.total
+    monkeypatch.setattr(target, "usable_bytes", lambda _: 0.9 * needed)
     made = plan.create(tiny.run_config(), "h100", None)
     assert made.memory.total > made.usable
     parts = made.fewest_microbatches
@@ -103,7 +104,7 @@ def test_a_mesh_that_does_not_fit_is_refused():
 def test_compiled_stands_beside_the_estimate():
     run = tiny.run_config()
     found = compiled.compile_step(run, 1)
-    assert found.allocated == pytest.approx(found.estimated.total, rel=0.4)
+    assert found.allocated == pytest.approx(found.estimated.total, rel=0.3)
     assert "XLA allocates" in shown(default(), found)
 
 
