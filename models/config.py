@@ -105,7 +105,7 @@ class TransformerConfig:
       attention: implementation, 'auto', 'explicit', 'xla', 'cudnn' or 'splash'; see
         `models.attend`.
       scan_layers: one `jax.lax.scan` over stacked layers: faster to compile, on CPUs
-        slower to run.
+        slower to run; see `shortens_last`.
       remat: what to compute again in the backward pass: 'none', 'full' (all but the
         input of a block), 'dots' (all but the outputs of linear layers).
 
@@ -205,6 +205,15 @@ class TransformerConfig:
         """Blocks on the decoder side."""
         given = self.num_decoder_layers
         return self.num_layers if given is None else given
+
+    @property
+    def shortens_last(self) -> bool:
+        """Whether the last layer computes only the positions that are read.
+
+        After a scan that takes a copy of the stack and one of its gradients, which
+        whoever computes everything again has no room for.
+        """
+        return not (self.scan_layers and self.remat == "full")
 
     @property
     def score_scale(self) -> float:

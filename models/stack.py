@@ -73,19 +73,28 @@ class Stack(nnx.Module):
     ) -> Float[Array, "B Q D"]:
         """Runs all blocks over whole sequences; gives the positions `at`, or all."""
         context = self._context(inputs, encoded, encoder_segment_ids)
-        if self.config.scan_layers:
-            # Every layer is the same program, the last one too.
-            hidden = positions_at(self._scan(hidden, context, rngs), at)
+        # Nobody reads the other positions that the last block would give.
+        is_cut = at is not None and self.config.shortens_last
+        num_whole = self.num_layers - 1 if is_cut else self.num_layers
+        if self.config.scan_layers and num_whole > 0:
+            hidden = self._scan(hidden, context, rngs, num_whole)
         else:
-            for index, layer in enumerate(self.layers):
-                if at is not None and index + 1 == self.num_layers:
-                    context = context.only(at)
-                graph, params = nnx.split(layer)
-                run = self._rematerialised(graph)
-                hidden = run(params, hidden, context, fold(rngs, index))
+            for index in range(num_whole):
+                hidden = self._run(index, hidden, context, rngs)
+        if is_cut:
+            hidden = self._run(num_whole, hidden, context.only(at), rngs)
+        else:
+            hidden = positions_at(hidden, at)
         return hidden if self.final_norm is None else self.final_norm(hidden)
 
-    def _scan(self, hidden, context, rngs):
+    def _run(self, index, hidden, context, rngs):
+        """Block `index` alone."""
+        graph, params = self._block(index)
+        run = self._rematerialised(graph)
+        return run(params, hidden, context, fold(rngs, index))
+
+    def _scan(self, hidden, context, rngs, count):
+        """The first `count` blocks, which are one program."""
         graph, params = nnx.split(self.layers)
         run = self._rematerialised(graph)
 
@@ -93,7 +102,8 @@ class Stack(nnx.Module):
             layer_params, index = layer
             return run(layer_params, hidden, context, fold(rngs, index)), None
 
-        indices = jnp.arange(self.num_layers, dtype=jnp.int32)
+        indices = jnp.arange(count, dtype=jnp.int32)
+        params = jax.tree.map(lambda leaf: leaf[:count], params)
         return jax.lax.scan(body, hidden, (params, indices))[0]
 
     def _rematerialised(self, graph):
@@ -180,13 +190,14 @@ class Stack(nnx.Module):
         )
 
     def _unstacked(self) -> list[Block]:
+        return [nnx.merge(*self._block(index)) for index in range(self.num_layers)]
+
+    def _block(self, index: int):
+        """Graph and parameters of a block, stacked or not."""
         if not self.config.scan_layers:
-            return list(self.layers)
+            return nnx.split(self.layers[index])
         graph, params = nnx.split(self.layers)
-        return [
-            nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], params))
-            for i in range(self.num_layers)
-        ]
+        return graph, jax.tree.map(lambda leaf: leaf[index], params)
 
     def _context(self, inputs, encoded, encoder_segment_ids) -> Context:
         index = jnp.arange(inputs.tokens.shape[1], dtype=jnp.int32)

@@ -69,6 +69,7 @@ def _memory(plan: Plan) -> Table:
         "gradients": needed.gradients,
         "gradients being summed over devices": needed.summed,
         "gathered parameters": needed.gathered,
+        "slices of scanned layers": needed.sliced,
         "activations kept for backward": needed.activations,
         "one block's backward, logits": needed.working,
     }

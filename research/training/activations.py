@@ -95,23 +95,16 @@ def count(
 
     lines = {remat: line(remat) for remat in {"none", "full", config.remat}}
     layers = num_blocks(config)
-    block = _less(lines["none"], lines["full"], layers)
-    saved = lines[config.remat]
-    read = flops.count_read(objective)
-    if not config.scan_layers and read < objective.lengths.inputs:
-        # The others keep the same; the last computes only what is read.
-        whole = line(config.remat, num_layers=1)
-        last = {
-            remat: line(remat, scan_layers=False, num_layers=1)
-            for remat in (lines if layers == 1 else {config.remat})
-        }
-        saved = _less(saved, _less(whole, last[config.remat]))
-        if layers == 1:
-            block = _less(last["none"], last["full"])
+    blocks = _less(lines["none"], lines["full"])
+    if layers > 1 and _reads_less(config, objective):
+        last = _less(line("none", num_layers=1), line("full", num_layers=1))
+        block = _less(blocks, last, layers - 1)
+    else:
+        block = _less(blocks, (0.0, 0.0), layers)
     vocab_size = config.vocab_size or 0
     limit = cross_entropy.chunk_elements(platform)
     return Activations(
-        saved=saved,
+        saved=lines[config.remat],
         block=block,
         logit_elements=sum(objective.lengths.targets.values()) * vocab_size // tensor,
         max_logits=limit // (num_row_shards * tensor),
@@ -121,6 +114,16 @@ def count(
 def _less(more: Line, less: Line, layers: int = 1) -> Line:
     """A difference, or a layer's share of it."""
     return (more[0] - less[0]) / layers, (more[1] - less[1]) / layers
+
+
+def computes_less_at_last(config: TransformerConfig, objective: Objective) -> bool:
+    """Whether the last block gives fewer positions than the others."""
+    return config.shortens_last and _reads_less(config, objective)
+
+
+def _reads_less(config: TransformerConfig, objective: Objective) -> bool:
+    is_one_stack = config.architecture != "encoder_decoder"
+    return is_one_stack and flops.count_read(objective) < objective.lengths.inputs
 
 
 def num_blocks(config: TransformerConfig) -> int:
@@ -155,6 +158,11 @@ def residual_bytes(
     example = flops.abstract_example(objective, rows)
     jaxpr = jax.make_jaxpr(residuals)(modules.params, example).jaxpr
     inputs = {id(variable) for variable in (*jaxpr.invars, *jaxpr.constvars)}
+    for equation in jaxpr.eqns:  # Parameters of some of the stacked blocks.
+        if equation.primitive.name in ("slice", "squeeze") and (
+            id(equation.invars[0]) in inputs
+        ):
+            inputs |= {id(variable) for variable in equation.outvars}
     kept = {id(v): v.aval for v in jaxpr.outvars if id(v) not in inputs}
     return sum(
         share(aval.shape) * math.prod(aval.shape) * aval.dtype.itemsize
@@ -195,7 +203,7 @@ def keeps_weights(
             or lengths.inputs % 128 > 0
         )
     if config.attention == "cudnn":
-        return False
+        return config.attention_dropout_rate > 0.0
     fused = (
         platform == "gpu"
         and config.dtype == "bfloat16"

@@ -46,6 +46,8 @@ class Memory:
       summed: the gradients once more, while they are summed over devices.
       gathered: parameters as computations use them, where fsdp splits them, and the
         gradients of those outside the blocks before they are split.
+      sliced: stacked layers once more and their gradients once more, where the last
+        one computes less than those that are scanned.
       activations: kept from the forward to the backward pass.
       working: one block's backward pass and a chunk of logits.
     """
@@ -55,6 +57,7 @@ class Memory:
     gradients: float
     summed: float
     gathered: float
+    sliced: float
     activations: float
     working: float
 
@@ -66,7 +69,7 @@ class Memory:
     @property
     def fixed(self) -> float:
         """All that does not grow with the rows."""
-        return self.exact + self.summed + self.gathered
+        return self.exact + self.summed + self.gathered + self.sliced
 
     @property
     def total(self) -> float:
@@ -90,6 +93,7 @@ def estimate(program: Program, kept: Activations, *, rows: int) -> Memory:
         gradients=gradients,
         summed=gradients if program.parallel.num_row_shards > 1 else 0,
         gathered=_gathered_bytes(program),
+        sliced=_sliced_bytes(program),
         activations=kept.saved_bytes(rows),
         working=kept.working_bytes(rows),
     )
@@ -132,17 +136,32 @@ def _gathered_bytes(program: Program) -> float:
     shape = program.parallel.mesh.shape
     if shape.get("fsdp", 1) == 1:
         return 0.0
-    model = program.state.params["model"]
-    blocks = sum(
-        leaf.size
-        for path, leaf in jax.tree_util.tree_leaves_with_path(model)
-        if any(getattr(part, "key", None) == "layers" for part in path)
-    )
+    blocks = sum(leaf.size for leaf in _layer_params(program))
     everything = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
     config = program.model_config
     alive = blocks if config.remat == "none" else blocks / num_blocks(config)
     others = 2 * 4 * (everything - blocks)  # Embeddings and heads, in float32.
     return (others + alive * config.compute_dtype.itemsize) / shape["tensor"]
+
+
+def _sliced_bytes(program: Program) -> float:
+    """Of a scan's layers without the last, whose gradients are joined in the end."""
+    config = program.model_config
+    is_cut = activations.computes_less_at_last(config, program.objective)
+    if not (config.scan_layers and is_cut and config.num_layers > 1):
+        return 0.0
+    layers = _layer_params(program)
+    return shard_bytes(layers) + shard_bytes(layers, jnp.float32)
+
+
+def _layer_params(program: Program) -> list[Any]:
+    """Parameters of the blocks, as shapes."""
+    model = program.state.params["model"]
+    return [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(model)
+        if any(getattr(part, "key", None) == "layers" for part in path)
+    ]
 
 
 def device_bytes(device: jax.Device) -> int | None:

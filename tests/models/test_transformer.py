@@ -227,6 +227,8 @@ def test_scan_equals_loop(architecture):
         ("encoder", {"position": "rope", "norm_position": "post", "final_norm": False}),
         ("encoder", {"position": "alibi", "remat": "full"}),
         ("encoder", {"scan_layers": True}),
+        ("encoder", {"scan_layers": True, "num_layers": 1}),
+        ("encoder", {"scan_layers": True, "remat": "full"}),
         ("decoder", {"position": "rope", "num_kv_heads": 2}),
         ("encoder_decoder", {"position": "relative_bias"}),
     ],

@@ -50,6 +50,11 @@ CASES = [
         marks=pytest.mark.slow,
     ),
     pytest.param(
+        *("small", "encoder", "masked_lm"),
+        {"model__remat": "full", "model__scan_layers": True, "train__batch_size": 64},
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
         *("small", "decoder", "causal_lm"),
         {"train__num_microbatches": 4},
         marks=pytest.mark.slow,
@@ -83,8 +88,9 @@ def test_bytes_a_parameter(moments, each):
 
 
 def test_fsdp_divides_everything_but_what_is_gathered():
-    config = tiny.run_config(parallel__fsdp=8, model__scan_layers=True)
-    whole = estimated(scanned())
+    changes = {"model__scan_layers": True}
+    config = tiny.run_config("causal_lm", parallel__fsdp=8, **changes)
+    whole = estimated(tiny.program("causal_lm", **changes))
     parallel = parallelism.abstract(config.parallel, 8)
     vocabulary = config_checks.provisional_vocabulary(config.data.tokenizer)
     split = estimated(program_lib.create(config, vocabulary, parallel=parallel))
@@ -111,19 +117,17 @@ def test_tensor_splits_heads_and_features():
     assert kept(1) / 4 < kept(4) < kept(1)
 
 
-def scanned(**overrides):
-    """Of one layer, which would else compute only what is read."""
-    return tiny.program(model__scan_layers=True, **overrides)
-
-
+@pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("remat", ["none", "dots"])
 @pytest.mark.parametrize("num_layers", [1, 3])
-def test_the_last_layer_keeps_only_what_is_read(num_layers, remat):
+def test_the_last_layer_keeps_only_what_is_read(num_layers, remat, scan):
     """By the trace of all layers, one by one."""
     changes = {"model__num_layers": num_layers, "model__remat": remat}
-    program = tiny.program(**changes)
+    program = tiny.program(model__scan_layers=scan, **changes)
     modules = state_lib.create_modules(
-        dataclasses.replace(program.model_config, attention="explicit"),
+        dataclasses.replace(
+            program.model_config, attention="explicit", scan_layers=False
+        ),
         program.objective,
     )
     rows = tiny.BATCH_SIZE
@@ -131,19 +135,30 @@ def test_the_last_layer_keeps_only_what_is_read(num_layers, remat):
     # Between layers traced one by one stand two hidden states that a scan's carry is.
     model = program.model_config
     hidden = 4 * rows * (tiny.ROW_LENGTH + 2) * model.emb_dim
-    between = 2 * (num_layers - 1) * hidden if remat == "none" else 0
+    between = 2 * max(num_layers - 2, 0) * hidden if remat == "none" else 0
     assert estimated(program).activations + between == pytest.approx(traced, rel=0.01)
-    assert traced < estimated(scanned(**changes)).activations
+
+
+def test_what_a_scan_copies_for_a_shorter_last_layer():
+    """Stacked parameters and their gradients, unless all layers are the same."""
+    layers = {"model__num_layers": 3, "model__scan_layers": True}
+    needed = estimated(tiny.program(**layers))
+    assert 0.5 * 2 * needed.weights < needed.sliced < 2 * needed.weights
+    assert estimated(tiny.program("causal_lm", **layers)).sliced == 0
+    assert estimated(tiny.program(model__num_layers=3)).sliced == 0
+    assert estimated(tiny.program(model__scan_layers=True)).sliced == 0
+    assert estimated(tiny.program(model__remat="full", **layers)).sliced == 0
 
 
 def test_remat_keeps_less():
     """'full' keeps blocks' inputs, 'dots' the outputs of linear layers as well."""
-    kept = {
-        remat: estimated(scanned(model__remat=remat)).activations
+    programs = {
+        remat: tiny.program("causal_lm", model__remat=remat)
         for remat in ("none", "dots", "full")
     }
-    model = tiny.program().model_config
-    positions = tiny.BATCH_SIZE * (tiny.ROW_LENGTH + 2)
+    kept = {remat: estimated(made).activations for remat, made in programs.items()}
+    model = programs["full"].model_config
+    positions = tiny.BATCH_SIZE * programs["full"].objective.lengths.inputs
     # Query, key and value, attention's output, and both layers of the MLP.
     linear = 4 * positions * (5 * model.emb_dim + model.mlp_dim)
     assert kept["full"] < kept["dots"] < kept["none"]
