@@ -80,6 +80,7 @@ def _choose(query: Array, key: Array) -> str:
     head_dim = query.shape[-1]
     cudnn_serves = (
         backend == "gpu"
+        and _has_flash(jax.local_devices()[0])
         and query.dtype in (jnp.bfloat16, jnp.float16)
         and head_dim % 8 == 0
         and head_dim <= 128
@@ -88,6 +89,14 @@ def _choose(query: Array, key: Array) -> str:
         and key.shape[1] % 2 == 0
     )
     return "cudnn" if cudnn_serves else "xla"
+
+
+def _has_flash(device: jax.Device) -> bool:
+    """Whether cuDNN's flash attention runs on a GPU: NVIDIA's, Ampere or later."""
+    try:
+        return float(getattr(device, "compute_capability", "")) >= 8.0
+    except ValueError:  # AMD names its architectures, as in 'gfx90a'.
+        return False
 
 
 # Multiply-adds of one of attention's products, from which on two halves are faster.

@@ -1,5 +1,7 @@
 """The explicit attention against jax.nn's and against repeated heads."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -181,3 +183,24 @@ def test_splash_equals_library_with_gradients(causal, num_groups):
     jaxpr = str(jax.make_jaxpr(run, static_argnums=1)(qkv, "splash"))
     assert jaxpr.count("pallas_call") >= 3  # Forward, and two of the backward pass.
     assert_close(run(qkv, "splash"), run(qkv, "xla"))
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "length", "chosen"),
+    [
+        ("9.0", jnp.bfloat16, 8, "cudnn"),
+        ("8.0", jnp.bfloat16, 8, "cudnn"),
+        ("7.5", jnp.bfloat16, 8, "xla"),
+        ("gfx90a", jnp.bfloat16, 8, "xla"),
+        ("9.0", jnp.float32, 8, "xla"),
+        ("9.0", jnp.bfloat16, 7, "xla"),
+    ],
+)
+def test_gpus_take_the_flash_kernel_where_it_serves(
+    monkeypatch, capability, dtype, length, chosen
+):
+    gpu = types.SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
+    query = jnp.zeros((2, length, N, 64), dtype)
+    assert attend_lib._choose(query, query) == chosen
