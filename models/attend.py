@@ -80,7 +80,7 @@ def _choose(query: Array, key: Array) -> str:
     head_dim = query.shape[-1]
     cudnn_serves = (
         backend == "gpu"
-        and _has_flash(jax.local_devices()[0])
+        and _has_flash(getattr(jax.local_devices()[0], "compute_capability", ""))
         and query.dtype in (jnp.bfloat16, jnp.float16)
         and head_dim % 8 == 0
         and head_dim <= 128
@@ -91,10 +91,10 @@ def _choose(query: Array, key: Array) -> str:
     return "cudnn" if cudnn_serves else "xla"
 
 
-def _has_flash(device: jax.Device) -> bool:
+def _has_flash(capability: str) -> bool:
     """Whether cuDNN's flash attention runs on a GPU: NVIDIA's, Ampere or later."""
     try:
-        return float(getattr(device, "compute_capability", "")) >= 8.0
+        return float(capability) >= 8.0
     except ValueError:  # AMD names its architectures, as in 'gfx90a'.
         return False
 

@@ -200,7 +200,7 @@ def test_gpus_take_the_flash_kernel_where_it_serves(
     monkeypatch, capability, dtype, length, chosen
 ):
     gpu = types.SimpleNamespace(compute_capability=capability)
+    query = jnp.zeros((2, length, N, 64), dtype)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
-    query = jnp.zeros((2, length, N, 64), dtype)
     assert attend_lib._choose(query, query) == chosen
