@@ -72,7 +72,9 @@ def workload(arm: Arm) -> Workload:
 def _data(config: run_config.DataConfig) -> data_lib.Data:
     """Arms share their data: it is opened once."""
     with user_errors():
-        return data_lib.load(config)
+        found = data_lib.load(config)
+        data_lib.require_rows(found, config)
+    return found
 
 
 def step_costs(config: ComparisonConfig, workdir: pathlib.Path) -> dict[str, StepCost]:

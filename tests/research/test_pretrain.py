@@ -15,6 +15,7 @@ from research import pretrain
 from research.errors import UserError
 from research.training import backbone, checkpoints, workdir
 from research.training.monitor import Monitor, NonFinite
+from research.training.program import Program
 from tests.research.training import tiny
 
 
@@ -196,6 +197,23 @@ def test_missing_corpus_is_an_error_before_any_work(shared, tmp_path):
     with pytest.raises(UserError, match="nothing"):
         run(settings, tmp_path / "run")
     assert not (tmp_path / "run/config.json").exists()
+
+
+def test_too_little_held_out_text_leaves_no_run_behind(shared, tmp_path, monkeypatch):
+    """What the message says to do is then not refused as another config."""
+
+    def compile_nothing(*_):
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(Program, "compile_train_step", compile_nothing)
+    short = config(shared, data__heldout_fraction=0.001, model__max_seq_len=2002)
+    short.data.row_length = 2000
+    with pytest.raises(UserError, match="heldout split .* data.heldout_fraction"):
+        run(short, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [workdir.LOCK]
+    short.data.heldout_fraction = 0.1
+    with pytest.raises(AssertionError, match="compiled"):
+        run(short, tmp_path / "run")
 
 
 def test_backbone_is_the_run(whole):
