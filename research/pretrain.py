@@ -100,7 +100,7 @@ def pretrain(
     folder = pathlib.Path(folder)
     with contextlib.ExitStack() as closing:
         closing.enter_context(workdir.locked(folder))
-        closing.enter_context(memory.explained(run))
+        closing.enter_context(memory.explained("the step", memory.advice(run)))
         workdir.check_config(folder, config)
         corpus = _load_data(run, folder)
         parts = program.create(run, corpus.vocabulary)

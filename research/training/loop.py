@@ -15,7 +15,7 @@ from research.data import loader
 from research.data.store import TokenStore
 from research.evaluation import heldout as heldout_lib
 from research.evaluation.heldout import Heldout
-from research.training import guards, metrics
+from research.training import guards, memory, metrics
 from research.training.checkpoints import Checkpoints
 from research.training.monitor import Monitor
 from research.training.program import Program, Steps
@@ -77,6 +77,7 @@ def train(
     Raises:
       NonFinite: after the checkpoints under way are on disk.
       UserError: if a checkpoint cannot be written.
+      TooLittleMemory: for an evaluation; a checkpoint that was due is on disk.
     """
     config = program.config
     last_step = config.train.num_train_steps
@@ -111,7 +112,15 @@ def train(
             if is_save:
                 monitor.keep_unlogged(step)
             with monitor.pausing(), jax.transfer_guard("allow"):
-                heldout = evaluation(state.params) if is_eval else None
+                try:
+                    heldout = evaluation(state.params) if is_eval else None
+                except memory.TooLittleMemory:
+                    # The steps are good, and go on with other settings. Only the last
+                    # one is none to go on from: it would never be evaluated.
+                    if is_save and not is_last:
+                        checkpoints.save(step, state)
+                        checkpoints.wait()
+                    raise
                 if heldout is not None:
                     say(f"step {step}  held-out {heldout.line()}")
                     if writer is not None:
@@ -170,6 +179,7 @@ class Evaluation:
             num_hosts=num_hosts,
             host=host,
         )
+        self._advice = memory.evaluation_advice(config)
         self._steps = steps
         self._objective = program.objective
         self._batches = [parallel.place(batch) for batch in batches]
@@ -180,14 +190,20 @@ class Evaluation:
         self._seed = jax.device_put(np.uint32(config.train.seed), parallel.replicated)
 
     def __call__(self, params: Any) -> Heldout:
-        return heldout_lib.evaluate(
-            self._steps.evaluation(),
-            params,
-            self._batches,
-            seed=self._seed,
-            numbers=self._numbers,
-            objective=self._objective,
-        )
+        """The held-out loss.
+
+        Raises:
+          TooLittleMemory: with advice for evaluations, not for steps.
+        """
+        with memory.explained("the evaluation", self._advice):
+            return heldout_lib.evaluate(
+                self._steps.evaluation(),
+                params,
+                self._batches,
+                seed=self._seed,
+                numbers=self._numbers,
+                objective=self._objective,
+            )
 
 
 def _finish(monitor: Monitor, checkpoints: Checkpoints) -> None:

@@ -37,7 +37,9 @@ CONFIG, RUN, METRICS, LOCK = "config.json", "run.json", "metrics.jsonl", ".lock"
 UNLOGGED = "unlogged.jsonl"
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
-# What may change when a run goes on: none of it changes what is computed.
+# What may change when a run goes on: none of it changes what is trained. How many rows
+# an evaluation takes at once does change which ones it reads; were it fixed, a run that
+# runs out of memory in an evaluation could not go on.
 RESUMABLE = (
     "parallel.",
     "checkpoint.",
@@ -45,6 +47,7 @@ RESUMABLE = (
     "train.num_microbatches",
     "train.spike_deviations",
     "train.hang_seconds",
+    "eval.batch_size",
     "data.cache_dir",
     "data.num_workers",
 )

@@ -14,8 +14,9 @@ import pytest
 from research import pretrain
 from research.errors import UserError
 from research.training import backbone, checkpoints, workdir
+from research.training.memory import TooLittleMemory
 from research.training.monitor import Monitor, NonFinite
-from research.training.program import Program
+from research.training.program import Program, Steps
 from tests.research.training import tiny
 
 
@@ -157,6 +158,39 @@ def test_a_damaged_checkpoint_costs_one_interval_and_no_bit(whole, shared):
     assert any("step 6 is damaged" in line for line in said)
     assert numbers(folder) == numbers(whole[0])
     assert_same_params(folder, whole[0])
+
+
+def test_an_evaluation_without_memory_loses_no_step(shared, monkeypatch):
+    """The run goes on with fewer rows an evaluation; training is as if undisturbed."""
+
+    def exhausted(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    folder, given = shared / "exhausted", config(shared, checkpoint__every_steps=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Steps, "evaluation", lambda self: exhausted)
+        with pytest.raises(TooLittleMemory, match=r"config.eval.batch_size = 8"):
+            run(given, folder)
+    assert checkpoints.steps_in(folder / "checkpoints") == [3]
+    given.eval.batch_size = 4
+    result, _ = run(given, folder)
+    assert result.heldout is not None
+    train = [line for line in numbers(folder) if line["split"] == "train"]
+    assert [line["step"] for line in train] == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_evaluation_that_will_not_fit_is_known_at_the_first_steps(
+    shared, monkeypatch
+):
+    def too_much(self):
+        raise TooLittleMemory("an evaluation needs more")
+
+    monkeypatch.setattr(Program, "compile_eval_step", too_much)
+    given = config(shared, train__num_train_steps=1000, eval__every_steps=1000)
+    with pytest.raises(TooLittleMemory, match="an evaluation needs more"):
+        run(given, shared / "too_much")
+    lines = numbers(shared / "too_much")
+    assert len(lines) < 1000
 
 
 def test_another_config_is_refused(whole, shared):

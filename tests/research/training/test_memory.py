@@ -178,7 +178,24 @@ def test_what_cannot_fit_is_refused_before_compiling():
 
 def test_what_xla_needs_too_much_of_is_refused_before_running(monkeypatch):
     compiled = jax.jit(lambda x: x + 1).lower(np.zeros(2**17, np.float32)).compile()
-    memory.check_compiled(tiny.program(), compiled)
-    monkeypatch.setattr(memory, "device_bytes", lambda _: 2**17)
-    with pytest.raises(UserError, match="the compiled step needs 1 MiB on each device"):
-        memory.check_compiled(tiny.program(), compiled)
+    what = ("the compiled step", "Change it.")
+    memory.check_compiled(compiled, *what)
+    monkeypatch.setattr(memory, "device_bytes", lambda _: 2**20)
+    with pytest.raises(
+        UserError, match=r"the compiled step needs 1 MiB on each .* Change it\."
+    ):
+        memory.check_compiled(compiled, *what, beside=1)
+
+
+def test_an_evaluation_is_refused_beside_the_optimizer_it_stands_with(monkeypatch):
+    program = tiny.program(eval__batch_size=32)
+    needed = memory.allocated_bytes(program.compile_eval_step())
+    moments = memory.shard_bytes(program.state.opt_state)
+    monkeypatch.setattr(memory, "device_bytes", lambda _: needed + moments)
+    program.compile_eval_step()
+    monkeypatch.setattr(memory, "device_bytes", lambda _: needed + moments - 1)
+    with pytest.raises(memory.TooLittleMemory) as caught:
+        program.compile_eval_step()
+    assert str(caught.value).startswith("an evaluation needs")
+    assert "config.eval.batch_size = 32" in str(caught.value)
+    assert "num_microbatches" not in str(caught.value)

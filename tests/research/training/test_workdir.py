@@ -76,6 +76,7 @@ def test_what_changes_no_result_may_change(tmp_path):
             checkpoint__keep_last=7,
             train__num_microbatches=2,
             train__log_every_steps=1,
+            eval__batch_size=4,
         ),
     )
 
