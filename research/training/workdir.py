@@ -91,6 +91,12 @@ def _take(file: Any, workdir: pathlib.Path) -> None:
             f"workdir {workdir} is in use by {file.read().strip() or 'another run'}. "
             f"Wait for it, stop it, or choose another workdir."
         ) from None
+    except OSError as error:
+        print(
+            f"The file system of {workdir} has no locks ({error.strerror}): nothing "
+            f"keeps a second run out of it.",
+            file=sys.stderr,
+        )
     file.seek(0)
     file.truncate()
     file.write(f"process {os.getpid()} on {socket.gethostname()}")

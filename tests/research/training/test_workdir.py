@@ -1,5 +1,6 @@
 """One run at a time, one config, and metrics without gaps or repeats."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -28,6 +29,17 @@ def test_two_runs_in_one_workdir_are_refused(tmp_path):
     assert "is in use by process" in other.stderr
     with workdir.locked(tmp_path):
         pass  # Released with the context.
+
+
+def test_without_locks_a_run_goes_on_and_says_so(tmp_path, monkeypatch, capsys):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(workdir.fcntl, "flock", no_locks)
+    with workdir.locked(tmp_path):
+        assert "process" in (tmp_path / workdir.LOCK).read_text()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has no locks (No locks available)" in line
 
 
 def test_a_workdir_that_cannot_be_made_is_an_error(tmp_path):
