@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -111,6 +112,42 @@ def test_metrics_after_the_checkpoint_and_half_lines_are_dropped(tmp_path):
     assert workdir.trim_metrics(tmp_path, 4) == (3.0, {})
     assert workdir.read_metrics(tmp_path) == lines[:3]
     assert path.read_text().endswith("\n")
+
+
+def test_bytes_that_are_no_text_are_dropped_like_half_lines(tmp_path):
+    lines = [{"step": 2, "loss": 3.0, "seconds": 1.5}, {"step": 4, "split": "eval"}]
+    whole = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    (tmp_path / workdir.METRICS).write_bytes(whole + b'{"step": 5, "l\x80\xff\xfe\0\0')
+    unlogged = json.dumps({"step": 4, "seconds": 2.0, "sums": {"loss": [1, 1]}})
+    (tmp_path / workdir.UNLOGGED).write_bytes(unlogged.encode() + b"\n\xff{\0")
+    assert workdir.trim_metrics(tmp_path, 4) == (2.0, {"loss": [1, 1]})
+    assert (tmp_path / workdir.METRICS).read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"sessions": 3}', "\0\0"])
+def test_damaged_sessions_are_an_error_that_says_what_to_do(tmp_path, content):
+    path = tmp_path / workdir.RUN
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"run\.json is damaged .* delete it to go on"):
+        workdir.add_session(tmp_path, 4)
+    path.unlink()
+    workdir.add_session(tmp_path, 4)
+
+
+def test_a_full_disk_is_an_error_with_its_file(tmp_path, monkeypatch):
+    workdir.save_config(tmp_path, tiny.config())
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError) as caught:
+        workdir.save_config(tmp_path, tiny.config(train__seed=1))
+    text = str(caught.value)
+    assert f"{tmp_path / workdir.CONFIG} could not be written: No space left" in text
+    assert "run the same command again" in text
+    assert workdir.load_config(tmp_path).train.seed == 0
+    assert [path.name for path in tmp_path.iterdir()] == [workdir.CONFIG]
 
 
 def test_sums_that_no_line_has_told_are_found_at_their_step(tmp_path):
