@@ -39,6 +39,7 @@ from research.training import (
     parallelism,
     program,
     summary,
+    terminal,
     workdir,
 )
 from research.training.checkpoints import Checkpoints
@@ -193,7 +194,7 @@ def _flops_per_token(parts: Program) -> float:
 def _quiet_unless_first(say: Callable[[str], None] | None) -> Callable[[str], None]:
     if jax.process_index() != 0:
         return lambda line: None
-    return say or (lambda line: print(line, flush=True))
+    return say or terminal.say
 
 
 def _parse_steps(text: str | None) -> tuple[int, int] | None:
