@@ -103,7 +103,8 @@ class SpikeDetector:
 
 
 class Watchdog:
-    """Says where the program stands when a step takes too long.
+    """Says where the program stands when a step, or what is done between steps, takes
+    too long.
 
     Args:
       seconds: how long is too long; 0 = never.

@@ -33,8 +33,9 @@ class Result:
       state: the last one.
       step: its step.
       heldout: its held-out loss; None if the session was stopped before the end.
-      stopped_by: name of the signal that stopped it, or None.
-      exit_code: of the process.
+      stopped_by: name of the signal that asked it to stop, or None. One that came in
+        its last evaluation found it finished.
+      exit_code: of a process that has nothing else to do.
       peak_bytes: memory of its compiled steps on one device; None where unknown.
     """
 
@@ -88,6 +89,7 @@ def train(
 
     with (
         contextlib.closing(watchdog),
+        contextlib.closing(profile),
         guards.stop_signals() as stop,
         jax.transfer_guard("disallow"),
     ):
@@ -112,6 +114,8 @@ def train(
             if is_save:
                 monitor.keep_unlogged(step)
             with monitor.pausing(), jax.transfer_guard("allow"):
+                if is_eval:
+                    watchdog.beat(f"the evaluation after step {step}")
                 try:
                     heldout = evaluation(state.params) if is_eval else None
                 except memory.TooLittleMemory:
@@ -126,11 +130,13 @@ def train(
                     if writer is not None:
                         writer.write(step, "eval", heldout.flat())
                 if is_save:
+                    watchdog.beat(f"saving the checkpoint of step {step}")
                     loss = None if heldout is None else heldout.loss
                     checkpoints.save(step, state, loss=loss)
             watchdog.beat(f"the step after {step}")
 
         watchdog.close()  # The last write may take as long as it takes.
+        profile.close()
         _finish(monitor, checkpoints)
         with jax.transfer_guard("allow"):
             if checkpoints.latest_step != step and step > first_step:
@@ -142,7 +148,7 @@ def train(
         step=step,
         heldout=heldout if step == last_step else None,
         stopped_by=stop.name,
-        exit_code=stop.exit_code,
+        exit_code=0 if step == last_step else stop.exit_code,
         peak_bytes=steps.peak_bytes(),
     )
 
@@ -238,5 +244,10 @@ class Profile:
         """Ends the trace once its last step has run."""
         if self._running and self._steps is not None and step > self._steps[1]:
             jax.block_until_ready(state.step)
-            jax.profiler.stop_trace()
+            self.close()
+
+    def close(self) -> None:
+        """Writes a trace whose last step the session did not reach."""
+        if self._running:
             self._running = False
+            jax.profiler.stop_trace()
