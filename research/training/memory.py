@@ -19,7 +19,7 @@ import psutil
 
 from research.config import RunConfig
 from research.errors import UserError
-from research.training import activations
+from research.training import activations, cgroup
 from research.training.activations import Activations, num_blocks
 
 if TYPE_CHECKING:
@@ -151,9 +151,15 @@ def device_bytes(device: jax.Device) -> int | None:
     A CPU device has its share of the machine's memory.
     """
     if device.platform == "cpu":
-        return psutil.virtual_memory().total // jax.local_device_count()
+        return host_bytes() // jax.local_device_count()
     stats = device.memory_stats()
     return stats.get("bytes_limit") if stats else None
+
+
+def host_bytes() -> int:
+    """The machine's memory, or what of it a container or batch system allows."""
+    total, limit = psutil.virtual_memory().total, cgroup.memory_limit()
+    return total if limit is None else min(total, limit)
 
 
 def step_bytes(step: Any) -> int | None:

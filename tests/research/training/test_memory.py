@@ -187,6 +187,13 @@ def test_what_xla_needs_too_much_of_is_refused_before_running(monkeypatch):
         memory.check_compiled(compiled, *what, beside=1)
 
 
+def test_a_cpu_has_what_its_container_allows(monkeypatch):
+    device, total = jax.local_devices()[0], memory.psutil.virtual_memory().total
+    for limit, there_is in ((None, total), (2**20, 2**20), (2**62, total)):
+        monkeypatch.setattr(memory.cgroup, "memory_limit", lambda limit=limit: limit)
+        assert memory.device_bytes(device) == there_is // jax.local_device_count()
+
+
 def test_an_evaluation_is_refused_beside_the_optimizer_it_stands_with(monkeypatch):
     program = tiny.program(eval__batch_size=32)
     needed = memory.allocated_bytes(program.compile_eval_step())
