@@ -215,20 +215,6 @@ def test_an_evaluation_without_memory_loses_no_step(shared, monkeypatch):
     assert [line["step"] for line in train] == [1, 2, 3, 4, 5, 6]
 
 
-def test_an_evaluation_that_will_not_fit_is_known_at_the_first_steps(
-    shared, monkeypatch
-):
-    def too_much(self):
-        raise TooLittleMemory("an evaluation needs more")
-
-    monkeypatch.setattr(Program, "compile_eval_step", too_much)
-    given = config(shared, train__num_train_steps=1000, eval__every_steps=1000)
-    with pytest.raises(TooLittleMemory, match="an evaluation needs more"):
-        run(given, shared / "too_much")
-    lines = numbers(shared / "too_much")
-    assert len(lines) < 1000
-
-
 def test_another_config_is_refused(whole, shared):
     with pytest.raises(UserError, match="config.train.seed: 0 there, 1 now"):
         run(config(shared, train__seed=1), whole[0])

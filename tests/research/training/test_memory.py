@@ -1,6 +1,7 @@
 """Memory by kind: exact where it can be, and beside what XLA allocates."""
 
 import dataclasses
+import threading
 
 import jax
 import numpy as np
@@ -185,6 +186,24 @@ def test_what_xla_needs_too_much_of_is_refused_before_running(monkeypatch):
         UserError, match=r"the compiled step needs 1 MiB on each .* Change it\."
     ):
         memory.check_compiled(compiled, *what, beside=1)
+
+
+def test_an_evaluation_that_will_not_fit_is_known_at_the_first_steps(monkeypatch):
+    """As soon as it is compiled, and not at the first evaluation."""
+    checked = threading.Event()
+
+    def too_much(self):
+        checked.wait(60)
+        raise memory.TooLittleMemory("an evaluation needs more")
+
+    monkeypatch.setattr(program_lib.Program, "compile_train_step", lambda *_: "step")
+    monkeypatch.setattr(program_lib.Program, "compile_eval_step", too_much)
+    steps = program_lib.Steps(tiny.program(), 0)
+    assert steps.train(0) == "step"  # A start does not wait for it.
+    checked.set()
+    steps._pool.shutdown(wait=True)
+    with pytest.raises(memory.TooLittleMemory, match="an evaluation needs more"):
+        steps.train(1)
 
 
 def test_a_cpu_has_what_its_container_allows(monkeypatch):
