@@ -121,7 +121,7 @@ def _check_optimizer(optimizer: OptimizerConfig, train: TrainConfig) -> list[str
         warmup_steps=(0, _ANY),
         final_learning_rate=(0, _ANY),
         decay_fraction=(0, 1),
-        epsilon=(0, _ANY),
+        epsilon=(_TINY, _ANY),  # A gradient of zero is 0 / epsilon.
         weight_decay=(0, _ANY),
         clip_norm=(0, _ANY),
         decay_rate=(_TINY, 1),

@@ -39,6 +39,7 @@ from research.training import (
     parallelism,
     program,
     summary,
+    terminal,
     workdir,
 )
 from research.training.checkpoints import Checkpoints
@@ -49,7 +50,9 @@ from research.training.state import TrainState
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiments/NAME.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _PROFILE = flags.DEFINE_string(
-    "profile_steps", None, "FIRST:LAST, steps to trace into workdir/plugins/profile"
+    "profile_steps",
+    None,
+    "FIRST:LAST, steps to trace into workdir/plugins/profile, counted from 0",
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "of the whole run")
@@ -97,10 +100,11 @@ def pretrain(
     compilation_cache.enable()
     run = config_lib.parse(config)
     parallelism.check(run)
+    _check_steps(profile_steps, run.train.num_train_steps)
     folder = pathlib.Path(folder)
     with contextlib.ExitStack() as closing:
         closing.enter_context(workdir.locked(folder))
-        closing.enter_context(memory.explained(run))
+        closing.enter_context(memory.explained("the step", memory.advice(run)))
         workdir.check_config(folder, config)
         corpus = _load_data(run, folder)
         parts = program.create(run, corpus.vocabulary)
@@ -110,6 +114,11 @@ def pretrain(
         steps = program.Steps(parts, first_step)
         closing.callback(steps.close)
         say(summary.opening(parts, corpus, first_step))
+        if profile_steps is not None and profile_steps[0] < first_step:
+            say(
+                f"no step is traced: --profile_steps begins with {profile_steps[0]}, "
+                f"this session with {first_step}"
+            )
         start = _restore_or_init(parts, checkpoints, say)
         steps.train(first_step)  # No run is recorded that does not compile.
         writer, seconds, unlogged = _record(folder, config, first_step)
@@ -193,7 +202,7 @@ def _flops_per_token(parts: Program) -> float:
 def _quiet_unless_first(say: Callable[[str], None] | None) -> Callable[[str], None]:
     if jax.process_index() != 0:
         return lambda line: None
-    return say or (lambda line: print(line, flush=True))
+    return say or terminal.say
 
 
 def _parse_steps(text: str | None) -> tuple[int, int] | None:
@@ -203,6 +212,15 @@ def _parse_steps(text: str | None) -> tuple[int, int] | None:
     if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
         raise UserError(f"--profile_steps={text}: must be FIRST:LAST, such as 10:15.")
     return int(first), int(last)
+
+
+def _check_steps(steps: tuple[int, int] | None, num_train_steps: int) -> None:
+    if steps is not None and steps[1] >= num_train_steps:
+        raise UserError(
+            f"--profile_steps={steps[0]}:{steps[1]}: the run has the steps 0 to "
+            f"{num_train_steps - 1}; choose some of them, or raise "
+            f"config.train.num_train_steps = {num_train_steps}."
+        )
 
 
 if __name__ == "__main__":

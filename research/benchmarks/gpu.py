@@ -196,12 +196,12 @@ def _measure(
     best = {
         side: best_rows(functools.partial(speed, side), candidates) for side in sides
     }
-    turns: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
-    for turn in range(_TURNS):
-        for side in sides:
-            details = side == "ours" and turn == 0
-            one = spec(side, best[side], rounds=rounds, details=details)
-            turns[side].append(worker.run(one, caches))
+
+    def turn(side: str, rows: int, number: int) -> dict[str, Any]:
+        details = side == "ours" and number == 0
+        return worker.run(spec(side, rows, rounds=rounds, details=details), caches)
+
+    best, turns = final_turns(turn, best, candidates)
     device = devices.known(found["kind"])
     return row(
         case.label, rate, best, turns, None if device is None else device.flops, found
@@ -260,6 +260,45 @@ def batch_sizes(row_length: int) -> list[int]:
     return [first * 2**i for i in range(_DOUBLINGS + 1)]
 
 
+def final_turns(
+    measure: Callable[[str, int, int], dict[str, Any]],
+    best: dict[str, int],
+    candidates: Sequence[int],
+) -> tuple[dict[str, int], dict[str, list[dict[str, Any]]]]:
+    """Results of every side, in turns.
+
+    What was measured once may not fit again beside its details: its side then takes the
+    next smaller batch, and all begin anew.
+
+    Args:
+      measure: (side, rows, number of the turn) -> what a worker answers.
+      best: rows of each side.
+      candidates: ascending.
+
+    Returns:
+      The rows in the end, and each side's results.
+
+    Raises:
+      UserError: if not even the first candidate fits.
+    """
+    best, number = dict(best), 0
+    turns: dict[str, list[dict[str, Any]]] = {side: [] for side in best}
+    while number < _TURNS:
+        for side, rows in best.items():
+            result = measure(side, rows, number)
+            if result.get("out_of_memory"):
+                smaller = [size for size in candidates if size < rows]
+                if not smaller:
+                    raise _nothing_fits(rows)
+                best[side] = smaller[-1]
+                turns, number = {side: [] for side in best}, 0
+                break
+            turns[side].append(result)
+        else:
+            number += 1
+    return best, turns
+
+
 def best_rows(
     tokens_per_second: Callable[[int], float | None], candidates: Sequence[int]
 ) -> int:
@@ -283,8 +322,12 @@ def best_rows(
         if not improved:
             break
     if not rows:
-        raise UserError(
-            f"not even {candidates[0]} rows fit on this GPU: is another program using "
-            f"its memory (nvidia-smi)?"
-        )
+        raise _nothing_fits(candidates[0])
     return rows
+
+
+def _nothing_fits(rows: int) -> UserError:
+    return UserError(
+        f"not even {rows} rows fit on this GPU: is another program using its memory "
+        f"(nvidia-smi)?"
+    )

@@ -59,7 +59,7 @@ def measure(*, rounds: int) -> Table:
     platform = devices[0].platform
     rows: list[dict[str, Any]] = []
     alone = None
-    for axis, count in meshes(len(devices)):
+    for axis, count in meshes(len(devices), MODEL[platform]["model.num_heads"]):
         print(f"measuring {axis} = {count} ...", flush=True)
         mine = ours.make(
             "masked_lm", settings(platform, axis, count), devices=devices[:count]
@@ -75,10 +75,21 @@ def measure(*, rounds: int) -> Table:
     )
 
 
-def meshes(num_devices: int) -> list[tuple[str, int]]:
-    """(axis, devices): one device first, then every axis over powers of two."""
+def meshes(num_devices: int, num_heads: int) -> list[tuple[str, int]]:
+    """(axis, devices): one device first, then every axis over powers of two.
+
+    A tensor axis divides the heads, so it takes no more devices than there are heads.
+    """
     counts = [2**i for i in range(1, num_devices.bit_length()) if 2**i <= num_devices]
-    return [("data", 1), *((axis, count) for axis in AXES for count in counts)]
+    return [
+        ("data", 1),
+        *(
+            (axis, count)
+            for axis in AXES
+            for count in counts
+            if axis != "tensor" or num_heads % count == 0
+        ),
+    ]
 
 
 def settings(platform: str, axis: str, count: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from research.comparison.budgets import StepCost
 from research.comparison.config import ComparisonConfig
 from research.comparison.tasks import Task
 from research.errors import UserError, user_errors
-from research.training import program, workdir
+from research.training import guards, program, workdir
 from research.training.program import Program
 from research.training.state import count_params
 
@@ -72,7 +72,9 @@ def workload(arm: Arm) -> Workload:
 def _data(config: run_config.DataConfig) -> data_lib.Data:
     """Arms share their data: it is opened once."""
     with user_errors():
-        return data_lib.load(config)
+        found = data_lib.load(config)
+        data_lib.require_rows(found, config)
+    return found
 
 
 def step_costs(config: ComparisonConfig, workdir: pathlib.Path) -> dict[str, StepCost]:
@@ -180,13 +182,14 @@ def run(
       'summary' and the hash of the run's metrics.
 
     Raises:
-      Stopped: if a signal stopped it; it is saved and goes on later.
+      Stopped: if a signal came meanwhile; the run is saved and goes on later.
     """
     settings = run_settings(config, task, folder)
     run_folder = folder / task.folder
     result = pretrain.pretrain(settings, run_folder, say=say)
     if result.stopped_by is not None:
-        raise Stopped(result.stopped_by, result.exit_code)
+        # The run itself may have finished; what stops is the comparison.
+        raise Stopped(result.stopped_by, guards.exit_code(result.stopped_by))
     summary = summarise(workload(config.arm(task.arm)), settings, run_folder)
     return {
         "summary": {**summary, "peak_memory_bytes": result.peak_bytes},

@@ -251,7 +251,7 @@ def read_lines(path: pathlib.Path) -> Iterable[dict[str, Any]]:
     """Records of a metrics file; a last line that is not whole is left out."""
     if not path.exists():
         return
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             record = json.loads(line)
         except ValueError:

@@ -74,7 +74,8 @@ def load(
         the configured one.
 
     Raises:
-      DataError: the corpus, the tokenizer or the stored tokens cannot be used.
+      DataError: the corpus, the tokenizer or the stored tokens cannot be used, or do
+        not make one row of a run's splits.
       OSError: the cache cannot be written.
     """
     cache = cache_folder(config.cache_dir)
@@ -88,7 +89,9 @@ def load(
         if found.is_dir():
             splits = store.open_store(found)
             _check_contents(record, splits, folder)
-            return _data(tokenizer, splits)
+            data = _data(tokenizer, splits)
+            require_rows(data, config)
+            return data
     corpus = corpora.open_corpus(
         config.source, text_field=config.text_field, num_workers=config.num_workers
     )
@@ -106,10 +109,33 @@ def load(
     if record is not None:
         _check_contents(record, splits, folder)
     data = _data(tokenizer, splits)
+    if folder is not None:
+        # Before anything is recorded: more held-out text is another corpus.
+        require_rows(data, config)
     if folder is not None and record is None:
         data.tokenizer.save(folder / TOKENIZER_FOLDER)
         _write_record(folder, config, name, data)
     return data
+
+
+def require_rows(data: Data, config: DataConfig) -> None:
+    """Refuses splits that a run cannot read a row of.
+
+    Raises:
+      DataError: naming the split, what it has and what to change.
+    """
+    more = {
+        "train": "",
+        "heldout": f"raise data.heldout_fraction = {config.heldout_fraction}, ",
+    }
+    for split, advice in more.items():
+        num_tokens = getattr(data, split).num_tokens
+        if num_tokens < config.row_length:
+            raise DataError(
+                f"The {split} split of {config.source!r} has {num_tokens} tokens, not "
+                f"one row of data.row_length = {config.row_length}: {advice}lower "
+                f"data.row_length, or give more text."
+            )
 
 
 def cache_folder(cache_dir: str) -> pathlib.Path:

@@ -7,11 +7,10 @@ import time
 
 import jax
 import numpy as np
-import psutil
 
 from research.benchmarks import timing
 from research.errors import UserError, nearest
-from research.training import devices
+from research.training import devices, memory
 from research.training.devices import Device
 
 CPU = "cpu"
@@ -71,7 +70,7 @@ def measured_cpu(dtype: str, count: int) -> Device:
         platform=CPU,
         kinds=(CPU,),
         flops=rate / count,
-        memory=psutil.virtual_memory().total / count,
+        memory=memory.host_bytes() / count,
         bandwidth=2 * _COPIED_BYTES / seconds / count,
     )
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import pathlib
 import re
 import shutil
@@ -176,19 +177,20 @@ class Checkpoints:
           step: of the state.
           state: may be donated as soon as this returns.
           loss: held-out loss at this step, if it was evaluated; the best checkpoint is
-            the one with the lowest.
+            the one with the lowest, and one that is not finite is none.
 
         Raises:
           UserError: if this or the previous checkpoint cannot be written.
         """
         items = _items(state)
+        is_known = loss is not None and math.isfinite(loss)
         with writing(self._folder, step):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     **{name: _Save(values) for name, values in items.items()}
                 ),
-                metrics=None if loss is None else {"loss": loss},
+                metrics={"loss": loss} if is_known else None,
             )
 
     def wait(self) -> None:
@@ -249,7 +251,8 @@ class _Scheduled(checkpoint_managers.PreservationPolicy):
 
 
 def _saved_loss(metrics: dict[str, float]) -> float:
-    return metrics["loss"]
+    # Older checkpoints may have one that is not a number, which sorts anywhere.
+    return metrics["loss"] if math.isfinite(metrics["loss"]) else math.inf
 
 
 def _manager(
@@ -450,9 +453,16 @@ def choose(folder: pathlib.Path, which: str) -> int:
         return steps[-1]
     if which == "best":
         losses = {step: saved_loss(folder, step) for step in steps}
-        known = {step: loss for step, loss in losses.items() if loss is not None}
+        known = {
+            step: loss
+            for step, loss in losses.items()
+            if loss is not None and math.isfinite(loss)
+        }
         if not known:
-            raise UserError(f"no checkpoint in {folder} was evaluated: use 'last'.")
+            raise UserError(
+                f"no checkpoint in {folder} has a held-out loss that is finite: use "
+                f"'last'."
+            )
         return min(known, key=lambda step: known[step])
     if str(which).isdigit() and int(which) in steps:
         return int(which)

@@ -17,7 +17,7 @@ import jax
 
 
 class StopSignal:
-    """Whether somebody asked the run to stop: SIGTERM or the first Ctrl-C.
+    """Whether somebody asked the run to stop: SIGTERM, SIGHUP or the first Ctrl-C.
 
     A second Ctrl-C interrupts at once. With several hosts the hosts agree on the step
     to stop at, through JAX's preemption service.
@@ -38,7 +38,7 @@ class StopSignal:
     @property
     def exit_code(self) -> int:
         """0 for a preemption, which is no failure; 130 for Ctrl-C."""
-        return 130 if self.name == "SIGINT" else 0
+        return exit_code(self.name)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -47,16 +47,26 @@ class StopSignal:
         self.name = signal.Signals(number).name
 
 
+def exit_code(signal_name: str | None) -> int:
+    """Of a process that a signal stopped; None = it was not."""
+    return 130 if signal_name == "SIGINT" else 0
+
+
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopSignal]:
-    """Turns SIGTERM and Ctrl-C into a request, for as long as the context lasts."""
+    """Turns SIGTERM, SIGHUP and Ctrl-C into a request while the context lasts.
+
+    SIGHUP, of a terminal that goes away, is left alone where nohup has it ignored.
+    """
     stop = StopSignal()
     # Python lets only the main thread set handlers; elsewhere there is nothing to do.
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or jax.process_count() > 1:
         yield stop
         return
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, stop._receive) for number in numbers}
     try:
         yield stop
@@ -93,7 +103,8 @@ class SpikeDetector:
 
 
 class Watchdog:
-    """Says where the program stands when a step takes too long.
+    """Says where the program stands when a step, or what is done between steps, takes
+    too long.
 
     Args:
       seconds: how long is too long; 0 = never.

@@ -15,7 +15,7 @@ from research.data import loader
 from research.data.store import TokenStore
 from research.evaluation import heldout as heldout_lib
 from research.evaluation.heldout import Heldout
-from research.training import guards, metrics
+from research.training import guards, memory, metrics
 from research.training.checkpoints import Checkpoints
 from research.training.monitor import Monitor
 from research.training.program import Program, Steps
@@ -33,8 +33,9 @@ class Result:
       state: the last one.
       step: its step.
       heldout: its held-out loss; None if the session was stopped before the end.
-      stopped_by: name of the signal that stopped it, or None.
-      exit_code: of the process.
+      stopped_by: name of the signal that asked it to stop, or None. One that came in
+        its last evaluation found it finished.
+      exit_code: of a process that has nothing else to do.
       peak_bytes: memory of its compiled steps on one device; None where unknown.
     """
 
@@ -77,6 +78,7 @@ def train(
     Raises:
       NonFinite: after the checkpoints under way are on disk.
       UserError: if a checkpoint cannot be written.
+      TooLittleMemory: for an evaluation; a checkpoint that was due is on disk.
     """
     config = program.config
     last_step = config.train.num_train_steps
@@ -87,6 +89,7 @@ def train(
 
     with (
         contextlib.closing(watchdog),
+        contextlib.closing(profile),
         guards.stop_signals() as stop,
         jax.transfer_guard("disallow"),
     ):
@@ -111,17 +114,29 @@ def train(
             if is_save:
                 monitor.keep_unlogged(step)
             with monitor.pausing(), jax.transfer_guard("allow"):
-                heldout = evaluation(state.params) if is_eval else None
+                if is_eval:
+                    watchdog.beat(f"the evaluation after step {step}")
+                try:
+                    heldout = evaluation(state.params) if is_eval else None
+                except memory.TooLittleMemory:
+                    # The steps are good, and go on with other settings. Only the last
+                    # one is none to go on from: it would never be evaluated.
+                    if is_save and not is_last:
+                        checkpoints.save(step, state)
+                        checkpoints.wait()
+                    raise
                 if heldout is not None:
                     say(f"step {step}  held-out {heldout.line()}")
                     if writer is not None:
                         writer.write(step, "eval", heldout.flat())
                 if is_save:
+                    watchdog.beat(f"saving the checkpoint of step {step}")
                     loss = None if heldout is None else heldout.loss
                     checkpoints.save(step, state, loss=loss)
             watchdog.beat(f"the step after {step}")
 
         watchdog.close()  # The last write may take as long as it takes.
+        profile.close()
         _finish(monitor, checkpoints)
         with jax.transfer_guard("allow"):
             if checkpoints.latest_step != step and step > first_step:
@@ -133,7 +148,7 @@ def train(
         step=step,
         heldout=heldout if step == last_step else None,
         stopped_by=stop.name,
-        exit_code=stop.exit_code,
+        exit_code=0 if step == last_step else stop.exit_code,
         peak_bytes=steps.peak_bytes(),
     )
 
@@ -170,6 +185,7 @@ class Evaluation:
             num_hosts=num_hosts,
             host=host,
         )
+        self._advice = memory.evaluation_advice(config)
         self._steps = steps
         self._objective = program.objective
         self._batches = [parallel.place(batch) for batch in batches]
@@ -180,14 +196,20 @@ class Evaluation:
         self._seed = jax.device_put(np.uint32(config.train.seed), parallel.replicated)
 
     def __call__(self, params: Any) -> Heldout:
-        return heldout_lib.evaluate(
-            self._steps.evaluation(),
-            params,
-            self._batches,
-            seed=self._seed,
-            numbers=self._numbers,
-            objective=self._objective,
-        )
+        """The held-out loss.
+
+        Raises:
+          TooLittleMemory: with advice for evaluations, not for steps.
+        """
+        with memory.explained("the evaluation", self._advice):
+            return heldout_lib.evaluate(
+                self._steps.evaluation(),
+                params,
+                self._batches,
+                seed=self._seed,
+                numbers=self._numbers,
+                objective=self._objective,
+            )
 
 
 def _finish(monitor: Monitor, checkpoints: Checkpoints) -> None:
@@ -222,5 +244,10 @@ class Profile:
         """Ends the trace once its last step has run."""
         if self._running and self._steps is not None and step > self._steps[1]:
             jax.block_until_ready(state.step)
-            jax.profiler.stop_trace()
+            self.close()
+
+    def close(self) -> None:
+        """Writes a trace whose last step the session did not reach."""
+        if self._running:
             self._running = False
+            jax.profiler.stop_trace()

@@ -19,7 +19,7 @@ import psutil
 
 from research.config import RunConfig
 from research.errors import UserError
-from research.training import activations
+from research.training import activations, cgroup
 from research.training.activations import Activations, num_blocks
 
 if TYPE_CHECKING:
@@ -170,9 +170,15 @@ def device_bytes(device: jax.Device) -> int | None:
     A CPU device has its share of the machine's memory.
     """
     if device.platform == "cpu":
-        return psutil.virtual_memory().total // jax.local_device_count()
+        return host_bytes() // jax.local_device_count()
     stats = device.memory_stats()
     return stats.get("bytes_limit") if stats else None
+
+
+def host_bytes() -> int:
+    """The machine's memory, or what of it a container or batch system allows."""
+    total, limit = psutil.virtual_memory().total, cgroup.memory_limit()
+    return total if limit is None else min(total, limit)
 
 
 def step_bytes(step: Any) -> int | None:
@@ -188,8 +194,12 @@ def step_bytes(step: Any) -> int | None:
 
 
 @contextlib.contextmanager
-def explained(config: RunConfig) -> Iterator[None]:
+def explained(what: str, advice: str) -> Iterator[None]:
     """Says what to change when a device runs out of memory inside.
+
+    Args:
+      what: does not fit: 'the step'.
+      advice: which settings to change.
 
     Raises:
       TooLittleMemory: with what XLA says and which settings to change.
@@ -201,9 +211,9 @@ def explained(config: RunConfig) -> Iterator[None]:
             raise
         there_is = device_bytes(jax.local_devices()[0])
         raise TooLittleMemory(
-            f"the step does not fit into a device's memory"
+            f"{what} does not fit into a device's memory"
             f"{'' if there_is is None else f' of {gib(there_is)}'}: "
-            f"{str(error).strip().splitlines()[0]} {advice(config)}"
+            f"{str(error).strip().splitlines()[0]} {advice}"
         ) from error
 
 
@@ -224,20 +234,28 @@ def check(program: Program, platform: str, there_is: float) -> None:
         raise TooLittleMemory(message(needed, there_is, program.config))
 
 
-def check_compiled(program: Program, compiled: jax.stages.Compiled) -> None:
+def check_compiled(
+    compiled: jax.stages.Compiled, what: str, advice: str, *, beside: int = 0
+) -> None:
     """Refuses a compiled step that needs more than a device has, before it runs.
 
     CPUs would hand out memory that does not exist, and end the process when it is used.
+
+    Args:
+      compiled: the step.
+      what: it is: 'the compiled step'.
+      advice: which settings to change.
+      beside: bytes that a device holds meanwhile and the step does not take.
 
     Raises:
       TooLittleMemory: with what is needed, what there is and which settings to change.
     """
     there_is = device_bytes(jax.local_devices()[0])
     needed = allocated_bytes(compiled)
-    if there_is is not None and needed is not None and needed > there_is:
+    if there_is is not None and needed is not None and needed + beside > there_is:
         raise TooLittleMemory(
-            f"the compiled step needs {gib(needed)} on each device, which has "
-            f"{gib(there_is)}. {advice(program.config)}"
+            f"{what} needs {gib(needed + beside)} on each device, which has "
+            f"{gib(there_is)}. {advice}"
         )
 
 
@@ -286,6 +304,16 @@ def advice(config: RunConfig) -> str:
         f"Change one of: config.train.num_microbatches = "
         f"{config.train.num_microbatches} (more parts need less memory), "
         f"config.model.remat = {config.model.remat!r} ('full' keeps least), "
+        f"config.parallel.fsdp = {config.parallel.fsdp} (more devices share the "
+        f"parameters)."
+    )
+
+
+def evaluation_advice(config: RunConfig) -> str:
+    """Which settings to change if an evaluation does not fit; a run may go on so."""
+    return (
+        f"Change one of: config.eval.batch_size = {config.eval.batch_size} (an "
+        f"evaluation takes its rows at once: fewer need less memory), "
         f"config.parallel.fsdp = {config.parallel.fsdp} (more devices share the "
         f"parameters)."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import pathlib
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from research.training.event_file import EventFile
-from research.training.workdir import METRICS, UNLOGGED
+from research.training.workdir import METRICS, UNLOGGED, writing
 
 
 class Means:
@@ -46,34 +47,42 @@ class Writer:
     """metrics.jsonl and a TensorBoard event file of one session."""
 
     def __init__(self, workdir: pathlib.Path, first_step: int):
-        self._lines = open(workdir / METRICS, "a")  # noqa: SIM115
+        self._path = workdir / METRICS
         self._unlogged = workdir / UNLOGGED
-        self._events = EventFile(workdir, first_step)
+        with writing(self._path):
+            self._lines = open(self._path, "a")  # noqa: SIM115
+            self._events = EventFile(workdir, first_step)
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Adds one object with `step`, `split` ('train' or 'eval') and the values."""
+        """Adds one object with `step`, `split` ('train' or 'eval') and the values.
+
+        Raises:
+          UserError: if the disk is full.
+        """
         # JSON has no NaN; a value that is not finite is null.
         safe = {n: v if math.isfinite(v) else None for n, v in values.items()}
         line = json.dumps({"step": step, "split": split, **safe}, allow_nan=False)
-        self._lines.write(line + "\n")
-        self._lines.flush()
-        self._events.scalars(
-            step, {f"{split}/{name}": value for name, value in values.items()}
-        )
+        with writing(self._path):
+            self._lines.write(line + "\n")
+            self._lines.flush()
+            self._events.scalars(
+                step, {f"{split}/{name}": value for name, value in values.items()}
+            )
 
     def write_unlogged(
         self, step: int, sums: Mapping[str, tuple[float, float]], seconds: float
     ) -> None:
         """Notes, for a run that resumes here, the sums since the last 'train' line."""
         line = json.dumps({"step": step, "seconds": seconds, "sums": sums})
-        with self._unlogged.open("a") as file:
+        with writing(self._unlogged), self._unlogged.open("a") as file:
             # In front, so that a line cut short by a kill ends.
             file.write("\n" + line)
 
     def close(self) -> None:
         """Closes both files."""
-        self._lines.close()
-        self._events.close()
+        # They may still hold what the disk had no room for.
+        with writing(self._path), contextlib.closing(self._events):
+            self._lines.close()
 
 
 def progress_line(

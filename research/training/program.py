@@ -70,9 +70,10 @@ class Program:
         there_is = memory.device_bytes(device)
         if there_is is not None:
             memory.check(self, device.platform, there_is)
-        with memory.explained(self.config):
+        advice = memory.advice(self.config)
+        with memory.explained("the step", advice):
             compiled = self.lower_train_step(objective).compile()
-        memory.check_compiled(self, compiled)
+        memory.check_compiled(compiled, "the compiled step", advice)
         return compiled
 
     def lower_train_step(self, objective: Objective) -> jax.stages.Lowered:
@@ -90,15 +91,23 @@ class Program:
         )
 
     def compile_eval_step(self) -> Callable[..., Any]:
-        """The compiled evaluation step: (params, batch, seed, number) -> EvalSums."""
+        """The compiled evaluation step: (params, batch, seed, number) -> EvalSums.
+
+        Raises:
+          TooLittleMemory: if a device has too little for it beside the optimizer.
+        """
         eval_step = step.make_eval_step(
             self.objective, self.modules, distribution=self.parallel.distribution
         )
         batch = self.batch_shapes(self.config.eval.batch_size)
         arguments = (self.state.params, batch, self.state.seed, self.state.step)
-        with memory.explained(self.config):
+        advice = memory.evaluation_advice(self.config)
+        with memory.explained("the evaluation", advice):
             lowered = self.parallel.lower(eval_step, arguments, row_arguments=(1,))
-            return lowered.compile()
+            compiled = lowered.compile()
+        moments = memory.shard_bytes(self.state.opt_state)
+        memory.check_compiled(compiled, "an evaluation", advice, beside=moments)
+        return compiled
 
     def batch_shapes(self, batch_size: int) -> TokenBatch:
         """Shapes and shardings of a global batch."""
@@ -207,7 +216,13 @@ class Steps:
         self._evaluation = self._pool.submit(program.compile_eval_step)
 
     def train(self, step_number: int) -> Callable[..., Any]:
-        """The compiled step for a step number."""
+        """The compiled step for a step number.
+
+        Raises:
+          TooLittleMemory: for it, or for the evaluation as soon as that is known.
+        """
+        if self._evaluation.done():
+            self._evaluation.result()
         objective = self._program.objective.at(step_number)
         if objective not in self._train:
             compile_step = self._program.compile_train_step

@@ -46,7 +46,7 @@ def closing(
 ) -> str:
     """Losses beside their unigram baselines, cost, and where everything is."""
     total = program.config.train.num_train_steps
-    if result.stopped_by is not None:
+    if result.step < total:
         return (
             f"stopped by {result.stopped_by} after step {result.step} of {total}, which "
             f"is saved: the same command goes on from there"

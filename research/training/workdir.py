@@ -26,6 +26,7 @@ import jax
 import ml_collections
 
 from research.config import differing_fields, plain
+from research.data import whole_files
 from research.errors import UserError
 
 try:
@@ -37,7 +38,9 @@ CONFIG, RUN, METRICS, LOCK = "config.json", "run.json", "metrics.jsonl", ".lock"
 UNLOGGED = "unlogged.jsonl"
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
-# What may change when a run goes on: none of it changes what is computed.
+# What may change when a run goes on: none of it changes what is trained. How many rows
+# an evaluation takes at once does change which ones it reads; were it fixed, a run that
+# runs out of memory in an evaluation could not go on.
 RESUMABLE = (
     "parallel.",
     "checkpoint.",
@@ -45,6 +48,7 @@ RESUMABLE = (
     "train.num_microbatches",
     "train.spike_deviations",
     "train.hang_seconds",
+    "eval.batch_size",
     "data.cache_dir",
     "data.num_workers",
 )
@@ -88,6 +92,12 @@ def _take(file: Any, workdir: pathlib.Path) -> None:
             f"workdir {workdir} is in use by {file.read().strip() or 'another run'}. "
             f"Wait for it, stop it, or choose another workdir."
         ) from None
+    except OSError as error:
+        print(
+            f"The file system of {workdir} has no locks ({error.strerror}): nothing "
+            f"keeps a second run out of it.",
+            file=sys.stderr,
+        )
     file.seek(0)
     file.truncate()
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -144,15 +154,34 @@ def save_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> Non
 
 def write_json(path: pathlib.Path, values: Any) -> None:
     """Writes a JSON file, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    temporary.replace(path)
+    with writing(path):
+        whole_files.write(path, json.dumps(values, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Says which file of a workdir could not be written, and what to do.
+
+    Raises:
+      UserError: for an OSError inside, whose own words name no file.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written: {error.strerror or error}. Mend that and run "
+            f"the same command again to go on from the last checkpoint."
+        ) from error
 
 
 def add_session(workdir: pathlib.Path, step: int) -> None:
-    """Notes in run.json what runs from `step` on, and on what."""
+    """Notes in run.json what runs from `step` on, and on what.
+
+    Raises:
+      UserError: if the file is damaged, or cannot be written.
+    """
     path = workdir / RUN
-    sessions = json.loads(path.read_text())["sessions"] if path.is_file() else []
+    sessions = _sessions(path)
     sessions.append(
         {
             "step": step,
@@ -162,6 +191,18 @@ def add_session(workdir: pathlib.Path, step: int) -> None:
         }
     )
     write_json(path, {"sessions": sessions})
+
+
+def _sessions(path: pathlib.Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    try:
+        return list(json.loads(path.read_bytes())["sessions"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}). Bring it back, or delete it to go on: only "
+            f"the record of earlier sessions is in it."
+        ) from error
 
 
 def provenance() -> dict[str, Any]:
@@ -215,9 +256,8 @@ def trim_metrics(
     if not path.is_file():
         return seconds, sums
     kept = [line for line in read_lines(path) if line["step"] <= step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    temporary.replace(path)
+    with writing(path):
+        whole_files.write(path, "".join(json.dumps(line) + "\n" for line in kept))
     return max([seconds, *(line.get("seconds", 0.0) for line in kept)]), sums
 
 
@@ -228,9 +268,10 @@ def read_metrics(workdir: pathlib.Path) -> list[Mapping[str, Any]]:
 
 
 def read_lines(path: pathlib.Path) -> list[Mapping[str, Any]]:
-    """Objects of a JSON lines file; a last line that was cut short is left out."""
+    """Objects of a JSON lines file; what a crash left that is none is left out."""
     lines = []
-    for text in path.read_text().splitlines():
+    # As bytes: a block of a file that was never written need not be text.
+    for text in path.read_bytes().splitlines():
         with contextlib.suppress(ValueError):
             lines.append(json.loads(text))
     return lines

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from research.benchmarks import gpu, scaling, worker
+from research import config as config_lib
+from research.benchmarks import gpu, ours, scaling, worker
 from research.errors import UserError
 
 LIMITS = {"platform": "gpu", "kind": "NVIDIA H200", "matrix_rate": 700e12}
@@ -34,6 +35,27 @@ def test_the_best_batch_size_is_where_doubling_no_longer_pays(speeds, best):
 def test_a_card_that_is_full_is_an_error():
     with pytest.raises(UserError, match="not even 8 rows fit"):
         gpu.best_rows(lambda _: None, [8, 16])
+
+
+def test_a_side_that_no_longer_fits_steps_down_and_all_begin_anew():
+    asked = []
+
+    def measure(side, rows, number):
+        asked.append((side, rows, number))
+        fits = side == "peer" or rows < 32 or number == 0
+        return {"seconds": [rows]} if fits else worker.OUT_OF_MEMORY
+
+    best, turns = gpu.final_turns(measure, {"peer": 8, "ours": 32}, [8, 16, 32, 64])
+    assert best == {"peer": 8, "ours": 16}
+    assert turns == {"peer": [{"seconds": [8]}] * 2, "ours": [{"seconds": [16]}] * 2}
+    assert asked[-4:] == [
+        ("peer", 8, 0),
+        ("ours", 16, 0),
+        ("peer", 8, 1),
+        ("ours", 16, 1),
+    ]
+    with pytest.raises(UserError, match="not even 8 rows fit"):
+        gpu.final_turns(lambda *_: worker.OUT_OF_MEMORY, {"ours": 16}, [8, 16])
 
 
 def test_batch_sizes_are_even_powers_of_two():
@@ -66,12 +88,23 @@ def test_running_out_of_memory_is_an_answer():
 
 
 def test_meshes_double_along_every_axis():
-    assert scaling.meshes(1) == [("data", 1)]
-    assert scaling.meshes(6)[1:] == [
+    assert scaling.meshes(1, 8) == [("data", 1)]
+    assert scaling.meshes(6, 8)[1:] == [
         (axis, count) for axis in ("data", "fsdp", "tensor") for count in (2, 4)
     ]
     assert scaling.efficiency(100.0, 100.0, 4, "cpu") == 1.0
     assert scaling.efficiency(200.0, 100.0, 4, "gpu") == 0.5
+
+
+@pytest.mark.parametrize("num_devices", [8, 16, 64])
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_every_mesh_has_a_config_that_is_allowed(platform, num_devices):
+    heads = scaling.MODEL[platform]["model.num_heads"]
+    meshes = scaling.meshes(num_devices, heads)
+    assert {axis for axis, count in meshes if count == 8} == {"data", "fsdp", "tensor"}
+    for axis, count in meshes:
+        settings = scaling.settings(platform, axis, count)
+        config_lib.parse(ours.config_of("masked_lm", settings))
 
 
 TINY = {

@@ -66,6 +66,10 @@ WRONG = {
         {"optimizer__learning_rate": 0.0},
         "config.optimizer.learning_rate = 0.0: must be at least",
     ),
+    "epsilon": (
+        {"optimizer__epsilon": 0.0},
+        "config.optimizer.epsilon = 0.0: must be at least",
+    ),
     "final rate": (
         {"optimizer__final_learning_rate": 1.0},
         "must not exceed learning_rate = 0.01",

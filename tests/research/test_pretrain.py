@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import signal
+import time
 
 import jax
 import numpy as np
@@ -13,8 +15,11 @@ import pytest
 
 from research import pretrain
 from research.errors import UserError
-from research.training import backbone, checkpoints, workdir
+from research.training import backbone, checkpoints, loop, workdir
+from research.training.checkpoints import Checkpoints
+from research.training.memory import TooLittleMemory
 from research.training.monitor import Monitor, NonFinite
+from research.training.program import Program, Steps
 from tests.research.training import tiny
 
 
@@ -42,7 +47,7 @@ def config(shared: pathlib.Path, **overrides):
     return tiny.config(**(values | overrides))
 
 
-def run(settings, folder, say=None):
+def run(settings, folder, say=None, **options):
     said: list[str] = []
 
     def collect(line):
@@ -50,7 +55,7 @@ def run(settings, folder, say=None):
         if say is not None:
             say(line)
 
-    return pretrain.pretrain(settings, folder, say=collect), said
+    return pretrain.pretrain(settings, folder, say=collect, **options), said
 
 
 def numbers(folder: pathlib.Path) -> list[dict]:
@@ -129,6 +134,21 @@ def test_stopped_and_resumed_is_bit_for_bit_the_undisturbed_run(whole, shared):
     assert [session["step"] for session in sessions] == [0, result.step]
 
 
+def test_a_signal_in_the_last_evaluation_finds_the_run_finished(
+    whole, shared, monkeypatch
+):
+    def stop(line):
+        if line.startswith("step 6  held-out"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    result, said = run(config(shared), shared / "finished", stop)
+    # Whoever has more runs to do still has to know.
+    assert (result.stopped_by, result.exit_code, result.step) == ("SIGINT", 0, 6)
+    assert result.heldout is not None
+    assert said[-1].startswith("finished 6 steps\n  mlm: held-out loss")
+    assert numbers(shared / "finished") == numbers(whole[0])
+
+
 def test_a_stop_between_log_lines_changes_none(shared, monkeypatch):
     """The line after it means all its steps, those of the session before included."""
     given = config(shared, train__log_every_steps=3)
@@ -148,6 +168,24 @@ def test_a_stop_between_log_lines_changes_none(shared, monkeypatch):
     assert numbers(shared / "between") == numbers(shared / "undisturbed")
 
 
+def test_a_hang_between_steps_is_called_what_it_is(shared, monkeypatch):
+    def hanging(function):
+        def slowly(*args, **kwargs):
+            time.sleep(1.0)
+            return function(*args, **kwargs)
+
+        return slowly
+
+    for owner, name in ((loop.Evaluation, "__call__"), (Checkpoints, "save")):
+        monkeypatch.setattr(owner, name, hanging(getattr(owner, name)))
+    given = config(shared, train__hang_seconds=0.5, checkpoint__every_steps=3)
+    _, said = run(given, shared / "hanging")
+    reports = [line for line in said if "hang_seconds" in line]
+    for step in (3, 6):
+        for what in (f"the evaluation after step {step}", f"saving .* of step {step}"):
+            assert any(re.match(f"{what} has taken", line) for line in reports)
+
+
 def test_a_damaged_checkpoint_costs_one_interval_and_no_bit(whole, shared):
     folder = shared / "damaged"
     run(config(shared), folder)
@@ -156,6 +194,25 @@ def test_a_damaged_checkpoint_costs_one_interval_and_no_bit(whole, shared):
     assert any("step 6 is damaged" in line for line in said)
     assert numbers(folder) == numbers(whole[0])
     assert_same_params(folder, whole[0])
+
+
+def test_an_evaluation_without_memory_loses_no_step(shared, monkeypatch):
+    """The run goes on with fewer rows an evaluation; training is as if undisturbed."""
+
+    def exhausted(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    folder, given = shared / "exhausted", config(shared, checkpoint__every_steps=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Steps, "evaluation", lambda self: exhausted)
+        with pytest.raises(TooLittleMemory, match=r"config.eval.batch_size = 8"):
+            run(given, folder)
+    assert checkpoints.steps_in(folder / "checkpoints") == [3]
+    given.eval.batch_size = 4
+    result, _ = run(given, folder)
+    assert result.heldout is not None
+    train = [line for line in numbers(folder) if line["split"] == "train"]
+    assert [line["step"] for line in train] == [1, 2, 3, 4, 5, 6]
 
 
 def test_another_config_is_refused(whole, shared):
@@ -190,12 +247,65 @@ def test_a_run_that_diverges_stops_and_says_what_to_try(shared):
     checkpoints.verify(folder / "checkpoints" / str(step))
 
 
+def test_a_trace_ends_with_its_session(shared, monkeypatch):
+    """Of a range that is stopped half-way; none is begun where it cannot be."""
+    traces = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda _: traces.append("begun"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: traces.append("written"))
+
+    def stop(line):
+        if line.startswith("step 4/6"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    folder = shared / "traced"
+    result, _ = run(config(shared), folder, stop, profile_steps=(3, 5))
+    assert (result.stopped_by, result.step) == ("SIGTERM", 4)
+    assert traces == ["begun", "written"]
+    _, said = run(config(shared), folder, profile_steps=(3, 5))
+    assert any("begins with 3, this session with 4" in line for line in said)
+    assert traces == ["begun", "written"]
+
+
+def test_a_trace_is_written_when_a_run_diverges(shared, monkeypatch):
+    def diverge(self, step, step_metrics):
+        if step == 2:
+            raise NonFinite("step 2 is not finite")
+
+    monkeypatch.setattr(Monitor, "add", diverge)
+    with pytest.raises(NonFinite):
+        run(config(shared), shared / "traced_nan", profile_steps=(1, 4))
+    assert list((shared / "traced_nan/plugins/profile").glob("*/*.xplane.pb"))
+
+
+def test_steps_to_trace_that_there_are_not_are_refused(shared, tmp_path):
+    with pytest.raises(UserError, match="=4:6: the run has the steps 0 to 5"):
+        run(config(shared), tmp_path / "run", profile_steps=(4, 6))
+    assert not (tmp_path / "run").exists()
+
+
 def test_missing_corpus_is_an_error_before_any_work(shared, tmp_path):
     settings = config(shared)
     settings.data.source = str(tmp_path / "nothing")
     with pytest.raises(UserError, match="nothing"):
         run(settings, tmp_path / "run")
     assert not (tmp_path / "run/config.json").exists()
+
+
+def test_too_little_held_out_text_leaves_no_run_behind(shared, tmp_path, monkeypatch):
+    """What the message says to do is then not refused as another config."""
+
+    def compile_nothing(*_):
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(Program, "compile_train_step", compile_nothing)
+    short = config(shared, data__heldout_fraction=0.001, model__max_seq_len=2002)
+    short.data.row_length = 2000
+    with pytest.raises(UserError, match="heldout split .* data.heldout_fraction"):
+        run(short, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [workdir.LOCK]
+    short.data.heldout_fraction = 0.1
+    with pytest.raises(AssertionError, match="compiled"):
+        run(short, tmp_path / "run")
 
 
 def test_backbone_is_the_run(whole):

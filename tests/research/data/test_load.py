@@ -104,6 +104,39 @@ def test_a_workdir_of_other_data_is_refused(config, tmp_path):
         research.data.load(other, workdir=workdir)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"row_length": 10**6}, "The train split of .* lower data.row_length"),
+        ({"row_length": 500}, "The heldout split of .* raise data.heldout_fraction"),
+    ],
+)
+def test_a_split_without_a_row_is_refused_before_it_is_recorded(
+    config, tmp_path, changes, words
+):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    short = dataclasses.replace(config, **changes)
+    with pytest.raises(DataError, match=words):
+        research.data.load(short, workdir=workdir)
+    assert list(workdir.iterdir()) == []
+    # Without a run, as for a preview, one split may do.
+    assert research.data.load(short).train.num_tokens > 500
+    # What the message says can be done.
+    more = dataclasses.replace(config, row_length=50, heldout_fraction=0.5)
+    research.data.load(more, workdir=workdir)
+
+
+def test_a_recorded_run_is_not_resumed_into_too_little_text(config, tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    research.data.load(config, workdir=workdir)
+    with pytest.raises(DataError, match="not one row"):
+        research.data.load(
+            dataclasses.replace(config, row_length=10**6), workdir=workdir
+        )
+
+
 def test_a_tokenizer_can_be_given(config, tmp_path):
     tokenizer = Tokenizer.train(helpers.sentences(50), helpers.tokenizer_config())
     longer = tokenizer.extend(["sentinel_ids"], num_sentinels=4)

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,39 @@ def test_last_and_best_stay(open_checkpoints):
     resumed.save(6, saved, loss=1.5)
     resumed.wait()
     assert resumed.steps == [2, 5, 6]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_not_the_best(open_checkpoints, loss):
+    found = open_checkpoints(every_steps=1, keep_last=1, keep_best=True)
+    saved = make_state()
+    found.save(1, saved, loss=loss)
+    found.wait()
+    with pytest.raises(UserError, match="no checkpoint .* finite: use 'last'"):
+        checkpoints.choose(open_checkpoints.folder, "best")
+    for step, later in [(2, 3.0), (3, loss), (4, 5.0)]:
+        found.save(step, saved, loss=later)
+    found.wait()
+    found.close()
+    assert checkpoints.steps_in(open_checkpoints.folder) == [2, 4]
+    assert checkpoints.choose(open_checkpoints.folder, "best") == 2
+
+
+def test_losses_of_older_checkpoints_that_are_not_numbers_are_passed_over(
+    open_checkpoints,
+):
+    first = open_checkpoints(every_steps=1, keep_last=3)
+    for step, loss in [(1, 1.0), (2, 3.0), (3, 4.0)]:
+        first.save(step, make_state(step), loss=loss)
+    first.wait()
+    first.close()
+    metrics = open_checkpoints.folder / "1/metrics/metrics"
+    metrics.write_text(json.dumps({"loss": math.nan}))
+    assert checkpoints.choose(open_checkpoints.folder, "best") == 2
+    second = open_checkpoints(every_steps=1, keep_last=1, keep_best=True)
+    second.save(4, make_state(4), loss=5.0)
+    second.wait()
+    assert second.steps == [2, 4]
 
 
 def test_a_stopped_session_pushes_out_no_checkpoint_that_was_due(open_checkpoints):

@@ -13,7 +13,11 @@ from research.training import guards
 
 @pytest.mark.parametrize(
     ("number", "name", "exit_code"),
-    [(signal.SIGTERM, "SIGTERM", 0), (signal.SIGINT, "SIGINT", 130)],
+    [
+        (signal.SIGTERM, "SIGTERM", 0),
+        (signal.SIGHUP, "SIGHUP", 0),
+        (signal.SIGINT, "SIGINT", 130),
+    ],
 )
 def test_a_signal_is_a_request(number, name, exit_code):
     before = signal.getsignal(number)
@@ -23,6 +27,17 @@ def test_a_signal_is_a_request(number, name, exit_code):
         assert stop.at(2)
         assert (stop.name, stop.exit_code) == (name, exit_code)
     assert signal.getsignal(number) is before
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with guards.stop_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.at(1)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_ctrl_c_interrupts():

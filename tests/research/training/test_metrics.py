@@ -7,7 +7,8 @@ import struct
 
 import pytest
 
-from research.training import event_file, metrics
+from research.errors import UserError
+from research.training import event_file, metrics, workdir
 
 
 def test_means_are_divided_once():
@@ -103,6 +104,22 @@ def _fields(message: bytes):
             value = message[position : position + size]
             position += size
         yield key >> 3, value
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="not Linux")
+def test_a_full_disk_is_an_error_with_its_file(tmp_path):
+    """/dev/full takes no byte, neither when flushed nor when closed."""
+    (tmp_path / workdir.METRICS).symlink_to("/dev/full")
+    writer = metrics.Writer(tmp_path, first_step=0)
+    for act in (lambda: writer.write(1, "train", {"loss": 1.0}), writer.close):
+        with pytest.raises(UserError) as caught:
+            act()
+        text = str(caught.value)
+        assert f"{tmp_path / workdir.METRICS} could not be written: No space" in text
+        assert "run the same command again" in text
+    (tmp_path / workdir.UNLOGGED).symlink_to("/dev/full")
+    with pytest.raises(UserError, match=f"{workdir.UNLOGGED} could not be written"):
+        writer.write_unlogged(1, {}, 0.0)
 
 
 def test_events_hold_what_was_written(tmp_path):

@@ -1,6 +1,8 @@
 """One run at a time, one config, and metrics without gaps or repeats."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -28,6 +30,17 @@ def test_two_runs_in_one_workdir_are_refused(tmp_path):
     assert "is in use by process" in other.stderr
     with workdir.locked(tmp_path):
         pass  # Released with the context.
+
+
+def test_without_locks_a_run_goes_on_and_says_so(tmp_path, monkeypatch, capsys):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(workdir.fcntl, "flock", no_locks)
+    with workdir.locked(tmp_path):
+        assert "process" in (tmp_path / workdir.LOCK).read_text()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has no locks (No locks available)" in line
 
 
 def test_a_workdir_that_cannot_be_made_is_an_error(tmp_path):
@@ -76,6 +89,7 @@ def test_what_changes_no_result_may_change(tmp_path):
             checkpoint__keep_last=7,
             train__num_microbatches=2,
             train__log_every_steps=1,
+            eval__batch_size=4,
         ),
     )
 
@@ -98,6 +112,42 @@ def test_metrics_after_the_checkpoint_and_half_lines_are_dropped(tmp_path):
     assert workdir.trim_metrics(tmp_path, 4) == (3.0, {})
     assert workdir.read_metrics(tmp_path) == lines[:3]
     assert path.read_text().endswith("\n")
+
+
+def test_bytes_that_are_no_text_are_dropped_like_half_lines(tmp_path):
+    lines = [{"step": 2, "loss": 3.0, "seconds": 1.5}, {"step": 4, "split": "eval"}]
+    whole = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    (tmp_path / workdir.METRICS).write_bytes(whole + b'{"step": 5, "l\x80\xff\xfe\0\0')
+    unlogged = json.dumps({"step": 4, "seconds": 2.0, "sums": {"loss": [1, 1]}})
+    (tmp_path / workdir.UNLOGGED).write_bytes(unlogged.encode() + b"\n\xff{\0")
+    assert workdir.trim_metrics(tmp_path, 4) == (2.0, {"loss": [1, 1]})
+    assert (tmp_path / workdir.METRICS).read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"sessions": 3}', "\0\0"])
+def test_damaged_sessions_are_an_error_that_says_what_to_do(tmp_path, content):
+    path = tmp_path / workdir.RUN
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"run\.json is damaged .* delete it to go on"):
+        workdir.add_session(tmp_path, 4)
+    path.unlink()
+    workdir.add_session(tmp_path, 4)
+
+
+def test_a_full_disk_is_an_error_with_its_file(tmp_path, monkeypatch):
+    workdir.save_config(tmp_path, tiny.config())
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError) as caught:
+        workdir.save_config(tmp_path, tiny.config(train__seed=1))
+    text = str(caught.value)
+    assert f"{tmp_path / workdir.CONFIG} could not be written: No space left" in text
+    assert "run the same command again" in text
+    assert workdir.load_config(tmp_path).train.seed == 0
+    assert [path.name for path in tmp_path.iterdir()] == [workdir.CONFIG]
 
 
 def test_sums_that_no_line_has_told_are_found_at_their_step(tmp_path):
