@@ -73,6 +73,47 @@ def test_two_hosts_train_like_one_and_one_goes_on(experiment, tmp_path):
     assert checkpoints.steps_in(together / "checkpoints")[-1] == 8
 
 
+def wait(what: str) -> list:
+    """Two processes of tests.multi_device.waiting, ended: (code, output, errors)."""
+    port = runner.free_port()
+    processes = [
+        runner.start(
+            "tests.multi_device.waiting",
+            what,
+            f"localhost:{port}",
+            "2",
+            str(number),
+            num_devices=1,
+        )
+        for number in range(2)
+    ]
+    ended = []
+    for process in processes:
+        out, errors = process.communicate(timeout=300)
+        ended.append((process.returncode, out, errors))
+    return ended
+
+
+def test_a_host_waits_longer_than_devices_would():
+    for code, out, errors in wait("late"):
+        assert (code, "went on" in out) == (0, True), errors
+
+
+def test_what_fails_on_one_host_is_told_by_all():
+    first, second = wait("fails")
+    assert (first[0], second[0]) == (2, 2)
+    assert "error: there is no such corpus." in first[2]
+    assert "error: process 0 stopped: there is no such corpus." in second[2]
+    assert "Traceback" not in first[2] + second[2]
+
+
+def test_a_host_whose_first_host_dies_ends():
+    _, (code, out, errors) = wait("dies")
+    assert code != 0
+    assert "went on" not in out
+    assert "another task died" in errors
+
+
 def test_a_host_that_does_not_come_is_an_error(experiment, tmp_path):
     process = runner.start(
         "research.pretrain",
