@@ -103,9 +103,10 @@ def pretrain(
     _check_steps(profile_steps, run.train.num_train_steps)
     folder = pathlib.Path(folder)
     with contextlib.ExitStack() as closing:
-        closing.enter_context(workdir.locked(folder))
+        with distributed.together("workdir_taken"):
+            closing.enter_context(workdir.locked(folder))
+            workdir.check_config(folder, config)
         closing.enter_context(memory.explained("the step", memory.advice(run)))
-        workdir.check_config(folder, config)
         corpus = _load_data(run, folder)
         parts = program.create(run, corpus.vocabulary)
         checkpoints = Checkpoints(folder / "checkpoints", run.checkpoint, say=say)
@@ -153,15 +154,18 @@ def pretrain(
 
 def _load_data(run: RunConfig, folder: pathlib.Path) -> Data:
     """Tokens and tokenizer; the first host writes what the others read."""
-    tokenizer = None
-    if run.train.init_from:
-        tokenizer = initialise.source_tokenizer(run)
+    is_first = jax.process_index() == 0
     with user_errors():
-        if jax.process_index() == 0:
-            corpus = data.load(run.data, workdir=folder, tokenizer=tokenizer)
-        distributed.wait_for_all("data_written")
-        if jax.process_index() != 0:
-            corpus = data.load(run.data, tokenizer=tokenizer)
+        with distributed.together("data_written"):
+            if is_first:
+                tokenizer = None
+                # A run that has one of its own needs the other's folder no more.
+                if run.train.init_from and not data.has_tokenizer(folder):
+                    tokenizer = initialise.source_tokenizer(run)
+                corpus = data.load(run.data, workdir=folder, tokenizer=tokenizer)
+        with distributed.together("data_read"):
+            if not is_first:
+                corpus = data.load_recorded(run.data, workdir=folder)
     return corpus
 
 

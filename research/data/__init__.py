@@ -81,7 +81,7 @@ def load(
     cache = cache_folder(config.cache_dir)
     folder = None if workdir is None else pathlib.Path(workdir)
     record = _read_record(folder)
-    if tokenizer is None and folder is not None and _has_tokenizer(folder):
+    if tokenizer is None and folder is not None and has_tokenizer(folder):
         tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
     if record is not None and tokenizer is not None:
         _check_record(record, config, tokenizer, folder)
@@ -136,6 +136,22 @@ def require_rows(data: Data, config: DataConfig) -> None:
                 f"one row of data.row_length = {config.row_length}: {advice}lower "
                 f"data.row_length, or give more text."
             )
+
+
+def load_recorded(config: DataConfig, *, workdir: str | os.PathLike[str]) -> Data:
+    """What another host has loaded and recorded in the workdir.
+
+    Raises:
+      DataError: as `load` does, and where this host does not see the record.
+      OSError: the cache cannot be written.
+    """
+    path = pathlib.Path(workdir) / RECORD
+    if not path.is_file():
+        raise DataError(
+            f"{path} is not there, though the first host has just written it: the "
+            "workdir has to be a folder that all hosts share."
+        )
+    return load(config, workdir=workdir)
 
 
 def cache_folder(cache_dir: str) -> pathlib.Path:
@@ -213,7 +229,8 @@ def _digest(value: Any) -> str:
 # What a workdir remembers of its data.
 
 
-def _has_tokenizer(workdir: pathlib.Path) -> bool:
+def has_tokenizer(workdir: pathlib.Path) -> bool:
+    """Whether a run has got as far as its tokenizer."""
     return (workdir / TOKENIZER_FOLDER / TOKENIZER_FILE).is_file()
 
 

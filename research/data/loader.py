@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import grain
@@ -44,7 +44,7 @@ def train_batches(
     seed: int,
     start_step: int,
     num_hosts: int,
-    host: int,
+    host: int | Sequence[int],
 ) -> Iterator[TokenBatch]:
     """Batches of training rows from `start_step` on, without end.
 
@@ -54,11 +54,11 @@ def train_batches(
       batch_size: rows of the global batch.
       seed: of the order; the same seed gives the same batches on any number of hosts.
       start_step: the first step to yield; resuming is nothing else.
-      num_hosts, host: this host gets its contiguous share of every batch.
+      num_hosts, host: what this host gets of every batch, see `host_rows`.
 
     Yields:
-      TokenBatch of NumPy arrays with batch_size / num_hosts rows; row_ids are those of
-      the global batch.
+      TokenBatch of NumPy arrays with this host's rows; row_ids are those of the global
+      batch.
 
     Raises:
       DataError: the split has less than one row.
@@ -82,7 +82,7 @@ def heldout_batches(
     batch_size: int,
     num_batches: int,
     num_hosts: int,
-    host: int,
+    host: int | Sequence[int],
 ) -> Iterator[TokenBatch]:
     """At most `num_batches` batches of held-out rows, the same ones every time.
 
@@ -120,8 +120,17 @@ def device_prefetch(
     yield from ahead
 
 
-def host_rows(batch_size: int, num_hosts: int, host: int) -> np.ndarray:
-    """The rows of the global batch that a host reads, int64 [batch_size / num_hosts].
+def host_rows(batch_size: int, num_hosts: int, host: int | Sequence[int]) -> np.ndarray:
+    """The rows of the global batch that a host reads.
+
+    Args:
+      batch_size: rows of the global batch.
+      num_hosts: equal parts that the batch is cut into.
+      host: which part this host reads, or which ones: a mesh can give a host parts that
+        are not next to each other, and hosts that read the same ones.
+
+    Returns:
+      int64 [parts * batch_size / num_hosts], part after part.
 
     Raises:
       ValueError: hosts do not divide the batch, or there is no such host.
@@ -131,10 +140,11 @@ def host_rows(batch_size: int, num_hosts: int, host: int) -> np.ndarray:
             f"A batch of {batch_size} rows cannot be divided among {num_hosts} hosts: "
             "batch_size has to be a positive multiple of the number of hosts."
         )
-    if not 0 <= host < num_hosts:
+    parts = np.atleast_1d(host)
+    if not ((parts >= 0) & (parts < num_hosts)).all():
         raise ValueError(f"Host {host} is none of the {num_hosts} hosts, 0 to n - 1.")
     share = batch_size // num_hosts
-    return np.arange(host * share, (host + 1) * share)
+    return (parts[:, None] * share + np.arange(share)).reshape(-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,8 +247,8 @@ class _Batches:
         return ENDLESS - self.start_step
 
     def __getitem__(self, index: int) -> TokenBatch:
-        first = (self.start_step + int(index)) * self.batch_size + int(self.rows[0])
-        starts = self.order.starts(first, len(self.rows))
+        first = (self.start_step + int(index)) * self.batch_size
+        starts = self.order.starts(first, self.batch_size)[self.rows]
         return _gather(self.store, starts, self.rows, self.order.row_length)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import sys
 import threading
+from collections.abc import Iterator
 
 import jax
+import numpy as np
 
 from research import cli
 from research.errors import UserError
@@ -17,6 +21,10 @@ LAUNCHERS = {
     "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
 }
 TIMEOUT_SECONDS = 300
+# Longer than any corpus takes. The service itself notices hosts that have died.
+BARRIER_SECONDS = 7 * 24 * 3600
+MESSAGE_BYTES = 2048
+_barriers = itertools.count()
 
 
 def initialise(
@@ -81,8 +89,53 @@ def _launched_with_others() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns once every host has come here."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+    """Returns once every host has come here, however late.
 
-        multihost_utils.sync_global_devices(name)
+    The coordination service does the waiting: devices that wait for each other give up
+    (Gloo after 30 s, NCCL after 10 min), and a corpus takes longer. It also ends this
+    process if another one dies.
+    """
+    if jax.process_count() > 1:
+        from orbax.checkpoint import multihost
+
+        # The service knows a barrier by its name, and lets it be passed once.
+        key = f"{name}_{next(_barriers)}"
+        multihost.get_barrier_sync_fn()(key=key, timeout_ms=BARRIER_SECONDS * 1000)
+
+
+@contextlib.contextmanager
+def together(name: str) -> Iterator[None]:
+    """What is inside succeeds on every host, or stops all of them.
+
+    Args:
+      name: of what is done.
+
+    Raises:
+      UserError: on a host where it went well, with what another one raised; that one
+        raises it itself.
+    """
+    problem = None
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is, the others stop too
+        problem = error
+    if jax.process_count() > 1:
+        wait_for_all(name)
+        others = _messages("" if problem is None else str(problem) or repr(problem))
+    if problem is not None:
+        raise problem
+    if jax.process_count() > 1:
+        for number, message in enumerate(others):
+            if message:
+                raise UserError(f"process {number} stopped: {message}")
+
+
+def _messages(own: str) -> list[str]:
+    """What every host says, by its number."""
+    from jax.experimental import multihost_utils
+
+    text = np.zeros(MESSAGE_BYTES, np.uint8)
+    encoded = own.encode()[:MESSAGE_BYTES]
+    text[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+    found = multihost_utils.process_allgather(text)
+    return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in found]

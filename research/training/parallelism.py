@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +21,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from models.sharding import Placement
 from research.config import ParallelConfig, RunConfig
 from research.errors import UserError
+from research.training import mesh_devices
 from research.training.step import ONE_DEVICE, Distribution
 
 # Mesh axes. Rows are split over the first two.
@@ -208,27 +208,38 @@ class Parallel:
         )
 
     @property
-    def host_part(self) -> tuple[int, int]:
-        """(number of parts, this host's part) of the rows of every batch.
+    def host_part(self) -> tuple[int, tuple[int, ...]]:
+        """(number of parts, those that this host reads) of the rows of every batch.
 
-        Hosts whose devices need the same rows (a tensor axis across hosts) have the
-        same part.
+        A part is what one device or one tensor group takes. A mesh that follows the
+        network of the devices can give a host any of them, and parts in common with
+        other hosts where a tensor group crosses hosts.
         """
-        shards = self.num_row_shards
-        slices = self.rows.addressable_devices_indices_map((shards,)).values()
-        owned = {index[0].indices(shards)[0] for index in slices if index is not None}
-        return shards // len(owned), min(owned) // len(owned)
+        parts = self.num_row_shards
+        slices = self.rows.addressable_devices_indices_map((parts,)).values()
+        own = {index[0].indices(parts)[0] for index in slices if index is not None}
+        return parts, tuple(sorted(own))
 
     def place(self, batch: Any) -> Any:
-        """This host's rows of a batch (numpy) to the devices, as one global batch."""
-        num_parts, _ = self.host_part
+        """This host's rows of a batch (numpy) to the devices, as one global batch.
+
+        Args:
+          batch: the rows of the parts of `host_part`, part after part.
+        """
+        num_parts, own = self.host_part
 
         def put(x: np.ndarray) -> jax.Array:
-            rest = x.shape[1:]
-            if self.mode == "pmap":
-                x = x.reshape(len(self.mesh.local_devices), -1, *rest)
-            shape = (x.shape[0] * num_parts, *x.shape[1:])
-            return jax.make_array_from_process_local_data(self.rows, x, shape)
+            x = x.reshape(len(own), -1, *x.shape[1:])
+            shape = (num_parts, *x.shape[1:])
+            if self.mode == "jit":
+                shape = (num_parts * x.shape[1], *x.shape[2:])
+
+            def part(index: Any) -> np.ndarray:
+                first = index[0].indices(shape[0])[0]
+                rows = x[own.index(first * num_parts // shape[0])]
+                return rows[None] if self.mode == "pmap" else rows
+
+            return jax.make_array_from_callback(shape, self.rows, part)
 
         # The one transfer that the loop is for; the guard is against all others.
         with jax.transfer_guard_host_to_device("allow"):
@@ -392,11 +403,10 @@ def create(config: ParallelConfig, devices: list[jax.Device] | None = None) -> P
         mesh = Mesh(np.asarray(devices), (REPLICAS,), axis_types=(AxisType.Auto,))
         return Parallel(mode=config.mode, mesh=mesh)
     shape = _mesh_shape(config, len(devices))
-    mesh = jax.make_mesh(
-        shape,
+    mesh = Mesh(
+        mesh_devices.arrange(devices, shape),
         (*ROWS, TENSOR),
-        (AxisType.Auto,) * 3,
-        devices=devices[: math.prod(shape)],
+        axis_types=(AxisType.Auto,) * 3,
     )
     return Parallel(mode=config.mode, mesh=mesh)
 

@@ -4,8 +4,8 @@ Run in a process of its own, whose devices XLA_FLAGS makes up:
 
     python -m tests.multi_device.losses CASES [COORDINATOR NUM_PROCESSES PROCESS_ID]
 
-CASES is a JSON list of {'objective': name, 'steps': n, 'devices': n, ...overrides}; the
-losses come out as a JSON list of lists on the last line.
+CASES is a JSON list of {'objective': name, 'steps': n, 'devices': n, 'interleaved': n,
+...overrides}; the losses come out as a JSON list of lists on the last line.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from experiments import presets
 from objectives.types import TokenBatch
 from research import config as config_lib
+from research.data import loader
 from research.training import distributed, program
 from tests.helpers import toy_batch, toy_vocabulary
 from tests.research.training import tiny
@@ -54,15 +55,16 @@ def losses(case: dict[str, Any]) -> list[float]:
     case = dict(case)
     objective, steps = case.pop("objective"), case.pop("steps")
     devices = jax.devices()[: case.pop("devices", None)]
+    # As where meshes follow a network: a host's devices are not side by side.
+    period = case.pop("interleaved", len(devices))
+    devices = sorted(devices, key=lambda device: device.id % period)
     vocabulary = toy_vocabulary(512, 64)
     run = config(objective, case)
     row_length = run.data.row_length
     parts = program.create(run, vocabulary, devices=devices)
     state = parts.init()
     compiled = parts.compile_train_step(parts.objective)
-    num_parts, part = parts.parallel.host_part
-    size = BATCH_SIZE // num_parts
-    rows = slice(part * size, (part + 1) * size)
+    rows = loader.host_rows(BATCH_SIZE, *parts.parallel.host_part)
     found = []
     for step in range(steps):
         whole = toy_batch(BATCH_SIZE, row_length, vocabulary=vocabulary, seed=step)

@@ -96,9 +96,8 @@ def test_the_kernel_of_tpus_on_meshes():
             )
 
 
-def test_two_processes_of_four_devices():
-    ways = [mesh(8, 1, 1), mesh(2, 2, 2), mesh(1, 1, 8), PMAP]
-    case = {"objective": "masked_lm", "steps": STEPS}
+def check_processes(case: dict, ways: list[dict], *, count: int, devices: int) -> None:
+    """Processes find the same losses as one device."""
     cases = json.dumps([{**case, **way} for way in ways])
     port = runner.free_port()
     processes = [
@@ -106,17 +105,47 @@ def test_two_processes_of_four_devices():
             "tests.multi_device.losses",
             cases,
             f"localhost:{port}",
-            "2",
+            str(count),
             str(number),
-            num_devices=4,
+            num_devices=devices,
         )
-        for number in range(2)
+        for number in range(count)
     ]
     outputs = [runner.finish(process) for process in processes]
-    first, second = (json.loads(out.strip().splitlines()[-1]) for out in outputs)
-    assert first == second
+    first, *others = (json.loads(out.strip().splitlines()[-1]) for out in outputs)
+    assert all(other == first for other in others)
     (reference,) = runner.losses([{**case, "devices": 1}], num_devices=1)
     for way, losses in zip(ways, first, strict=True):
         np.testing.assert_allclose(
             losses, reference, rtol=0, atol=TOLERANCE, err_msg=str(way)
         )
+
+
+def test_two_processes_of_four_devices():
+    ways = [mesh(8, 1, 1), mesh(2, 2, 2), mesh(1, 1, 8), PMAP]
+    case = {"objective": "masked_lm", "steps": STEPS}
+    check_processes(case, ways, count=2, devices=4)
+
+
+def interleaved(period: int) -> dict[str, int]:
+    return {"interleaved": period}
+
+
+def test_processes_whose_devices_are_not_side_by_side():
+    """Parts 0, 2, 4, 6 and 1, 3, 5, 7; 0, 2 and 1, 3; all of them on both."""
+    ways = [
+        mesh(8, 1, 1) | interleaved(4),
+        mesh(2, 2, 2) | interleaved(2) | microbatches(2),
+        mesh(2, 2, 2) | interleaved(4),
+        PMAP | interleaved(4),
+    ]
+    # Its pairs look at other rows of the batch, and so at where rows are.
+    case = {"objective": "next_sentence", "steps": 3}
+    check_processes(case, ways, count=2, devices=4)
+
+
+def test_a_process_between_two_parts_reads_both():
+    """Tensor groups of three over processes of two devices: 0, then 0 and 1, then 1."""
+    case = {"objective": "next_sentence", "steps": 3}
+    case |= {"model.emb_dim": 48, "model.num_heads": 3, "model.mlp_dim": 48}
+    check_processes(case, [mesh(2, 1, 3)], count=3, devices=2)

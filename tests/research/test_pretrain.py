@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import time
 
@@ -342,6 +343,20 @@ def test_init_from_takes_parameters_and_nothing_else(whole, shared):
         backbone.load(folder).tokenizer.fingerprint
         == backbone.load(whole[0]).tokenizer.fingerprint
     )
+
+
+def test_a_run_goes_on_without_the_one_it_began_from(whole, shared, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(whole[0], source)
+    settings = config(shared, train__init_from=str(source), train__num_train_steps=6)
+    folder = tmp_path / "continued"
+    run(settings, folder)
+    losses = [line["loss"] for line in numbers(folder)]
+    shutil.rmtree(folder / "checkpoints" / "6")
+    shutil.rmtree(source)
+    _, said = run(settings, folder)
+    assert any("going on from the checkpoint of step 4" in line for line in said)
+    assert [line["loss"] for line in numbers(folder)] == losses
 
 
 def test_init_from_another_model_is_refused(whole, shared):

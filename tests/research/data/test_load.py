@@ -95,6 +95,22 @@ def test_a_changed_corpus_is_refused_on_resume(config, tmp_path):
     research.data.load(moved, workdir=workdir)
 
 
+def test_other_hosts_load_what_was_recorded(config, tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    with pytest.raises(DataError, match="a folder that all hosts share"):
+        research.data.load_recorded(config, workdir=workdir)
+    data = research.data.load(config, workdir=workdir)
+    write_corpus(pathlib.Path(config.source), seed=1)
+    found = research.data.load_recorded(config, workdir=workdir)
+    assert found.tokenizer.fingerprint == data.tokenizer.fingerprint
+    assert (found.train.tokens == data.train.tokens).all()
+    # A host whose cache has other tokens stops.
+    other = dataclasses.replace(config, cache_dir=str(tmp_path / "other"))
+    with pytest.raises(DataError, match="has changed since"):
+        research.data.load_recorded(other, workdir=workdir)
+
+
 def test_a_workdir_of_other_data_is_refused(config, tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()

@@ -124,6 +124,20 @@ def test_hosts_partition_the_batch(num_hosts):
             assert (joined == getattr(batch, name)).all()
 
 
+def test_a_host_can_have_parts_that_are_not_side_by_side():
+    whole = batches(5)
+    first, second = (batches(5, num_hosts=3, host=parts) for parts in ((0, 2), (1, 2)))
+    for step, batch in enumerate(whole):
+        for name in ("tokens", "row_ids", "first_document"):
+            rows = getattr(batch, name)
+            assert (getattr(first[step], name) == rows[[0, 1, 4, 5]]).all()
+            assert (getattr(second[step], name) == rows[[2, 3, 4, 5]]).all()
+    parts = heldout(num_hosts=3, host=(0, 2))
+    for part, batch in zip(parts, heldout(), strict=True):
+        assert (part.tokens == batch.tokens[[0, 1, 4, 5]]).all()
+        assert part.row_ids.tolist() == [0, 1, 4, 5]
+
+
 def test_impossible_batches_are_refused():
     with pytest.raises(ValueError, match="6 rows cannot be divided among 4 hosts"):
         batches(1, num_hosts=4)

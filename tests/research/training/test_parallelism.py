@@ -103,8 +103,8 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 
 def test_one_host_has_all_rows():
-    assert tiny.program().parallel.host_part == (1, 0)
-    assert tiny.program(parallel__mode="pmap").parallel.host_part == (1, 0)
+    assert tiny.program().parallel.host_part == (1, (0,))
+    assert tiny.program(parallel__mode="pmap").parallel.host_part == (1, (0,))
 
 
 def test_global_shapes_are_those_of_placed_batches():
