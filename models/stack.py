@@ -74,17 +74,17 @@ class Stack(nnx.Module):
         """Runs all blocks over whole sequences; gives the positions `at`, or all."""
         context = self._context(inputs, encoded, encoder_segment_ids)
         # Nobody reads the other positions that the last block would give.
-        is_cut = at is not None and self.config.shortens_last
-        num_whole = self.num_layers - 1 if is_cut else self.num_layers
+        last = at if self.config.shortens_last else None
+        num_whole = self.num_layers if last is None else self.num_layers - 1
         if self.config.scan_layers and num_whole > 0:
             hidden = self._scan(hidden, context, rngs, num_whole)
         else:
             for index in range(num_whole):
                 hidden = self._run(index, hidden, context, rngs)
-        if is_cut:
-            hidden = self._run(num_whole, hidden, context.only(at), rngs)
-        else:
+        if last is None:
             hidden = positions_at(hidden, at)
+        else:
+            hidden = self._run(num_whole, hidden, context.only(last), rngs)
         return hidden if self.final_norm is None else self.final_norm(hidden)
 
     def _run(self, index, hidden, context, rngs):

@@ -74,8 +74,6 @@ def steps(
         batch_size=run.train.batch_size,
         seed=run.train.seed,
         start_step=start,
-        num_hosts=1,
-        host=0,
     )
     for step, batch in enumerate(batches, start=start):
         yield rngs.at(run.train.seed, "corruption", step), batch

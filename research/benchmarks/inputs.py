@@ -58,8 +58,6 @@ def _loader_rate(store: Any, row_length: int) -> float:
         batch_size=_BATCH,
         seed=0,
         start_step=0,
-        num_hosts=1,
-        host=0,
     )
     for _ in itertools.islice(batches, 20):
         pass

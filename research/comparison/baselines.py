@@ -44,8 +44,6 @@ def targets(config: RunConfig, objective: Objective, data: Data) -> Targets:
         row_length=config.data.row_length,
         batch_size=settings.batch_size,
         num_batches=settings.num_batches,
-        num_hosts=1,
-        host=0,
     )
     seed = jnp.uint32(config.train.seed)
     total: dict[str, np.ndarray] = {}

@@ -43,8 +43,8 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int,
-    num_hosts: int,
-    host: int | Sequence[int],
+    num_parts: int = 1,
+    parts: Sequence[int] = (0,),
 ) -> Iterator[TokenBatch]:
     """Batches of training rows from `start_step` on, without end.
 
@@ -54,7 +54,7 @@ def train_batches(
       batch_size: rows of the global batch.
       seed: of the order; the same seed gives the same batches on any number of hosts.
       start_step: the first step to yield; resuming is nothing else.
-      num_hosts, host: what this host gets of every batch, see `host_rows`.
+      num_parts, parts: what this host gets of every batch, see `host_rows`.
 
     Yields:
       TokenBatch of NumPy arrays with this host's rows; row_ids are those of the global
@@ -62,9 +62,9 @@ def train_batches(
 
     Raises:
       DataError: the split has less than one row.
-      ValueError: hosts do not divide the batch.
+      ValueError: the parts do not divide the batch.
     """
-    rows = host_rows(batch_size, num_hosts, host)
+    rows = host_rows(batch_size, num_parts, parts)
     order = RowOrder(num_tokens=store.num_tokens, row_length=row_length, seed=seed)
     source = _Batches(store, order, rows, batch_size, start_step)
     dataset = grain.MapDataset.source(source).to_iter_dataset(
@@ -81,8 +81,8 @@ def heldout_batches(
     row_length: int,
     batch_size: int,
     num_batches: int,
-    num_hosts: int,
-    host: int | Sequence[int],
+    num_parts: int = 1,
+    parts: Sequence[int] = (0,),
 ) -> Iterator[TokenBatch]:
     """At most `num_batches` batches of held-out rows, the same ones every time.
 
@@ -92,9 +92,9 @@ def heldout_batches(
 
     Raises:
       DataError: the split has less than one row.
-      ValueError: hosts do not divide the batch.
+      ValueError: the parts do not divide the batch.
     """
-    rows = host_rows(batch_size, num_hosts, host)
+    rows = host_rows(batch_size, num_parts, parts)
     count = _num_rows(store.num_tokens, row_length)
     wanted = max(1, min(num_batches, count // batch_size)) * batch_size
     # Evenly spaced for wanted <= count, and each in turn again for wanted > count.
@@ -120,31 +120,31 @@ def device_prefetch(
     yield from ahead
 
 
-def host_rows(batch_size: int, num_hosts: int, host: int | Sequence[int]) -> np.ndarray:
+def host_rows(batch_size: int, num_parts: int, parts: Sequence[int]) -> np.ndarray:
     """The rows of the global batch that a host reads.
 
     Args:
       batch_size: rows of the global batch.
-      num_hosts: equal parts that the batch is cut into.
-      host: which part this host reads, or which ones: a mesh can give a host parts that
-        are not next to each other, and hosts that read the same ones.
+      num_parts: equal parts that the batch is cut into.
+      parts: those that this host reads. A mesh can give a host parts that are not next
+        to each other, and several hosts the same one.
 
     Returns:
-      int64 [parts * batch_size / num_hosts], part after part.
+      int64 [len(parts) * batch_size / num_parts], part after part.
 
     Raises:
-      ValueError: hosts do not divide the batch, or there is no such host.
+      ValueError: the parts do not divide the batch, or there is no such part.
     """
-    if batch_size <= 0 or batch_size % num_hosts:
+    if batch_size <= 0 or batch_size % num_parts:
         raise ValueError(
-            f"A batch of {batch_size} rows cannot be divided among {num_hosts} hosts: "
-            "batch_size has to be a positive multiple of the number of hosts."
+            f"A batch of {batch_size} rows cannot be divided into {num_parts} parts: "
+            "batch_size has to be a positive multiple of their number."
         )
-    parts = np.atleast_1d(host)
-    if not ((parts >= 0) & (parts < num_hosts)).all():
-        raise ValueError(f"Host {host} is none of the {num_hosts} hosts, 0 to n - 1.")
-    share = batch_size // num_hosts
-    return (parts[:, None] * share + np.arange(share)).reshape(-1)
+    own = np.asarray(parts)
+    if not ((own >= 0) & (own < num_parts)).all():
+        raise ValueError(f"Parts {parts} are not among the {num_parts}, 0 to n - 1.")
+    share = batch_size // num_parts
+    return (own[:, None] * share + np.arange(share)).reshape(-1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -101,8 +101,6 @@ def evaluate(
         row_length=config.data.row_length,
         batch_size=batch_size,
         num_batches=num_batches,
-        num_hosts=1,
-        host=0,
     )
     sums = [
         ask(backbone.params, batch, jnp.int32(number))

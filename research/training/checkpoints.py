@@ -134,11 +134,11 @@ class Checkpoints:
         say: Callable[[str], None] = print,
     ):
         self._folder = folder
-        if jax.process_index() == 0:
-            with writing(folder, None):
-                folder.mkdir(parents=True, exist_ok=True)
-            _set_damaged_aside(folder, say)
-        distributed.wait_for_all("checkpoints_verified")
+        with distributed.together("checkpoints_verified"):
+            if jax.process_index() == 0:
+                with writing(folder, None):
+                    folder.mkdir(parents=True, exist_ok=True)
+                _set_damaged_aside(folder, say)
         keep: list[Any] = [_Scheduled(config.every_steps, config.keep_last)]
         if config.keep_best:
             keep.append(

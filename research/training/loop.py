@@ -158,15 +158,15 @@ def train_batches(
 ) -> Iterator[Any]:
     """This host's part of every batch, on the devices ahead of its step."""
     train, parallel = program.config.train, program.parallel
-    num_hosts, host = parallel.host_part
+    num_parts, parts = parallel.host_part
     batches = loader.train_batches(
         store,
         row_length=program.config.data.row_length,
         batch_size=train.batch_size,
         seed=train.seed,
         start_step=first_step,
-        num_hosts=num_hosts,
-        host=host,
+        num_parts=num_parts,
+        parts=parts,
     )
     return loader.device_prefetch(batches, parallel.place, size=DEVICE_PREFETCH)
 
@@ -176,14 +176,14 @@ class Evaluation:
 
     def __init__(self, program: Program, steps: Steps, store: TokenStore):
         config, parallel = program.config, program.parallel
-        num_hosts, host = parallel.host_part
+        num_parts, parts = parallel.host_part
         batches = loader.heldout_batches(
             store,
             row_length=config.data.row_length,
             batch_size=config.eval.batch_size,
             num_batches=config.eval.num_batches,
-            num_hosts=num_hosts,
-            host=host,
+            num_parts=num_parts,
+            parts=parts,
         )
         self._advice = memory.evaluation_advice(config)
         self._steps = steps

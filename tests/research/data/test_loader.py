@@ -25,8 +25,6 @@ def batches(count, **changes):
         batch_size=6,
         seed=3,
         start_step=0,
-        num_hosts=1,
-        host=0,
     )
     found = loader.train_batches(STORE, **(values | changes))
     return list(itertools.islice(found, count))
@@ -114,10 +112,10 @@ def test_batches_hold_the_store_s_tokens():
             assert array.dtype == np.int32
 
 
-@pytest.mark.parametrize("num_hosts", [2, 3, 6])
-def test_hosts_partition_the_batch(num_hosts):
+@pytest.mark.parametrize("num_parts", [2, 3, 6])
+def test_parts_partition_the_batch(num_parts):
     whole = batches(5)
-    parts = [batches(5, num_hosts=num_hosts, host=host) for host in range(num_hosts)]
+    parts = [batches(5, num_parts=num_parts, parts=[n]) for n in range(num_parts)]
     for step, batch in enumerate(whole):
         for name in ("tokens", "row_ids", "first_document"):
             joined = np.concatenate([getattr(part[step], name) for part in parts])
@@ -126,31 +124,29 @@ def test_hosts_partition_the_batch(num_hosts):
 
 def test_a_host_can_have_parts_that_are_not_side_by_side():
     whole = batches(5)
-    first, second = (batches(5, num_hosts=3, host=parts) for parts in ((0, 2), (1, 2)))
+    first, second = (batches(5, num_parts=3, parts=own) for own in ((0, 2), (1, 2)))
     for step, batch in enumerate(whole):
         for name in ("tokens", "row_ids", "first_document"):
             rows = getattr(batch, name)
             assert (getattr(first[step], name) == rows[[0, 1, 4, 5]]).all()
             assert (getattr(second[step], name) == rows[[2, 3, 4, 5]]).all()
-    parts = heldout(num_hosts=3, host=(0, 2))
+    parts = heldout(num_parts=3, parts=(0, 2))
     for part, batch in zip(parts, heldout(), strict=True):
         assert (part.tokens == batch.tokens[[0, 1, 4, 5]]).all()
         assert part.row_ids.tolist() == [0, 1, 4, 5]
 
 
 def test_impossible_batches_are_refused():
-    with pytest.raises(ValueError, match="6 rows cannot be divided among 4 hosts"):
-        batches(1, num_hosts=4)
-    with pytest.raises(ValueError, match="Host 2 is none of the 2"):
-        batches(1, num_hosts=2, host=2)
+    with pytest.raises(ValueError, match="6 rows cannot be divided into 4 parts"):
+        batches(1, num_parts=4)
+    with pytest.raises(ValueError, match="not among the 2"):
+        batches(1, num_parts=2, parts=(0, 2))
     with pytest.raises(DataError, match="not one row of 5000.*row_length"):
         batches(1, row_length=5000)
 
 
 def heldout(**changes):
-    values = dict(
-        row_length=ROW_LENGTH, batch_size=6, num_batches=4, num_hosts=1, host=0
-    )
+    values = dict(row_length=ROW_LENGTH, batch_size=6, num_batches=4)
     return list(loader.heldout_batches(STORE, **(values | changes)))
 
 
@@ -165,7 +161,7 @@ def test_heldout_batches_are_fixed_full_and_distinct():
     assert positions[-1] > len(stream) * 0.9
     everything = heldout(num_batches=10**6)
     assert len(everything) == STORE.rows(ROW_LENGTH) // 6
-    parts = [heldout(num_hosts=2, host=host) for host in (0, 1)]
+    parts = [heldout(num_parts=2, parts=[n]) for n in (0, 1)]
     for batch, *shares in zip(found, *parts, strict=True):
         joined = np.concatenate([share.tokens for share in shares])
         assert (joined == batch.tokens).all()
@@ -221,7 +217,7 @@ def test_programs_with_and_without_flags(tmp_path, program):
             def use(argv):
                 found = loader.train_batches(
                     helpers.memory_store([20] * 9), row_length=8, batch_size=2,
-                    seed=0, start_step=0, num_hosts=1, host=0)
+                    seed=0, start_step=0)
                 print(next(found).tokens.shape, next(found).row_ids)
             """
         )
