@@ -17,7 +17,7 @@ import objectives
 from models.config import TransformerConfig
 from objectives.base import Objective
 from objectives.vocabulary import Vocabulary
-from research import config_checks, strict
+from research import config_checks, kinds, strict
 from research.errors import UserError, nearest
 
 
@@ -148,14 +148,19 @@ def parse(config: ml_collections.ConfigDict) -> RunConfig:
     Raises:
       UserError: one message with every problem: unknown and missing fields with
         their nearest valid names, wrong types, values that are not allowed, and
-        fields that contradict each other.
+        fields that contradict each other; or that it is a config of another kind.
     """
     values = plain(config)
+    kinds.check(values, kinds.RUN)
     problems: list[str] = []
-    strict.check_names(values, (*SECTIONS, "objective"), "config", problems)
+    complete = kinds.RUN.complete
+    names = (*SECTIONS, "objective")
+    strict.check_names(values, names, "config", problems, complete=complete)
     # Any: each section has the type that RunConfig's field of its name has.
     sections: dict[str, Any] = {
-        name: strict.build(cls, values[name], f"config.{name}", problems)
+        name: strict.build(
+            cls, values[name], f"config.{name}", problems, complete=complete
+        )
         for name, cls in SECTIONS.items()
         if name in values
     }
@@ -263,7 +268,8 @@ def _hyperparameters(
     hints = typing.get_type_hints(cls)
     valid = tuple(name for name in strict.field_names(cls) if name not in common)
     path = f"config.objective.{name}"
-    strict.check_names(values, valid, path, problems)
+    complete = f"presets.objective({name!r})"
+    strict.check_names(values, valid, path, problems, complete=complete)
     return {
         field: strict.check_type(hints[field], value, f"{path}.{field}", problems)
         for field, value in values.items()
