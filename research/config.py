@@ -7,6 +7,7 @@ message. Nothing below this border sees a ConfigDict, and no field has a default
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -244,7 +245,8 @@ def _objective_section(
         elif not isinstance(values.get(name), Mapping):
             problems.append(
                 f"config.objective lacks the section {name!r}: set "
-                f"config.objective = presets.objective({name!r})."
+                f"config.objective = presets.objective({name!r}), or begin with "
+                f"{_experiment_of(name)}."
             )
         else:
             params[name] = _hyperparameters(name, values[name], problems)
@@ -257,6 +259,14 @@ def _objective_section(
     if len(problems) > before:
         return None
     return ObjectiveConfig(name=names, params=params)
+
+
+def _experiment_of(name: str) -> str:
+    """What can be typed to have an objective, which one field alone does not give."""
+    file = pathlib.Path(__file__).parent.parent / "experiments" / f"{name}.py"
+    if file.is_file():
+        return f"--config=experiments/{name}.py"
+    return "the experiment that has it"
 
 
 def _hyperparameters(

@@ -37,7 +37,8 @@ _TASKS = flags.DEFINE_list("tasks", [*TASKS, DIAGNOSTIC.name], "tasks to run")
 
 def main(argv: Sequence[str]) -> None:
     """Loads everything, runs what is not finished, writes the tables."""
-    checkpoint, workdir = required(argv)
+    del argv
+    checkpoint, workdir = required()
     host_memory.keep_freed()
     compilation_cache.enable()
     config = config_lib.parse(_CONFIG.value)
@@ -66,14 +67,12 @@ def main(argv: Sequence[str]) -> None:
     print(f"\n{text}\n{workdir / 'results.md'}")
 
 
-def required(argv: Sequence[str]) -> tuple[str, pathlib.Path]:
+def required() -> tuple[str, pathlib.Path]:
     """The checkpoint and the workdir that the flags give.
 
     Raises:
-      UserError: for a flag that is missing or an argument that is none.
+      UserError: for a flag that is missing.
     """
-    if len(argv) > 1:
-        raise UserError(f"unknown arguments: {' '.join(argv[1:])}.")
     if not (_CONFIG.value and _CHECKPOINT.value and _WORKDIR.value):
         raise UserError(
             "give --config=experiments/glue.py, --checkpoint=WORKDIR_OF_A_RUN and "

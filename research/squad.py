@@ -34,7 +34,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "where results go")
 
 def main(argv: Sequence[str]) -> None:
     """Loads everything, runs what is not finished, writes the table."""
-    checkpoint, workdir = required(argv)
+    del argv
+    checkpoint, workdir = required()
     host_memory.keep_freed()
     compilation_cache.enable()
     config = squad_run.parse(_CONFIG.value)
@@ -60,14 +61,12 @@ def main(argv: Sequence[str]) -> None:
     print(f"\n{text}\n{workdir / 'results.md'}")
 
 
-def required(argv: Sequence[str]) -> tuple[str, pathlib.Path]:
+def required() -> tuple[str, pathlib.Path]:
     """The checkpoint and the workdir that the flags give.
 
     Raises:
-      UserError: for a flag that is missing or an argument that is none.
+      UserError: for a flag that is missing.
     """
-    if len(argv) > 1:
-        raise UserError(f"unknown arguments: {' '.join(argv[1:])}.")
     if not (_CONFIG.value and _CHECKPOINT.value and _WORKDIR.value):
         raise UserError(
             "give --config=experiments/squad.py, --checkpoint=WORKDIR_OF_A_RUN and "
