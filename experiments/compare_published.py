@@ -1,4 +1,4 @@
-"""Contrasts whose published effect is large, measured again beside what was published.
+r"""Contrasts whose published effect is large, measured again beside what was published.
 
 Every contrast names two arms, the published difference and its source; the report shows
 published and measured differences with intervals, whether or not they agree. An arm that

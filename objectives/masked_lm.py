@@ -30,7 +30,7 @@ _WORD_CLUSTER = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedLM(Objective):
-    """BERT's masked LM (Devlin et al. 2018, section 3.1) and its descendants.
+    """BERT's masked LM (Devlin et al. 2019, section 3.1) and its descendants.
 
     A share of the tokens is selected anew at every step and predicted. Of these, most
     become ``[MASK]``, some a random token, the rest stay as they are:

@@ -1,4 +1,4 @@
-"""Says what a run will need, before it is run.
+r"""Says what a run will need, before it is run.
 
     python -m research.plan --config=experiments/bert_base.py --device=h200 \
         [--devices=8] [--compile] [--config.parallel.fsdp=8]

@@ -1,4 +1,4 @@
-"""Pretrains one model.
+r"""Pretrains one model.
 
     python -m research.pretrain --config=experiments/masked_lm.py --workdir=runs/mlm \
         [--config.optimizer.learning_rate=3e-4] [--profile_steps=10:15]

@@ -1,4 +1,4 @@
-"""Fine-tunes a pretrained run on SQuAD and answers a dev set.
+r"""Fine-tunes a pretrained run on SQuAD and answers a dev set.
 
     python -m research.squad --config=experiments/squad.py --checkpoint=runs/mlm \
         --workdir=runs/mlm-squad --config.train_file=train.json --config.dev_file=dev.json

@@ -251,7 +251,7 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol(
             name="cramming",
-            source="Geiping and Goldstein 2022, config/eval/GLUE_sane.yaml",
+            source="Geiping and Goldstein 2023, config/eval/GLUE_sane.yaml",
             learning_rates=(4e-5,),
             batch_sizes=(16,),
             seeds=(0, 1, 2, 3, 4),
