@@ -59,6 +59,22 @@ def _fail(error: BaseException) -> None:
     sys.exit(USAGE_ERROR)
 
 
+def required(**examples: str) -> list[Any]:
+    """Values of the flags that a command cannot do without.
+
+    Args:
+      **examples: what each flag may look like, by its name.
+
+    Raises:
+      UserError: naming all of them, if one is missing.
+    """
+    values = [flags.FLAGS[name].value for name in examples]
+    if not all(values):
+        *others, last = (f"--{name}={value}" for name, value in examples.items())
+        raise UserError(f"give {', '.join(others)} and {last}.")
+    return values
+
+
 def quiet_libraries() -> None:
     """Keeps other libraries' progress out of the run's own lines."""
     if flags.FLAGS.is_parsed() and flags.FLAGS["verbosity"].present:

@@ -190,7 +190,7 @@ def differing_fields(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:
 
     A field that one of them lacks has the value None there.
     """
-    first, second = (_flatten(plain(config)) for config in (first, second))
+    first, second = (flatten(plain(config)) for config in (first, second))
     return {
         name: (first.get(name), second.get(name))
         for name in sorted(first.keys() | second.keys())
@@ -198,11 +198,12 @@ def differing_fields(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'a': {'b': 1}} -> {'a.b': 1}"""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat

@@ -175,15 +175,28 @@ def test_a_whole_section_may_be_given_as_a_dict():
     assert overrides.problems(config, argv, "config") == []
 
 
-def test_comparing_lists_its_flags_and_refuses_those_of_pretraining():
-    def compare(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "research.compare", *arguments]
-        return subprocess.run(
-            command, check=False, cwd=ROOT, capture_output=True, text=True
-        )
+def command(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", f"research.{name}", *arguments],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
 
-    shown = compare("--help").stdout
+
+def test_flags_that_a_command_needs_are_named_together():
+    result = command("squad", "--config=experiments/squad.py")
+    assert result.returncode == cli.USAGE_ERROR
+    assert (
+        "error: give --config=experiments/squad.py, --checkpoint=WORKDIR_OF_A_RUN and "
+        "--workdir=FOLDER_FOR_RESULTS." in result.stderr
+    )
+
+
+def test_comparing_lists_its_flags_and_refuses_those_of_pretraining():
+    shown = command("compare", "--help").stdout
     assert "--config:" in shown and "--workdir:" in shown
-    refused = compare("--profile_steps=1:2", "--process_id=0")
+    refused = command("compare", "--profile_steps=1:2", "--process_id=0")
     assert refused.returncode == cli.USAGE_ERROR
     assert "error: --profile_steps, --process_id: " in refused.stderr
