@@ -11,7 +11,7 @@ from experiments import presets
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The complete base config: masked LM's size and data, without an objective."""
+    """The complete base config: masked LM on an encoder of size mini."""
     return ml_collections.ConfigDict(
         {
             "model": presets.model("mini", architecture="encoder"),

@@ -1,6 +1,6 @@
 """Deshuffling at the size of the comparisons.
 
-Paper: Raffel et al. 2019, "Exploring the Limits of Transfer Learning with a Unified
+Paper: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified
 Text-to-Text Transformer" (arXiv:1910.10683), section 3.3.1: the tokens of a row are
 shuffled, the model puts them back into order. The model is the encoder-decoder of the
 size ladder.

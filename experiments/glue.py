@@ -1,4 +1,4 @@
-"""Fine-tunes a pretrained run on GLUE and scores it.
+r"""Fine-tunes a pretrained run on GLUE and scores it.
 
     python -m research.glue --config=experiments/glue.py --checkpoint=runs/mlm \
         --workdir=runs/mlm-glue [--tasks=cola,mrpc,rte] \

@@ -1,4 +1,4 @@
-"""Masked language modelling at a rate of 40%, without 80/10/10.
+r"""Masked language modelling at a rate of 40%, without 80/10/10.
 
 Paper: Wettig et al. 2023, "Should You Mask 15% in Masked Language Modeling?"
 (arXiv:2202.08005), sections 3 and 5: at 40% a model has more to predict in a row and less
@@ -10,8 +10,8 @@ are not comparable with each other: compare what the models have learnt.
 
 Command:
     python -m research.pretrain --config=experiments/masked_lm_40.py --workdir=runs/mlm40
-    ... --config.objective.masked_lm.noise_density=0.3 \\
-        --config.objective.masked_lm.mask_prob=0.8 \\
+    ... --config.objective.masked_lm.noise_density=0.3 \
+        --config.objective.masked_lm.mask_prob=0.8 \
         --config.objective.masked_lm.random_prob=0.1       # ModernBERT's
 
 Hardware: any; sized for a CPU with two cores and 4 GB.

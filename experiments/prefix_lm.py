@@ -1,6 +1,6 @@
 """Prefix language modelling at the size of the comparisons.
 
-Paper: Raffel et al. 2019, "Exploring the Limits of Transfer Learning with a Unified
+Paper: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified
 Text-to-Text Transformer" (arXiv:1910.10683), sections 3.2.1 (the architecture) and
 3.3.1 (the objective): a prefix of uniform length is read in both directions, the rest
 is predicted. The model is the decoder of the size ladder.

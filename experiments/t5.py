@@ -1,6 +1,6 @@
 """T5's span corruption at the size of the comparisons.
 
-Paper: Raffel et al. 2019, "Exploring the Limits of Transfer Learning with a Unified
+Paper: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified
 Text-to-Text Transformer" (arXiv:1910.10683), sections 3.1.4 and 3.3.4: 15% of the
 tokens are noise, in spans of three on average.
 

@@ -1,7 +1,7 @@
 """T5 1.1 base: gated feed-forward layers, an untied output table, no dropout.
 
 Paper: Shazeer 2020, "GLU Variants Improve Transformer" (arXiv:2002.05202), for the
-model; Raffel et al. 2019 (arXiv:1910.10683), section 3.1, for the training: 2^19 steps
+model; Raffel et al. 2020 (arXiv:1910.10683), section 3.1, for the training: 2^19 steps
 of 128 sequences of 512 inputs and 114 targets of C4.
 
 Command:

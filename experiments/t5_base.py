@@ -1,6 +1,6 @@
 """T5 base, the baseline of its paper.
 
-Paper: Raffel et al. 2019, "Exploring the Limits of Transfer Learning with a Unified
+Paper: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified
 Text-to-Text Transformer" (arXiv:1910.10683), section 3.1: 2^19 steps of 128 sequences of
 512 inputs (rows of 568 tokens, 114 targets), Adafactor at 1/sqrt(max(step, 10^4)),
 dropout 0.1, on C4. Documents are merged without a boundary in the paper and with [EOD]

@@ -1,6 +1,6 @@
 """T5 small on unlabelled text.
 
-Paper: Raffel et al. 2019, "Exploring the Limits of Transfer Learning with a Unified
+Paper: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified
 Text-to-Text Transformer" (arXiv:1910.10683). The model is the one of section 3.7, the
 training that of the baseline, section 3.1 (see t5_base): 2^19 steps of 128 sequences of
 512 inputs and 114 targets. The released T5 small was trained on 16 times as many

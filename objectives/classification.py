@@ -178,16 +178,8 @@ class Classification(Objective):
         )
 
     def inputs(self, batch: LabelledBatch) -> ModelInputs:
-        """What the backbone reads; for an encoder-decoder both sides read the tokens."""
-        inputs = framed_inputs(batch)
-        if self.architecture != "encoder_decoder":
-            return inputs
-        return ModelInputs(
-            tokens=shift_right(inputs.tokens, inputs.positions, self.decoder_start_id),
-            segment_ids=inputs.segment_ids,
-            positions=inputs.positions,
-            encoder=inputs,
-        )
+        """What the backbone reads."""
+        return model_inputs(batch, self.architecture, self.decoder_start_id)
 
     def init_heads(
         self, config: TransformerConfig, *, rngs: nnx.Rngs
@@ -248,6 +240,19 @@ class Classification(Objective):
         counted = jnp.where(is_class, weights, 0.0)
         accuracy = ((correct * counted).sum(), counted.sum())
         return terms, {"label_accuracy": accuracy}
+
+
+def model_inputs(batch: Any, architecture: str, decoder_start_id: int) -> ModelInputs:
+    """What a backbone reads; for an encoder-decoder both sides read the tokens."""
+    inputs = framed_inputs(batch)
+    if architecture != "encoder_decoder":
+        return inputs
+    return ModelInputs(
+        tokens=shift_right(inputs.tokens, inputs.positions, decoder_start_id),
+        segment_ids=inputs.segment_ids,
+        positions=inputs.positions,
+        encoder=inputs,
+    )
 
 
 def framed_inputs(batch: Any) -> ModelInputs:

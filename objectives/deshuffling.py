@@ -1,6 +1,6 @@
 """Deshuffling: put shuffled tokens back into their order.
 
-Raffel et al. 2019 (arXiv:1910.10683), section 3.3.1, after Liu et al. 2019.
+Raffel et al. 2020 (arXiv:1910.10683), section 3.3.1, after Liu et al. 2019.
 """
 
 from __future__ import annotations

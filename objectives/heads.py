@@ -73,7 +73,7 @@ class LMHead(nnx.Module):
 class MaskedLMHead(nnx.Module):
     """Dense, activation, norm, output table with a bias (BERT, RoBERTa, ELECTRA).
 
-    Devlin et al. 2018 (run_pretraining.py): the dense layer maps to the embedding's
+    Devlin et al. 2019 (run_pretraining.py): the dense layer maps to the embedding's
     width, so a factorised embedding needs no projection of its own.
     """
 

@@ -30,7 +30,7 @@ _WORD_CLUSTER = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedLM(Objective):
-    """BERT's masked LM (Devlin et al. 2018, section 3.1) and its descendants.
+    """BERT's masked LM (Devlin et al. 2019, section 3.1) and its descendants.
 
     A share of the tokens is selected anew at every step and predicted. Of these, most
     become ``[MASK]``, some a random token, the rest stay as they are:
@@ -237,11 +237,7 @@ class MaskedLM(Objective):
 
     @functools.cached_property
     def _thresholds(self) -> np.ndarray:
-        vocabulary = self.vocabulary
-        counts = np.ones(vocabulary.vocab_size)
-        if self.replacement == "unigram":
-            counts = vocabulary.unigram_counts
-        return selection.token_thresholds(np.where(vocabulary.is_special, 0, counts))
+        return selection.replacement_thresholds(self.vocabulary, self.replacement)
 
     def statistics(self, rng: Array, example: Example) -> dict[str, Statistic]:
         """Share selected, and what the inputs show there."""

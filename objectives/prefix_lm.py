@@ -1,6 +1,6 @@
 """Prefix language modelling: read a beginning in both directions, write the rest.
 
-Raffel et al. 2019 (arXiv:1910.10683), sections 3.2.1 and 3.3.1; the prefix lengths
+Raffel et al. 2020 (arXiv:1910.10683), sections 3.2.1 and 3.3.1; the prefix lengths
 are those of the reference, t5.data.preprocessors.random_prefix_noise_mask.
 """
 

@@ -36,7 +36,7 @@ def clean(batch: TokenBatch, vocabulary: Vocabulary) -> Example:
     inputs = ModelInputs(
         tokens=tokens,
         segment_ids=real.astype(jnp.int32),
-        positions=_index(tokens),
+        positions=indices(tokens),
     )
     return Example(
         inputs=inputs,
@@ -71,7 +71,7 @@ def isolate(example: Example) -> Example:
         )
     documents = example.document_ids
     segments = jnp.where(documents < 0, 0, documents - documents[:, :1] + 1)
-    index = _index(documents)
+    index = indices(documents)
     starts = segments != _shift_right(segments, fill=-1)
     first = jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
     inputs = dataclasses.replace(
@@ -92,7 +92,7 @@ def frame(example: Example, vocabulary: Vocabulary) -> Example:
         return example
     inputs = example.inputs
     count = (inputs.segment_ids > 0).sum(1, keepdims=True, dtype=jnp.int32)
-    index = _index(jnp.zeros_like(inputs.tokens, shape=_longer(inputs.tokens, 2)))
+    index = indices(jnp.zeros_like(inputs.tokens, shape=_longer(inputs.tokens, 2)))
     is_cls, is_sep = index == 0, index == count + 1
     is_text = (index > 0) & (index <= count)
     # Where each slot takes its text from; the frame looks at its neighbour.
@@ -173,7 +173,8 @@ def sentence_ends(
     return ends | (tokens == vocabulary.eod_id)
 
 
-def _index(x: Int[Array, "B L"]) -> Int[Array, "B L"]:
+def indices(x: Int[Array, "B L"]) -> Int[Array, "B L"]:
+    """0, 1, 2.. along each row, whatever stands there."""
     return jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32)[None], x.shape)
 
 

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, UInt32
 
+from objectives.vocabulary import Vocabulary
+
 # Rates are fractions of at most this denominator, so that n * numerator fits 32 bits.
 _MAX_DENOMINATOR = 10_000
 
@@ -211,6 +213,18 @@ def token_thresholds(counts: np.ndarray) -> np.ndarray:
     total = np.cumsum(counts.astype(np.float64))
     ends = np.floor(total / total[-1] * 2.0**32)
     return np.minimum(ends, 2**32 - 1).astype(np.uint32)
+
+
+def replacement_thresholds(vocabulary: Vocabulary, replacement: str) -> np.ndarray:
+    """`token_thresholds` of the random tokens that stand in for others; none special.
+
+    Args:
+      replacement: 'unigram' draws by the corpus' counts, anything else uniformly.
+    """
+    counts = np.ones(vocabulary.vocab_size)
+    if replacement == "unigram":
+        counts = vocabulary.unigram_counts
+    return token_thresholds(np.where(vocabulary.is_special, 0, counts))
 
 
 def draw_tokens(

@@ -216,11 +216,7 @@ class SpanBoundary(Objective):
 
     @functools.cached_property
     def _thresholds(self) -> np.ndarray:
-        vocabulary = self.vocabulary
-        counts = np.ones(vocabulary.vocab_size)
-        if self.replacement == "unigram":
-            counts = vocabulary.unigram_counts
-        return selection.token_thresholds(np.where(vocabulary.is_special, 0, counts))
+        return selection.replacement_thresholds(self.vocabulary, self.replacement)
 
     def statistics(self, rng: Array, example: Example) -> dict[str, Statistic]:
         """Spans as drawn and as merged, and what became of their tokens."""

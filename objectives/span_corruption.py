@@ -1,6 +1,6 @@
 """Span corruption: T5's objective, and the variants its paper compares it with.
 
-Raffel et al. 2019, "Exploring the Limits of Transfer Learning with a Unified
+Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified
 Text-to-Text Transformer" (arXiv:1910.10683), section 3.3; the procedure follows the
 reference, t5.data.preprocessors.
 """

@@ -25,7 +25,7 @@ from models.inputs import ModelInputs
 from models.layers import Linear, kernel_stddev
 from models.pytree import pytree
 from objectives.base import Objective, WeightedSum
-from objectives.classification import framed_inputs, shift_right
+from objectives.classification import model_inputs
 from objectives.types import AnyArray, Example, Lengths, Target
 
 # Logit of padding; finite, so that no gradient is NaN.
@@ -117,16 +117,8 @@ class SpanExtraction(Objective):
         )
 
     def inputs(self, batch: SpanBatch) -> ModelInputs:
-        """What the backbone reads; for an encoder-decoder both sides read the tokens."""
-        inputs = framed_inputs(batch)
-        if self.architecture != "encoder_decoder":
-            return inputs
-        return ModelInputs(
-            tokens=shift_right(inputs.tokens, inputs.positions, self.decoder_start_id),
-            segment_ids=inputs.segment_ids,
-            positions=inputs.positions,
-            encoder=inputs,
-        )
+        """What the backbone reads."""
+        return model_inputs(batch, self.architecture, self.decoder_start_id)
 
     def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> SpanHead:
         return SpanHead(config, rngs=rngs)

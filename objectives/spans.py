@@ -4,7 +4,7 @@ Everything acts on one row (`jax.vmap` it) and has static shapes. Counts that fo
 from static lengths are Python integers: rounding them in float32 inside the graph
 gives other counts at some lengths.
 
-Source: Raffel et al. 2019 (arXiv:1910.10683), section 3.1.4 and the reference
+Source: Raffel et al. 2020 (arXiv:1910.10683), section 3.1.4 and the reference
 implementation, t5.data.preprocessors.
 """
 

@@ -1,6 +1,6 @@
 """Fine-tuning on labels written as text.
 
-Raffel et al. 2019 (arXiv:1910.10683), section 2.4 and appendix D: the input says the task
+Raffel et al. 2020 (arXiv:1910.10683), section 2.4 and appendix D: the input says the task
 and its sentences, the target is a word for the label, and the loss is that of any other
 target. An answer is either the likelier of the label words or whatever is written:
 

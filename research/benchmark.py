@@ -82,6 +82,8 @@ def main(argv: Sequence[str]) -> int:
             f"there is no suite {_SUITE.value!r}.{nearest(_SUITE.value, valid)} "
             f"Valid: {', '.join(valid)}."
         )
+    if "finetuning" in names:
+        finetuning.check(_GLUE.value)
     if {"training", "generation", "finetuning"} & set(names) and _PEERS.value:
         peers.libraries()
     if names == ["scaling"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import os
 import pathlib
 import sys
@@ -18,11 +19,13 @@ from typing import Any
 import ml_collections
 from absl import app, flags, logging
 
-from research import strict
+from research import overrides
 from research.errors import UserError, nearest
 
 USAGE_ERROR = 2
 CONFIG_FLAG = "config"
+# Files among the experiments that are what experiments begin with.
+_NO_EXPERIMENTS = ("__init__", "base", "comparison_base", "presets")
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
@@ -33,6 +36,11 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 def _guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]):
     quiet_libraries()
     try:
+        if len(argv) > 1:
+            raise UserError(
+                f"unknown arguments: {' '.join(argv[1:])}. All arguments are flags, "
+                f"--NAME=VALUE; --help lists them."
+            )
         sys.exit(main(argv) or 0)
     except UserError as error:
         _fail(error)
@@ -49,6 +57,22 @@ def _fail(error: BaseException) -> None:
         traceback.print_exception(error)
     print(f"error: {error}", file=sys.stderr)
     sys.exit(USAGE_ERROR)
+
+
+def required(**examples: str) -> list[Any]:
+    """Values of the flags that a command cannot do without.
+
+    Args:
+      **examples: what each flag may look like, by its name.
+
+    Raises:
+      UserError: naming all of them, if one is missing.
+    """
+    values = [flags.FLAGS[name].value for name in examples]
+    if not all(values):
+        *others, last = (f"--{name}={value}" for name, value in examples.items())
+        raise UserError(f"give {', '.join(others)} and {last}.")
+    return values
 
 
 def quiet_libraries() -> None:
@@ -80,20 +104,11 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         raise
 
 
-# Config flags, checked before ml_collections sees them: its own errors are tracebacks.
-
-
 def _check_config_flags(argv: Sequence[str]) -> None:
     path = _flag_value(argv, CONFIG_FLAG)
     if path is None or CONFIG_FLAG not in flags.FLAGS:
         return
-    config = load_config(path)
-    problems = []
-    for argument in argv[1:]:
-        name, _, _ = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name.startswith(f"{CONFIG_FLAG}."):
-            problem = _unknown_override(config, name.split(".")[1:])
-            problems += [problem] if problem else []
+    problems = overrides.problems(load_config(path), argv, CONFIG_FLAG)
     if problems:
         raise UserError("\n       ".join(problems))
 
@@ -108,31 +123,6 @@ def _flag_value(argv: Sequence[str], flag: str) -> str | None:
     return None
 
 
-def _unknown_override(config: ml_collections.ConfigDict, path: list[str]) -> str | None:
-    """The message about an override of a field that does not exist."""
-    section: Any = config
-    for depth, name in enumerate(path):
-        where = ".".join([CONFIG_FLAG, *path[:depth]])
-        if not isinstance(section, ml_collections.ConfigDict):
-            return f"{where} is a value, not a section: it has no field {name!r}."
-        # The base name of a tuple's element, 'name' of 'name[0]'.
-        name = name.partition("[")[0]
-        if name not in section:
-            valid = tuple(section.keys())
-            return strict.unknown_name(where, name, valid, tuple(_paths(config)))
-        section = section[name]
-    return None
-
-
-def _paths(config: ml_collections.ConfigDict, prefix: str = CONFIG_FLAG) -> list[str]:
-    paths = []
-    for name, value in config.items():
-        paths.append(f"{prefix}.{name}")
-        if isinstance(value, ml_collections.ConfigDict):
-            paths += _paths(value, f"{prefix}.{name}")
-    return paths
-
-
 def load_config(path: str) -> ml_collections.ConfigDict:
     """get_config() of an experiment file.
 
@@ -140,11 +130,37 @@ def load_config(path: str) -> ml_collections.ConfigDict:
       path: the file; what follows a colon is the argument of its get_config.
 
     Raises:
-      UserError: for a file that does not exist, listing those that do, or that
-        cannot be run.
+      UserError: for a file that does not exist, listing those that do, that cannot be
+        run, or whose get_config does not take the argument or returns no config.
     """
     file, colon, argument = path.partition(":")
+    get_config = _get_config_of(file)
+    given = [argument] if colon else []
+    try:
+        inspect.signature(get_config).bind(*given)
+    except TypeError:
+        raise UserError(
+            f"{path}: {file} takes nothing after a colon: --{CONFIG_FLAG}={file}."
+            if colon
+            else f"{file} needs an option: --{CONFIG_FLAG}={file}:OPTION."
+        ) from None
+    try:
+        config = get_config(*given)
+    except Exception as error:
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(
+            f"{path}: get_config() returned {config!r}, and must return a ConfigDict. "
+            f"Does it end with `return config`?"
+        )
+    return config
+
+
+def _get_config_of(file: str) -> Callable[..., Any]:
+    """The function of an experiment file, which is run for it."""
     source = pathlib.Path(file)
+    if file and source.is_dir():
+        raise UserError(f"{file} is a folder, no experiment.{_experiments(source)}")
     if not source.is_file():
         raise UserError(f"there is no experiment {file!r}.{_experiments(source)}")
     spec = importlib.util.spec_from_file_location(f"experiment_{source.stem}", source)
@@ -157,20 +173,25 @@ def load_config(path: str) -> ml_collections.ConfigDict:
         sys.path.append(root)
     try:
         spec.loader.exec_module(module)
-        return module.get_config(argument) if colon else module.get_config()
     except Exception as error:
         raise UserError(f"{file}: {type(error).__name__}: {error}") from error
+    if not callable(getattr(module, "get_config", None)):
+        raise UserError(
+            f"{file} has no get_config(), so it is no experiment.{_experiments(source)}"
+        )
+    return module.get_config
 
 
-def _experiments(missing: pathlib.Path) -> str:
-    folder = missing.parent if missing.parent.is_dir() else pathlib.Path("experiments")
+def _experiments(given: pathlib.Path) -> str:
+    """The experiments beside a path or in a folder, else those of this project."""
+    folder = given if given.is_dir() else given.parent
+    if not any(folder.glob("*.py")):
+        folder = pathlib.Path("experiments")
     if not folder.is_dir():
         folder = pathlib.Path(__file__).parent.parent / "experiments"
     names = sorted(
-        path.stem
-        for path in folder.glob("*.py")
-        if path.stem not in ("__init__", "base", "presets")
+        path.stem for path in folder.glob("*.py") if path.stem not in _NO_EXPERIMENTS
     )
     shown = os.path.relpath(folder)
-    hint = nearest(missing.stem, names)
+    hint = nearest(given.stem, names)
     return f"{hint} Available in {shown}: {', '.join(names) or 'none'}."

@@ -19,17 +19,25 @@ from research.comparison import runner
 from research.errors import UserError
 from research.training import host_memory
 
+flags.declare_key_flag("config")
+flags.declare_key_flag("workdir")
+# Pretraining's other flags, which are defined here with those two.
+_IGNORED = ("profile_steps", "coordinator", "num_processes", "process_id")
+
 
 def main(argv: Sequence[str]) -> int:
     """Compares as the flags say; returns the exit code."""
+    del argv
     host_memory.keep_freed()
-    if len(argv) > 1:
-        raise UserError(f"unknown arguments: {' '.join(argv[1:])}.")
-    if flags.FLAGS.config is None or not flags.FLAGS.workdir:
+    ignored = [name for name in _IGNORED if flags.FLAGS[name].present]
+    if ignored:
         raise UserError(
-            "both are needed: --config=experiments/NAME.py --workdir=FOLDER."
+            f"--{', --'.join(ignored)}: a flag of research.pretrain, which a comparison "
+            f"does not take. Start the same command on several machines to divide its "
+            f"work."
         )
-    return runner.run(flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir))
+    config, workdir = cli.required(config="experiments/NAME.py", workdir="FOLDER")
+    return runner.run(config, pathlib.Path(workdir))
 
 
 if __name__ == "__main__":

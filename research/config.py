@@ -7,6 +7,7 @@ message. Nothing below this border sees a ConfigDict, and no field has a default
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +18,7 @@ import objectives
 from models.config import TransformerConfig
 from objectives.base import Objective
 from objectives.vocabulary import Vocabulary
-from research import config_checks, strict
+from research import config_checks, kinds, strict
 from research.errors import UserError, nearest
 
 
@@ -148,14 +149,19 @@ def parse(config: ml_collections.ConfigDict) -> RunConfig:
     Raises:
       UserError: one message with every problem: unknown and missing fields with
         their nearest valid names, wrong types, values that are not allowed, and
-        fields that contradict each other.
+        fields that contradict each other; or that it is a config of another kind.
     """
     values = plain(config)
+    kinds.check(values, kinds.RUN)
     problems: list[str] = []
-    strict.check_names(values, (*SECTIONS, "objective"), "config", problems)
+    complete = kinds.RUN.complete
+    names = (*SECTIONS, "objective")
+    strict.check_names(values, names, "config", problems, complete=complete)
     # Any: each section has the type that RunConfig's field of its name has.
     sections: dict[str, Any] = {
-        name: strict.build(cls, values[name], f"config.{name}", problems)
+        name: strict.build(
+            cls, values[name], f"config.{name}", problems, complete=complete
+        )
         for name, cls in SECTIONS.items()
         if name in values
     }
@@ -184,7 +190,7 @@ def differing_fields(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:
 
     A field that one of them lacks has the value None there.
     """
-    first, second = (_flatten(plain(config)) for config in (first, second))
+    first, second = (flatten(plain(config)) for config in (first, second))
     return {
         name: (first.get(name), second.get(name))
         for name in sorted(first.keys() | second.keys())
@@ -192,11 +198,12 @@ def differing_fields(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'a': {'b': 1}} -> {'a.b': 1}"""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat
@@ -239,7 +246,8 @@ def _objective_section(
         elif not isinstance(values.get(name), Mapping):
             problems.append(
                 f"config.objective lacks the section {name!r}: set "
-                f"config.objective = presets.objective({name!r})."
+                f"config.objective = presets.objective({name!r}), or begin with "
+                f"{_experiment_of(name)}."
             )
         else:
             params[name] = _hyperparameters(name, values[name], problems)
@@ -254,6 +262,14 @@ def _objective_section(
     return ObjectiveConfig(name=names, params=params)
 
 
+def _experiment_of(name: str) -> str:
+    """What can be typed to have an objective, which one field alone does not give."""
+    file = pathlib.Path(__file__).parent.parent / "experiments" / f"{name}.py"
+    if file.is_file():
+        return f"--config=experiments/{name}.py"
+    return "the experiment that has it"
+
+
 def _hyperparameters(
     name: str, values: Mapping[str, Any], problems: list[str]
 ) -> dict[str, Any]:
@@ -263,7 +279,8 @@ def _hyperparameters(
     hints = typing.get_type_hints(cls)
     valid = tuple(name for name in strict.field_names(cls) if name not in common)
     path = f"config.objective.{name}"
-    strict.check_names(values, valid, path, problems)
+    complete = f"presets.objective({name!r})"
+    strict.check_names(values, valid, path, problems, complete=complete)
     return {
         field: strict.check_type(hints[field], value, f"{path}.{field}", problems)
         for field, value in values.items()

@@ -34,8 +34,12 @@ _TOP_K = flags.DEFINE_integer(
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Sample among the most probable p of mass.")
 _BEAMS = flags.DEFINE_integer("num_beams", 1, "Beams of beam search.")
 _PENALTY = flags.DEFINE_float("length_penalty", 1.0, "Exponent of a beam's length.")
-_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Texts for each prompt.")
-_BATCH = flags.DEFINE_integer("batch_size", 16, "Prompts computed at once.")
+_SAMPLES = flags.DEFINE_integer(
+    "num_samples", 1, "Texts for each prompt.", lower_bound=1
+)
+_BATCH = flags.DEFINE_integer(
+    "batch_size", 16, "Prompts computed at once.", lower_bound=1
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
 
 

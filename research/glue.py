@@ -1,4 +1,4 @@
-"""Fine-tunes a pretrained run on GLUE and scores it.
+r"""Fine-tunes a pretrained run on GLUE and scores it.
 
     python -m research.glue --config=experiments/glue.py --checkpoint=runs/mlm \
         --workdir=runs/mlm-glue [--tasks=cola,mrpc,rte] [--config.protocol=bert]
@@ -29,18 +29,24 @@ from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS
 from research.training import backbone as backbone_lib
 from research.training import compilation_cache, host_memory
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "experiments/glue.py")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "workdir of a pretraining run")
-_WORKDIR = flags.DEFINE_string("workdir", None, "where results go")
+config_flags.DEFINE_config_file("config", None, "experiments/glue.py")
+flags.DEFINE_string("checkpoint", None, "workdir of a pretraining run")
+flags.DEFINE_string("workdir", None, "where results go")
 _TASKS = flags.DEFINE_list("tasks", [*TASKS, DIAGNOSTIC.name], "tasks to run")
 
 
 def main(argv: Sequence[str]) -> None:
     """Loads everything, runs what is not finished, writes the tables."""
-    checkpoint, workdir = required(argv)
+    del argv
+    given, checkpoint, workdir = cli.required(
+        config="experiments/glue.py",
+        checkpoint="WORKDIR_OF_A_RUN",
+        workdir="FOLDER_FOR_RESULTS",
+    )
+    workdir = pathlib.Path(workdir)
     host_memory.keep_freed()
     compilation_cache.enable()
-    config = config_lib.parse(_CONFIG.value)
+    config = config_lib.parse(given)
     wanted = tasks.resolve(_TASKS.value)
     source = sources.load(config.source, wanted)
     missing = skipped(source)
@@ -49,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
     check_trainable(source)
     backbone = backbone_lib.load(checkpoint, which=config.which)
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(json.dumps(plain(_CONFIG.value), indent=2))
+    (workdir / "config.json").write_text(json.dumps(plain(given), indent=2))
     evaluation = Evaluation(
         config=config,
         source=source,
@@ -64,22 +70,6 @@ def main(argv: Sequence[str]) -> None:
     text = tables.write(evaluation, rows, missing)
     (workdir / "results.md").write_text(text, encoding="utf-8")
     print(f"\n{text}\n{workdir / 'results.md'}")
-
-
-def required(argv: Sequence[str]) -> tuple[str, pathlib.Path]:
-    """The checkpoint and the workdir that the flags give.
-
-    Raises:
-      UserError: for a flag that is missing or an argument that is none.
-    """
-    if len(argv) > 1:
-        raise UserError(f"unknown arguments: {' '.join(argv[1:])}.")
-    if not (_CONFIG.value and _CHECKPOINT.value and _WORKDIR.value):
-        raise UserError(
-            "give --config=experiments/glue.py, --checkpoint=WORKDIR_OF_A_RUN and "
-            "--workdir=FOLDER_FOR_RESULTS."
-        )
-    return _CHECKPOINT.value, pathlib.Path(_WORKDIR.value)
 
 
 def skipped(source: sources.Source) -> list[str]:

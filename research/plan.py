@@ -1,4 +1,4 @@
-"""Says what a run will need, before it is run.
+r"""Says what a run will need, before it is run.
 
     python -m research.plan --config=experiments/bert_base.py --device=h200 \
         [--devices=8] [--compile] [--config.parallel.fsdp=8]
@@ -38,8 +38,7 @@ _COMPILE = flags.DEFINE_bool("compile", False, "also compile, and show XLA's acc
 
 def main(argv: Sequence[str]) -> None:
     """Prints the plan of a config."""
-    if len(argv) > 1:
-        raise UserError(f"unknown arguments: {' '.join(argv[1:])}.")
+    del argv
     if _CONFIG.value is None:
         raise UserError("--config is missing: --config=experiments/NAME.py")
     if _DEVICES.value is not None and _DEVICES.value < 1:

@@ -1,4 +1,4 @@
-"""Pretrains one model.
+r"""Pretrains one model.
 
     python -m research.pretrain --config=experiments/masked_lm.py --workdir=runs/mlm \
         [--config.optimizer.learning_rate=3e-4] [--profile_steps=10:15]
@@ -47,8 +47,8 @@ from research.training.monitor import Monitor
 from research.training.program import Program
 from research.training.state import TrainState
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "experiments/NAME.py")
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+config_flags.DEFINE_config_file("config", None, "experiments/NAME.py")
+flags.DEFINE_string("workdir", None, "folder of the run")
 _PROFILE = flags.DEFINE_string(
     "profile_steps",
     None,
@@ -62,15 +62,10 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "of this process, from 0"
 def main(argv: Sequence[str]) -> int:
     """Pretrains as the flags say; returns the exit code."""
     host_memory.keep_freed()
-    if len(argv) > 1:
-        raise UserError(f"unknown arguments: {' '.join(argv[1:])}.")
-    if _CONFIG.value is None or not _WORKDIR.value:
-        raise UserError(
-            "both are needed: --config=experiments/NAME.py --workdir=FOLDER."
-        )
+    config, folder = cli.required(config="experiments/NAME.py", workdir="FOLDER")
     distributed.initialise(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     profile_steps = _parse_steps(_PROFILE.value)
-    result = pretrain(_CONFIG.value, _WORKDIR.value, profile_steps=profile_steps)
+    result = pretrain(config, folder, profile_steps=profile_steps)
     return result.exit_code
 
 

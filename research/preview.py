@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> None:
     if flags.FLAGS.config is None:
         raise UserError("--config is missing: --config=experiments/bert.py")
     run = parse(flags.FLAGS.config)
+    check_rows(run, _ROWS.value)
     corpus = data.load(run.data)
     with user_errors():
         objective = create_objective(run, corpus.vocabulary)
@@ -62,6 +63,19 @@ def main(argv: Sequence[str]) -> None:
         num_rows=_ROWS.value,
         statistics_rows=_STATISTICS_ROWS.value,
     )
+
+
+def check_rows(run: RunConfig, num_rows: int) -> None:
+    """Refuses to show more rows than a step has.
+
+    Raises:
+      UserError: saying how many it has.
+    """
+    if num_rows > run.train.batch_size:
+        raise UserError(
+            f"--rows={num_rows}: a step has {run.train.batch_size} rows, as "
+            f"config.train.batch_size says. Raise that, or see others with --step."
+        )
 
 
 def steps(

@@ -1,4 +1,4 @@
-"""Fine-tunes a pretrained run on SQuAD and answers a dev set.
+r"""Fine-tunes a pretrained run on SQuAD and answers a dev set.
 
     python -m research.squad --config=experiments/squad.py --checkpoint=runs/mlm \
         --workdir=runs/mlm-squad --config.train_file=train.json --config.dev_file=dev.json
@@ -20,29 +20,34 @@ from ml_collections import config_flags
 
 from research import cli
 from research.config import plain
-from research.errors import UserError
 from research.evaluation import squad_run
 from research.evaluation.glue.results import RunStore
 from research.evaluation.squad_run import SquadEvaluation, SquadRow
 from research.training import backbone as backbone_lib
 from research.training import compilation_cache, host_memory
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "experiments/squad.py")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "workdir of a pretraining run")
-_WORKDIR = flags.DEFINE_string("workdir", None, "where results go")
+config_flags.DEFINE_config_file("config", None, "experiments/squad.py")
+flags.DEFINE_string("checkpoint", None, "workdir of a pretraining run")
+flags.DEFINE_string("workdir", None, "where results go")
 
 
 def main(argv: Sequence[str]) -> None:
     """Loads everything, runs what is not finished, writes the table."""
-    checkpoint, workdir = required(argv)
+    del argv
+    given, checkpoint, workdir = cli.required(
+        config="experiments/squad.py",
+        checkpoint="WORKDIR_OF_A_RUN",
+        workdir="FOLDER_FOR_RESULTS",
+    )
+    workdir = pathlib.Path(workdir)
     host_memory.keep_freed()
     compilation_cache.enable()
-    config = squad_run.parse(_CONFIG.value)
+    config = squad_run.parse(given)
     with tempfile.TemporaryDirectory() as folder:
         train, dev, caveat = squad_run.load_questions(config, pathlib.Path(folder))
     backbone = backbone_lib.load(checkpoint, which=config.which)
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(json.dumps(plain(_CONFIG.value), indent=2))
+    (workdir / "config.json").write_text(json.dumps(plain(given), indent=2))
     evaluation = SquadEvaluation(
         config=config,
         caveat=caveat,
@@ -58,22 +63,6 @@ def main(argv: Sequence[str]) -> None:
     text = squad_run.write_table(evaluation, rows)
     (workdir / "results.md").write_text(text, encoding="utf-8")
     print(f"\n{text}\n{workdir / 'results.md'}")
-
-
-def required(argv: Sequence[str]) -> tuple[str, pathlib.Path]:
-    """The checkpoint and the workdir that the flags give.
-
-    Raises:
-      UserError: for a flag that is missing or an argument that is none.
-    """
-    if len(argv) > 1:
-        raise UserError(f"unknown arguments: {' '.join(argv[1:])}.")
-    if not (_CONFIG.value and _CHECKPOINT.value and _WORKDIR.value):
-        raise UserError(
-            "give --config=experiments/squad.py, --checkpoint=WORKDIR_OF_A_RUN and "
-            "--workdir=FOLDER_FOR_RESULTS."
-        )
-    return _CHECKPOINT.value, pathlib.Path(_WORKDIR.value)
 
 
 if __name__ == "__main__":

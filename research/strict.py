@@ -14,7 +14,7 @@ Section = TypeVar("Section")
 
 
 def build(
-    cls: type[Section], values: Any, path: str, problems: list[str]
+    cls: type[Section], values: Any, path: str, problems: list[str], *, complete: str
 ) -> Section | None:
     """An instance of the dataclass from exactly its fields.
 
@@ -23,6 +23,7 @@ def build(
       values: its section of the config.
       path: where it stands, for messages, e.g. 'config.data'.
       problems: what is wrong is appended here.
+      complete: what has every field, e.g. 'get_config() of experiments/base.py'.
 
     Returns:
       The instance, or None after noting what is wrong.
@@ -33,14 +34,16 @@ def build(
     hints = typing.get_type_hints(cls)
     names = field_names(cls)
     before = len(problems)
-    check_names(values, names, path, problems)
+    check_names(values, names, path, problems, complete=complete)
     arguments = {}
     for name in names:
         if name not in values:
             continue
         where = f"{path}.{name}"
         if dataclasses.is_dataclass(hints[name]):
-            arguments[name] = build(hints[name], values[name], where, problems)
+            arguments[name] = build(
+                hints[name], values[name], where, problems, complete=complete
+            )
         else:
             arguments[name] = check_type(hints[name], values[name], where, problems)
     if len(problems) > before:
@@ -58,17 +61,25 @@ def field_names(cls: Any) -> tuple[str, ...]:
 
 
 def check_names(
-    values: Mapping[str, Any], valid: tuple[str, ...], path: str, problems: list[str]
+    values: Mapping[str, Any],
+    valid: tuple[str, ...],
+    path: str,
+    problems: list[str],
+    *,
+    complete: str,
 ) -> None:
-    """Notes unknown names, with the nearest valid ones, and missing names."""
+    """Notes unknown names, with the nearest valid ones, and missing names.
+
+    `complete` is what has every name, e.g. 'get_config() of experiments/base.py'.
+    """
     for name in values:
         if name not in valid:
             problems.append(unknown_name(path, name, valid))
     missing = [name for name in valid if name not in values]
     if missing:
         problems.append(
-            f"{path} lacks {', '.join(missing)}: begin with get_config() of "
-            f"experiments/base.py, which has every field."
+            f"{path} lacks {', '.join(missing)}: begin with {complete}, which has "
+            f"every field."
         )
 
 
@@ -88,14 +99,30 @@ def unknown_name(
 
 
 def check_type(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
-    """The value if it has the type of the annotation; integers serve as floats."""
+    """The value if it has the type of the annotation; integers serve as floats.
+
+    The elements of a tuple[X, ...] are checked as well, one by one.
+    """
     if _has_type(hint, value):
         allowed = _allowed(hint)
+        element = _element(hint)
+        if element is not None and isinstance(value, tuple):
+            return tuple(
+                check_type(element, item, f"{where}[{index}]", problems)
+                for index, item in enumerate(value)
+            )
         is_float = type(value) is int and float in allowed and int not in allowed
         return float(value) if is_float else value
     given, wanted = _type_name(type(value)), _type_name(hint)
     problems.append(f"{where} = {value!r}: must be {wanted}, got {given}.")
     return None
+
+
+def _element(hint: Any) -> Any:
+    """X of tuple[X, ...]; None for any other annotation."""
+    arguments = typing.get_args(hint)
+    is_uniform = typing.get_origin(hint) is tuple and arguments[1:] == (...,)
+    return arguments[0] if is_uniform else None
 
 
 def _allowed(hint: Any) -> tuple[Any, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import pathlib
 
 import jax
 import numpy as np
@@ -11,6 +13,9 @@ from experiments import presets
 from models.config import TransformerConfig
 from objectives.types import TokenBatch
 from objectives.vocabulary import Vocabulary
+
+# Real data, for who has it; the project ships no text of others.
+DATA = pathlib.Path(os.environ.get("PALIMPSEST_DATA", "../shared/data"))
 
 # jax.jit that takes less than half of the time to compile; what it runs is slow.
 quick_jit = functools.partial(

@@ -120,16 +120,20 @@ def measure(*, rounds: int, with_peers: bool, source: str) -> Table:
     )
 
 
-def make_case(name: str, shape: str, source: str) -> Case:
-    """Some rows of a task, with a tokenizer and a network of their own.
+def check(source: str) -> None:
+    """Reads what will be measured, before anything else is.
 
     Raises:
-      UserError: the source lacks the task.
+      UserError: the source does not exist or lacks a task.
     """
-    loaded = sources.load(source, tasks.resolve([name]))
-    if name not in loaded.tasks:
-        raise UserError(loaded.missing[name])
-    data = loaded.tasks[name]
+    missing = sources.load(source, tasks.resolve(TASKS)).missing
+    if missing:
+        raise UserError("\n       ".join(missing.values()))
+
+
+def make_case(name: str, shape: str, source: str) -> Case:
+    """Some rows of a task, with a tokenizer and a network of their own."""
+    data = sources.load(source, tasks.resolve([name])).tasks[name]
     train = data_lib.head(data.splits["train"], ROWS, seed=0)
     few = data_lib.head(data.splits["dev"], BATCH_SIZE, seed=0)
     data = dataclasses.replace(data, splits={"train": train, "dev": few})

@@ -92,6 +92,10 @@ PEER_NOTE = (
     "best' against the peer's fastest round, 'gathered' with the peer's head on the "
     "predicted positions only"
 )
+MICROBATCH_NOTE = (
+    f"ours takes its {SHARED['train.batch_size']} rows in "
+    f"{SHARED['train.num_microbatches']} microbatches, the peer all at once"
+)
 
 
 def measure(*, rounds: int, with_peers: bool) -> Table:
@@ -107,6 +111,7 @@ def measure(*, rounds: int, with_peers: bool) -> Table:
             "limit: rate of this machine's float32 matrix product, its fastest round",
             "of limit: matrix-product FLOPs actually needed / time / limit",
             PEER_NOTE,
+            MICROBATCH_NOTE,
         ),
     )
 

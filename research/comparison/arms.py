@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from research.comparison import budgets
+from research.config import flatten
 from research.errors import UserError, nearest
 
 MISSING = "—"  # a field that an arm's objective does not have
@@ -34,17 +35,6 @@ class Arm:
     experiment: str
     overrides: dict[str, Any]
     config: Mapping[str, Any]
-
-
-def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
-    """{'a': {'b': 1}} -> {'a.b': 1}"""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name}.{key}": inner for key, inner in flatten(value).items()}
-        else:
-            flat[name] = value
-    return flat
 
 
 def differing_fields(arms: Iterable[Arm]) -> dict[str, dict[str, Any]]:

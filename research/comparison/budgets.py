@@ -16,7 +16,7 @@ from typing import Any
 
 import ml_collections
 
-from research.errors import UserError
+from research.errors import UserError, nearest
 
 AXES = {
     "tokens": "clean tokens seen",
@@ -59,19 +59,20 @@ class Budget:
 
     def __post_init__(self):
         if self.axis not in AXES:
-            raise UserError(
-                f"budget.axis={self.axis!r}; it is one of {', '.join(AXES)}."
+            raise ValueError(
+                f"axis = {self.axis!r}: must be one of {', '.join(AXES)}."
+                f"{nearest(self.axis, AXES)}"
             )
         if not self.amount > 0:
-            raise UserError(f"budget.amount={self.amount}; it must be positive.")
+            raise ValueError(f"amount = {self.amount}: must be positive.")
         if not 0 <= self.warmup_fraction < 1:
-            raise UserError(
-                f"budget.warmup_fraction={self.warmup_fraction}; it is a share of the "
-                f"steps, at least 0 and below 1."
+            raise ValueError(
+                f"warmup_fraction = {self.warmup_fraction}: a share of the steps, at "
+                f"least 0 and below 1."
             )
         for field in ("num_evals", "num_logs", "num_checkpoints"):
             if getattr(self, field) < 1:
-                raise UserError(f"budget.{field} is at least 1.")
+                raise ValueError(f"{field} = {getattr(self, field)}: at least 1.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,8 +127,8 @@ def num_train_steps(budget: Budget, costs: dict[str, StepCost]) -> dict[str, int
         raise UserError(
             f"The arms cannot share a budget of {budget.amount:.4g} "
             f"{AXES[budget.axis]}: {details}, and at least {budget.num_evals} steps are "
-            f"needed (budget.num_evals). Raise budget.amount or lower "
-            f"train.batch_size."
+            f"needed (config.budget.num_evals). Raise config.budget.amount or lower "
+            f"config.shared.train.batch_size."
         )
     return steps
 

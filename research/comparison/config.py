@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from typing import Any
 
 from research import config as run_config
-from research import strict
+from research import kinds, strict
 from research.comparison import arms as arms_lib
 from research.comparison import budgets, statistics
 from research.comparison.arms import Arm
@@ -94,22 +95,14 @@ class ComparisonConfig:
         return next(arm for arm in self.arms if arm.name == name)
 
 
-_FIELDS = (
-    "name",
-    "title",
-    "shared",
-    "arms",
-    "varies",
-    "seeds",
-    "budget",
-    "points",
-    "tuning",
-    "evaluations",
-    "primary",
-    "statistics",
-    "contrasts",
-    "floor",
-)
+_SECTIONS = {
+    "budget": Budget,
+    "tuning": Tuning,
+    "primary": Primary,
+    "statistics": Statistics,
+}
+_VALUES = ("name", "title", "varies", "seeds", "points", "floor")
+_FIELDS = (*_VALUES, *_SECTIONS, "shared", "arms", "evaluations", "contrasts")
 
 
 def parse(config: Any) -> ComparisonConfig:
@@ -120,42 +113,45 @@ def parse(config: Any) -> ComparisonConfig:
         what they claim to share or do not exist, and settings that contradict.
     """
     raw = run_config.plain(config)
-    if "arms" not in raw:
-        raise UserError(
-            "This config has no arms: begin with get_config() of "
-            "experiments/comparison_base.py, and use python -m research.pretrain for a "
-            "single run."
-        )
+    kinds.check(raw, kinds.COMPARISON)
     problems: list[str] = []
-    strict.check_names(raw, _FIELDS, "config", problems)
+    complete = kinds.COMPARISON.complete
+    strict.check_names(raw, _FIELDS, "config", problems, complete=complete)
+    # Any: each has the type that ComparisonConfig's field of its name has.
     sections: dict[str, Any] = {
-        name: strict.build(kind, raw[name], f"config.{name}", problems)
-        for name, kind in (
-            ("budget", Budget),
-            ("tuning", Tuning),
-            ("primary", Primary),
-            ("statistics", Statistics),
+        name: strict.build(
+            cls, raw[name], f"config.{name}", problems, complete=complete
         )
+        for name, cls in _SECTIONS.items()
+        if name in raw
+    }
+    hints = typing.get_type_hints(ComparisonConfig)
+    given: dict[str, Any] = {
+        name: strict.check_type(hints[name], raw[name], f"config.{name}", problems)
+        for name in _VALUES
         if name in raw
     }
     contrasts: dict[str, Any] = {
-        name: strict.build(Contrast, values, f"config.contrasts.{name}", problems)
+        name: strict.build(
+            Contrast,
+            values,
+            f"config.contrasts.{name}",
+            problems,
+            complete="contrast() of experiments/comparison_base.py",
+        )
         for name, values in raw.get("contrasts", {}).items()
     }
     _refuse(problems)
     arms = [_arm(name, values) for name, values in raw["arms"].items()]
-    arms_lib.check(arms, raw["varies"])
+    arms_lib.check(arms, given["varies"])
+    for name in ("seeds", "points"):
+        given[name] = tuple(sorted(given[name]))
     parsed = ComparisonConfig(
-        name=raw["name"],
-        title=raw["title"],
         arms=tuple(arms),
-        varies=raw["varies"],
-        seeds=tuple(sorted(raw["seeds"])),
-        points=tuple(sorted(raw["points"])),
         evaluations=raw["evaluations"],
         contrasts=contrasts,
-        floor=raw["floor"],
         raw=raw,
+        **given,
         **sections,
     )
     _refuse(_contradictions(parsed))
@@ -184,6 +180,11 @@ def _arm(name: str, values: Mapping[str, Any]) -> Arm:
 def _contradictions(config: ComparisonConfig) -> list[str]:
     problems = []
     names = [arm.name for arm in config.arms]
+    if not config.seeds or min(config.seeds) < 0:
+        problems.append(
+            f"config.seeds = {config.seeds}: give at least one pretraining seed, such as "
+            f"(0, 1, 2), and none below 0."
+        )
     if len(set(config.seeds)) < len(config.seeds):
         problems.append(f"config.seeds = {config.seeds}: each seed once.")
     overlap = set(config.seeds) & set(config.tuning.seeds)

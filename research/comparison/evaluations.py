@@ -39,7 +39,10 @@ def create(name: str, settings: Mapping[str, Any]) -> Evaluation:
         )
     problems: list[str] = []
     path = f"config.evaluations.{name}"
-    evaluation = strict.build(EVALUATIONS[kind], values, path, problems)
+    complete = "experiments/comparison_base.py"
+    evaluation = strict.build(
+        EVALUATIONS[kind], values, path, problems, complete=complete
+    )
     if evaluation is None:
         raise UserError("\n".join(problems))
     return evaluation

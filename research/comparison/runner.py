@@ -55,7 +55,7 @@ def run(config: Any, workdir: pathlib.Path) -> int:
     compilation_cache.enable()
     parsed = config_lib.parse(config)
     check_evaluations(parsed)
-    workdir.mkdir(parents=True, exist_ok=True)
+    _create(workdir)
     adopt(parsed, workdir)
     check_results(workdir)
     check_data(parsed, workdir)
@@ -75,6 +75,15 @@ def run(config: Any, workdir: pathlib.Path) -> int:
         problem.state in ("failed", "damaged") for problem in found.problems
     )
     return exit_code or int(has_failed)
+
+
+def _create(workdir: pathlib.Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"workdir {workdir} cannot be written: {error.strerror}. Choose another."
+        ) from error
 
 
 def check_evaluations(config: ComparisonConfig) -> None:

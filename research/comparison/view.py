@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from research.comparison import formats, outcomes, tasks
+from research.comparison import budgets, formats, outcomes, tasks
 from research.comparison.config import ComparisonConfig
 from research.comparison.tasks import Task
 
@@ -46,6 +46,7 @@ class View:
         self._is_waiting = False
 
     def __enter__(self) -> Self:
+        print(opening(self._config), flush=True)
         if self._console.is_terminal:
             self._live = Live(
                 self, console=self._console, refresh_per_second=2, transient=True
@@ -164,6 +165,16 @@ class View:
             and (kind != "evaluation" or task.evaluation == column)
         ]
         return "".join(_MARKS[self._state(task)] for task in chosen)
+
+
+def opening(config: ComparisonConfig) -> str:
+    """What is compared: arms, seeds, budget."""
+    count = len(config.seeds)
+    # Both, the number and which: --config.seeds=3 is the one seed 3, not three of them.
+    seeds = f"{count} seed{'s' * (count > 1)} ({', '.join(map(str, config.seeds))})"
+    budget = f"{formats.large(config.budget.amount)} {budgets.AXES[config.budget.axis]}"
+    arms = ", ".join(arm.name for arm in config.arms)
+    return f"{config.name}: {len(config.arms)} arms ({arms}), {seeds}, {budget} a run"
 
 
 def _seconds_taken(folder: pathlib.Path) -> float | None:

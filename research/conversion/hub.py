@@ -37,7 +37,7 @@ def folder_of(source: str) -> pathlib.Path:
     except ImportError:
         raise ValueError(
             f"{source} is no folder, and fetching it from the hub needs the package "
-            f"huggingface_hub (the extra 'hub'). {advice}"
+            f"huggingface_hub: pip install -e '.[hub]'. {advice}"
         ) from None
     try:
         return pathlib.Path(

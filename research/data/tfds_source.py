@@ -70,8 +70,8 @@ def _builder(name: str):
     except ImportError:
         raise DataError(
             f"data.source=tfds:{name} needs the package tensorflow-datasets, which is "
-            'not installed: pip install "palimpsest[tfds]" (TensorFlow itself is not '
-            "needed). Or give the path of a file or folder of text, JSONL or Parquet."
+            "not installed: pip install -e '.[tfds]' (TensorFlow itself is not needed). "
+            "Or give the path of a file or folder of text, JSONL or Parquet."
         ) from None
     for group in GROUPS:
         # A group that needs something else only lacks its names.

@@ -112,9 +112,21 @@ class FinetuneSettings:
                     f"{field} = {value!r}: must be one of {', '.join(valid)}."
                     f"{nearest(str(value), valid)}"
                 )
-        for field in ("batch_size", "eval_batch_size", "num_epochs", "learning_rate"):
+        positive = ("batch_size", "eval_batch_size", "num_epochs", "learning_rate")
+        # Without epsilon a parameter that no gradient reaches would become 0 / 0.
+        for field in (*positive, "epsilon"):
             if not getattr(self, field) > 0:
                 raise ValueError(f"{field} = {getattr(self, field)}: must be > 0.")
+        for field in ("warmup_fraction", "final_fraction"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(
+                    f"{field} = {getattr(self, field)}: must be from 0 to 1."
+                )
+        for field in ("beta1", "beta2"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(
+                    f"{field} = {getattr(self, field)}: must be >= 0 and < 1."
+                )
         if self.max_length < 8:
             raise ValueError(f"max_length = {self.max_length}: must be at least 8.")
 

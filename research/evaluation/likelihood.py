@@ -32,6 +32,7 @@ from jaxtyping import Array, Float, Int
 from models.config import TransformerConfig
 from models.inputs import ModelInputs
 from objectives.base import Objective
+from objectives.rows import indices
 from objectives.sequence_to_sequence import SequenceToSequence
 from objectives.streams import Stream
 from objectives.types import Example, Target
@@ -243,7 +244,7 @@ def _causal(stage: Any, tokens: Array, lengths: Array) -> Arranged:
     vocabulary = stage.vocabulary
     start = () if stage.isolate_documents else (vocabulary.eod_id,)
     inputs, count = _framed(tokens, lengths, start, ())
-    index = _index(inputs)
+    index = indices(inputs)
     values = jnp.roll(inputs, -1, axis=1)
     weights = (index < count[:, None] - 1).astype(jnp.float32)
     return _one_segment(inputs, count), Target(values=values, loss_weights=weights)
@@ -255,7 +256,7 @@ def _masked(stage: Any, tokens: Array, lengths: Array, hidden: Array) -> Arrange
     framed, count = _framed(tokens, lengths, (vocabulary.cls_id,), (vocabulary.sep_id,))
     position = (hidden + 1)[:, None].astype(jnp.int32)
     values = jnp.take_along_axis(framed, position, axis=1)
-    inputs = jnp.where(_index(framed) == position, vocabulary.mask_id, framed)
+    inputs = jnp.where(indices(framed) == position, vocabulary.mask_id, framed)
     target = Target(
         values=values,
         loss_weights=jnp.ones(values.shape, jnp.float32),
@@ -284,7 +285,7 @@ def _infilled(stage: Any, tokens: Array, lengths: Array) -> Arranged:
 def _after_prefix(stage: Any, tokens: Array, lengths: Array) -> Arranged:
     """The sentence after its first token, which is the prefix."""
     if stage.architecture == "decoder":
-        index = _index(tokens)
+        index = indices(tokens)
         inputs = dataclasses.replace(
             _one_segment(tokens, lengths),
             bidirectional=(index == 0) if stage.bidirectional_inputs else None,
@@ -309,7 +310,7 @@ def _arranged(
     first: int,
 ) -> Arranged:
     """The stage's own arrangement; targets count from index `first` on."""
-    index = _index(targets)
+    index = indices(targets)
     real = (index < count[:, None]).astype(jnp.int32)
     stream = Stream(
         tokens=targets, segment_ids=real, document_ids=jnp.zeros_like(targets)
@@ -350,22 +351,18 @@ def _framed(
     )
     count = (lengths + len(start)).astype(jnp.int32)
     for token in end:
-        rows = jnp.where(_index(rows) == count[:, None], token, rows)
+        rows = jnp.where(indices(rows) == count[:, None], token, rows)
         count = count + 1
     return rows, count
 
 
 def _one_segment(tokens: Array, lengths: Array) -> ModelInputs:
-    index = _index(tokens)
+    index = indices(tokens)
     return ModelInputs(
         tokens=tokens,
         segment_ids=(index < lengths[:, None]).astype(jnp.int32),
         positions=index,
     )
-
-
-def _index(x: Array) -> Int[Array, "B L"]:
-    return jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32)[None], x.shape)
 
 
 _ARRANGEMENTS: dict[str, Arrange] = {

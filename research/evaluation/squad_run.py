@@ -14,7 +14,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from research import strict
+from research import kinds, strict
 from research.config import plain
 from research.errors import UserError
 from research.evaluation import squad_data, squad_scoring, squad_stand_in
@@ -75,8 +75,12 @@ def parse(config: ml_collections.ConfigDict) -> SquadConfig:
     Raises:
       UserError: one message with every problem.
     """
+    values = plain(config)
+    kinds.check(values, kinds.SQUAD)
     problems: list[str] = []
-    parsed = strict.build(SquadConfig, plain(config), "config", problems)
+    parsed = strict.build(
+        SquadConfig, values, "config", problems, complete=kinds.SQUAD.complete
+    )
     if parsed is None:
         raise UserError("\n".join(problems))
     return parsed

@@ -28,7 +28,7 @@ from research.training.backbone import Backbone
 MIN_CLASSES = 3
 # Tokens of an answer, at least: one shape for all tasks with short label words.
 MIN_ANSWER = 8
-# Grid of a score written as text (Raffel et al. 2019, section 2.4).
+# Grid of a score written as text (Raffel et al. 2020, section 2.4).
 SCORE_STEP = 0.2
 
 

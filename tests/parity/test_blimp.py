@@ -4,7 +4,6 @@ PALIMPSEST_BLIMP_PAIRS pairs of each paradigm (2 by default) make it as large as
 """
 
 import os
-import pathlib
 import shutil
 
 import numpy as np
@@ -13,8 +12,8 @@ import pytest
 from research.conversion import run as conversion
 from research.evaluation import blimp
 from research.training import backbone as backbone_lib
+from tests.helpers import DATA
 
-DATA = pathlib.Path(os.environ.get("PALIMPSEST_DATA", "../shared/data"))
 NUM_PAIRS = int(os.environ.get("PALIMPSEST_BLIMP_PAIRS", "2"))
 # Decisions may differ where both sentences are this close, in nats.
 TIE = 1e-4

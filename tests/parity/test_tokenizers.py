@@ -2,14 +2,12 @@
 
 import gzip
 import json
-import os
-import pathlib
 
 import pytest
 
 from research.data.tokenizer import Tokenizer
+from tests.helpers import DATA
 
-DATA = pathlib.Path(os.environ.get("PALIMPSEST_DATA", "../shared/data"))
 VOCABULARIES = DATA / "vocab"
 CORPUS = DATA / "text" / "enwiki_good.jsonl.gz"
 NUM_LINES = 10_000

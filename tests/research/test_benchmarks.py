@@ -1,15 +1,28 @@
 """The parts of the benchmarks that decide what is printed; speeds are no tests."""
 
 import json
+import shutil
 
 import pytest
 
 from research import config as config_lib
-from research.benchmarks import gpu, ours, scaling, worker
+from research.benchmarks import finetuning, gpu, ours, scaling, worker
 from research.errors import UserError
+from research.evaluation.glue import embedded
 
 LIMITS = {"platform": "gpu", "kind": "NVIDIA H200", "matrix_rate": 700e12}
 CPU = {"platform": "cpu", "kind": "cpu"}
+
+
+def test_a_source_that_lacks_a_task_is_refused_before_anything_is_measured(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        finetuning.check(str(tmp_path / "nope"))
+    glue = tmp_path / "glue"
+    embedded.write(glue)
+    finetuning.check(str(glue))
+    shutil.rmtree(glue / "MRPC")
+    with pytest.raises(UserError, match="MRPC: no files in"):
+        finetuning.check(str(glue))
 
 
 def test_without_a_gpu_one_message_says_what_to_do():

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from research import cli
+from research import cli, overrides
 from research.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -58,6 +58,31 @@ MISTAKES = {
         [BASE, "--config.optimizer.learning_rate=fast"],
         "could not convert string to float: 'fast'",
     ),
+    "a number that is not written as a whole one": (
+        [BASE, "--config.train.num_train_steps=1e4"],
+        "config.train.num_train_steps = 1e4: must be a whole number, such as 10000.",
+    ),
+    "a fraction of what is whole": (
+        [BASE, "--config.train.num_train_steps", "1.5"],
+        "config.train.num_train_steps = 1.5: must be a whole number.",
+    ),
+    "a value for a section": (
+        [BASE, "--config.train=abc"],
+        "config.train is a section: set a field of it, such as --config.train.batch_size=",
+    ),
+    "an argument that is no flag": ([BASE, "stray"], "unknown arguments: stray. All"),
+    "a folder": (
+        ["--config=experiments"],
+        "experiments is a folder, no experiment. Available in experiments: bart_base",
+    ),
+    "an argument that is not taken": (
+        [f"{BASE}:foo"],
+        "takes nothing after a colon: --config=experiments/base.py.",
+    ),
+    "what experiments begin with": (
+        ["--config=experiments/presets.py"],
+        "has no get_config(), so it is no experiment. Available in experiments:",
+    ),
     "an unknown flag": ([BASE, "--confg=1"], "Unknown command line flag 'confg'"),
     "an unknown experiment": (
         ["--config=experiments/sapnbert.py"],
@@ -107,6 +132,71 @@ def test_a_broken_experiment_is_named(tmp_path):
 
 def test_an_argument_after_a_colon_reaches_get_config(tmp_path):
     path = tmp_path / "with_argument.py"
-    path.write_text("def get_config(argument='none'):\n    return argument\n")
-    assert cli.load_config(f"{path}:small") == "small"
-    assert cli.load_config(str(path)) == "none"
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config(argument='none'):\n    return ConfigDict({'size': argument})\n"
+    )
+    assert cli.load_config(f"{path}:small").size == "small"
+    assert cli.load_config(str(path)).size == "none"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "def get_config():\n    config = 1\n",
+            "returned None, and must return a Config",
+        ),
+        (
+            "def get_config(size):\n    return size\n",
+            "needs an option: --config=.*:OPTION",
+        ),
+        ("get_config = 3\n", r"has no get_config\(\), so it is no experiment"),
+    ],
+)
+def test_a_file_that_gives_no_config_is_refused(tmp_path, text, words):
+    path = tmp_path / "experiment.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=words):
+        cli.load_config(str(path))
+
+
+def test_what_experiments_begin_with_is_not_offered():
+    with pytest.raises(UserError) as error:
+        cli.load_config("experiments/nothing.py")
+    offered = str(error.value).partition("Available in")[2]
+    assert "compare_small" in offered
+    assert not {"base", "comparison_base", "presets"} & set(offered.split(", "))
+
+
+def test_a_whole_section_may_be_given_as_a_dict():
+    config = cli.load_config("experiments/base.py")
+    argv = ["program", "--config.train={'seed': 3}", "--config.train.seed=0x10"]
+    assert overrides.problems(config, argv, "config") == []
+
+
+def command(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", f"research.{name}", *arguments],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_flags_that_a_command_needs_are_named_together():
+    result = command("squad", "--config=experiments/squad.py")
+    assert result.returncode == cli.USAGE_ERROR
+    assert (
+        "error: give --config=experiments/squad.py, --checkpoint=WORKDIR_OF_A_RUN and "
+        "--workdir=FOLDER_FOR_RESULTS." in result.stderr
+    )
+
+
+def test_comparing_lists_its_flags_and_refuses_those_of_pretraining():
+    shown = command("compare", "--help").stdout
+    assert "--config:" in shown and "--workdir:" in shown
+    refused = command("compare", "--profile_steps=1:2", "--process_id=0")
+    assert refused.returncode == cli.USAGE_ERROR
+    assert "error: --profile_steps, --process_id: " in refused.stderr

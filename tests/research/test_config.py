@@ -213,6 +213,7 @@ def test_objectives():
     with pytest.raises(UserError) as error:
         config_lib.parse(config)
     assert "lacks the section 'causal_lm'" in str(error.value)
+    assert "or begin with --config=experiments/causal_lm.py" in str(error.value)
     assert "config.objective.masked_lm is no stage" in str(error.value)
     config.objective = ml_collections.ConfigDict()
     with pytest.raises(UserError, match="config.objective must be presets.objective"):

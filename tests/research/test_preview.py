@@ -17,6 +17,7 @@ from experiments import base, presets
 from objectives.statistics import Statistic, mean, share
 from research import preview
 from research.config import parse
+from research.errors import UserError
 from research.previewing import rows, statistics
 from research.previewing.pieces import Pieces, parts_of
 from tests.helpers import (
@@ -116,6 +117,13 @@ def test_shows_any_objective(names, architecture):
         assert re.search(rf"^{term}\b", text, re.MULTILINE)
         assert f"{term} targets, of {objective.lengths.targets[term]}" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_more_rows_than_a_step_has_are_refused():
+    run = run_of("causal_lm", architecture="decoder")
+    preview.check_rows(run, BATCH)
+    with pytest.raises(UserError, match=f"--rows={BATCH + 1}: a step has {BATCH} rows"):
+        preview.check_rows(run, BATCH + 1)
 
 
 def test_every_target_stands_under_its_position():

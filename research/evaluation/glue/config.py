@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from research import strict
+from research import kinds, strict
 from research.config import plain
 from research.errors import UserError
 from research.evaluation.glue import protocols
@@ -123,8 +123,12 @@ def parse(config: ml_collections.ConfigDict) -> GlueConfig:
     Raises:
       UserError: one message with every problem.
     """
+    values = plain(config)
+    kinds.check(values, kinds.GLUE)
     problems: list[str] = []
-    parsed = strict.build(GlueConfig, plain(config), "config", problems)
+    parsed = strict.build(
+        GlueConfig, values, "config", problems, complete=kinds.GLUE.complete
+    )
     if parsed is None:
         raise UserError("\n".join(problems))
     protocols.get(parsed.protocol)

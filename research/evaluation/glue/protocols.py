@@ -14,10 +14,11 @@ from typing import Any
 
 from research.errors import UserError, nearest, user_errors
 from research.evaluation.finetune_loop import FinetuneSettings
-from research.evaluation.glue.tasks import TASKS, Task
+from research.evaluation.glue.tasks import Task
 
-ALL = tuple(TASKS)
-WITHOUT_WNLI = tuple(name for name in ALL if name != "wnli")
+# Written out: a task that is added to the table is in no published average.
+NINE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
+WITHOUT_WNLI = NINE[:-1]
 # The tasks that some protocols start from a model fine-tuned on MNLI.
 AFTER_MNLI = ("rte", "mrpc", "stsb")
 
@@ -125,7 +126,7 @@ PROTOCOLS: dict[str, Protocol] = {
             ),
             tasks={},
             metrics={},
-            average=ALL,
+            average=NINE,
             mnli_init=(),
             both_orders=(),
             train_limit={},
@@ -251,7 +252,7 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol(
             name="cramming",
-            source="Geiping and Goldstein 2022, config/eval/GLUE_sane.yaml",
+            source="Geiping and Goldstein 2023, config/eval/GLUE_sane.yaml",
             learning_rates=(4e-5,),
             batch_sizes=(16,),
             seeds=(0, 1, 2, 3, 4),

@@ -165,7 +165,7 @@ def _from_tfds(task: Task, data_dir: str | None) -> TaskData:
     except ImportError as error:
         raise UserError(
             "source = 'tfds' needs the packages tensorflow-datasets and "
-            "importlib_resources: install palimpsest[tfds], or give a folder with the "
+            "importlib_resources: pip install -e '.[tfds]'. Or give a folder with the "
             "official GLUE downloads instead."
         ) from error
     try:

@@ -4,6 +4,7 @@ import pytest
 
 from experiments import base, comparison_base, presets
 from research.comparison import arms
+from research.config import flatten
 from research.errors import UserError
 from tests.research.comparison import fixtures
 
@@ -27,7 +28,7 @@ def test_differences_are_objective_and_architecture():
 
 def test_every_field_is_either_shared_differing_or_set_by_the_budget():
     config = fixtures.parsed()
-    every = {f for arm in config.arms for f in arms.flatten(arm.config)}
+    every = {f for arm in config.arms for f in flatten(arm.config)}
     shared = set(arms.shared_fields(list(config.arms)))
     differing = set(arms.differing_fields(config.arms))
     assert not shared & differing

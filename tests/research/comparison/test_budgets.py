@@ -55,7 +55,7 @@ def test_unmeasured_seconds_are_refused():
     ],
 )
 def test_bad_budgets_are_refused(changes, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         budget(**changes)
 
 

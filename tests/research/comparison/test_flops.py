@@ -9,10 +9,11 @@ import objectives
 from experiments import presets
 from models.config import TransformerConfig
 from objectives.types import TokenBatch
-from research.comparison import flops, hlo
+from research.comparison import flops
 from research.config import TokenizerConfig
 from research.config_checks import provisional_vocabulary
 from research.training import rngs, state
+from tests.research.comparison import hlo
 
 BATCH = 4
 ROW_LENGTH = 64

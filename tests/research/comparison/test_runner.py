@@ -327,6 +327,9 @@ def test_data_that_is_not_there_is_missed_before_anything_is_trained(
         ({"primary.reference": "causal"}, "Did you mean causal_lm"),
         ({"points": (0.5,)}, "with 1"),
         ({"seeds": (1, 1)}, "each seed once"),
+        ({"seeds": ()}, "at least one pretraining seed"),
+        ({"seeds": (-1, 0)}, "none below 0"),
+        ({"budget.axis": "token"}, "config.budget: axis = 'token': .* mean tokens"),
         ({"statistics.examples": "random"}, "one of fixed, sampled"),
         ({"tuning.learning_rates": (1e-3,), "tuning.seeds": (0,)}, r"share \[0\]"),
     ],
@@ -334,6 +337,32 @@ def test_data_that_is_not_there_is_missed_before_anything_is_trained(
 def test_contradictions_are_refused(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         runner.run(fixtures.comparison(**changes), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "field,value,message",
+    [
+        ("seeds", ("a", 1), r"config.seeds\[0\] = 'a': must be int, got str"),
+        ("seeds", 3, "config.seeds = 3: must be tuple, got int"),
+        ("varies", "objective", "config.varies = 'objective': must be tuple, got str"),
+        ("points", (None, 1.0), r"config.points\[0\] = None: must be float"),
+        ("name", 7, "config.name = 7: must be str"),
+        ("title", None, "config.title = None: must be str"),
+        ("floor", 1, "config.floor = 1: must be bool"),
+    ],
+)
+def test_values_of_a_wrong_type_are_refused(tmp_path, field, value, message):
+    config = fixtures.comparison()
+    with config.ignore_type():
+        config[field] = value
+    with pytest.raises(UserError, match=message):
+        runner.run(config, tmp_path)
+
+
+def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written: Not a directory. Choose"):
+        runner.run(fixtures.comparison(), tmp_path / "file" / "runs")
 
 
 def test_unknown_fields_and_kinds_name_the_nearest(tmp_path):

@@ -29,6 +29,13 @@ def shown(view_, width=100):
     return console.file.getvalue()
 
 
+def test_the_opening_says_how_many_seeds_and_which():
+    # As --config.seeds=3 leaves them: one seed, though three may have been meant.
+    words = view.opening(fixtures.parsed(seeds=(3,)))
+    assert "3 arms (causal_lm, masked_lm, span_corruption), 1 seed (3)" in words
+    assert "3 seeds (0, 1, 2)" in view.opening(fixtures.parsed(seeds=(2, 0, 1)))
+
+
 def test_the_table_shows_every_task_and_the_one_at_work(tmp_path, config):
     finish(tmp_path, config, 7)  # six trials and the first run
     live = view.View(config, tmp_path)
@@ -72,7 +79,8 @@ def test_without_a_terminal_there_is_a_line_a_task(tmp_path, config, capsys):
         lines.begin(tasks.plan(config)[1])
         lines.end(tasks.plan(config)[1], "failed: RuntimeError: disk full")
         lines.waiting()
-    out = capsys.readouterr().out.splitlines()
+    first, *out = capsys.readouterr().out.splitlines()
+    assert first == view.opening(config)
     assert out[0] == "0 of 24 tasks done"
     assert out[1] == "tuning causal_lm, seed 7, learning rate 0.001 ..."
     assert "1 of 24 tasks done" in out[2]

@@ -281,5 +281,5 @@ def test_unknown_and_unreachable_tfds_names(tmp_path, monkeypatch):
 
 def test_tfds_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(DataError, match=r"palimpsest\[tfds\].*path"):
+    with pytest.raises(DataError, match=r"'\.\[tfds\]'.*path"):
         read("tfds:lm1b")

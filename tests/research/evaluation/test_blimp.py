@@ -1,8 +1,6 @@
 """BLiMP: which pairs, how they are decided, and the same decisions as torch makes."""
 
 import json
-import os
-import pathlib
 import types
 
 import numpy as np
@@ -10,8 +8,9 @@ import pytest
 
 from research.errors import UserError
 from research.evaluation import blimp, likelihood
+from tests.helpers import DATA
 
-DATA = pathlib.Path(os.environ.get("PALIMPSEST_DATA", "../shared/data")) / "blimp"
+BLIMP = DATA / "blimp"
 # Decisions may differ where both sentences are this close, in nats.
 TIE = 1e-4
 
@@ -106,10 +105,10 @@ def test_missing_and_empty_folders_say_where_the_data_is(tmp_path):
 
 
 @pytest.mark.skipif(
-    not DATA.is_dir(), reason=f"no BLiMP in {DATA}; set PALIMPSEST_DATA"
+    not BLIMP.is_dir(), reason=f"no BLiMP in {BLIMP}; set PALIMPSEST_DATA"
 )
 def test_the_official_files_are_67_paradigms_of_12_phenomena():
-    paradigms = blimp.load(str(DATA), 100)
+    paradigms = blimp.load(str(BLIMP), 100)
     assert len(paradigms) == blimp.NUM_PARADIGMS
     assert len({paradigm.phenomenon for paradigm in paradigms}) == 12
     assert {len(paradigm.good) for paradigm in paradigms} == {100}

@@ -315,3 +315,9 @@ def test_refusals(encoder, data):
         settings(schedule="linaer")
     with pytest.raises(ValueError, match="max_length = 4"):
         settings(max_length=4)
+    with pytest.raises(ValueError, match=r"epsilon = 0\.0: must be > 0"):
+        settings(epsilon=0.0)
+    with pytest.raises(ValueError, match=r"warmup_fraction = 6: must be from 0 to 1"):
+        settings(warmup_fraction=6)
+    with pytest.raises(ValueError, match=r"beta2 = 1\.0: must be >= 0 and < 1"):
+        settings(beta2=1.0)

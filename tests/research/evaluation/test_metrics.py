@@ -8,7 +8,8 @@ import pytest
 from research.evaluation.glue import metrics, sources
 from research.evaluation.glue.summary import majority_scores
 from research.evaluation.glue.tasks import TASKS
-from tests.research.evaluation.toy import DATA, needs_glue
+from tests.helpers import DATA
+from tests.research.evaluation.toy import needs_glue
 
 
 def labels_of(positive: int, negative: int) -> np.ndarray:

@@ -9,7 +9,8 @@ from research.errors import UserError
 from research.evaluation.glue import embedded, sources, tsv
 from research.evaluation.glue.data import Split, TaskData, cut, head, swapped_too
 from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS, resolve
-from tests.research.evaluation.toy import DATA, needs_glue
+from tests.helpers import DATA
+from tests.research.evaluation.toy import needs_glue
 
 EVERYTHING = (*TASKS.values(), DIAGNOSTIC)
 

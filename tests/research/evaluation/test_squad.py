@@ -15,9 +15,9 @@ from research.evaluation import squad_data, squad_scoring, squad_stand_in
 from research.evaluation.squad import finetune_squad, make_program
 from research.evaluation.squad_data import Question, Windows
 from research.evaluation.squad_scoring import Answer
-from tests.helpers import CLS, SEP
+from tests.helpers import CLS, DATA, SEP
 from tests.research.evaluation import toy
-from tests.research.evaluation.toy import DATA, settings
+from tests.research.evaluation.toy import settings
 
 WINDOWS = Windows(max_query_tokens=8, stride=6, max_answer_tokens=5)
 

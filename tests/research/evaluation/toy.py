@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import pathlib
 import types
 from typing import Any
 
@@ -18,11 +16,9 @@ from objectives.vocabulary import Vocabulary
 from research.evaluation.finetune_loop import FinetuneSettings
 from research.evaluation.glue.data import Split, TaskData
 from research.evaluation.glue.tasks import TASKS, Task
-from tests.helpers import tiny_config, toy_vocabulary
+from tests.helpers import DATA, tiny_config, toy_vocabulary
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[EOS]", "[EOD]"]
-# Real data, for who has it; the project ships no text of others.
-DATA = pathlib.Path(os.environ.get("PALIMPSEST_DATA", "../shared/data"))
 needs_glue = pytest.mark.skipif(
     not (DATA / "glue").is_dir(),
     reason=f"no official GLUE files in {DATA / 'glue'}; set PALIMPSEST_DATA",
