@@ -93,7 +93,7 @@ def estimate(program: Program, kept: Activations, *, rows: int) -> Memory:
         gradients=gradients,
         summed=gradients if program.parallel.num_row_shards > 1 else 0,
         gathered=_gathered_bytes(program),
-        sliced=_sliced_bytes(program),
+        sliced=sliced_bytes(program),
         activations=kept.saved_bytes(rows),
         working=kept.working_bytes(rows),
     )
@@ -144,7 +144,7 @@ def _gathered_bytes(program: Program) -> float:
     return (others + alive * config.compute_dtype.itemsize) / shape["tensor"]
 
 
-def _sliced_bytes(program: Program) -> float:
+def sliced_bytes(program: Program) -> float:
     """Of a scan's layers without the last, whose gradients are joined in the end."""
     config = program.model_config
     is_cut = activations.computes_less_at_last(config, program.objective)

@@ -80,8 +80,7 @@ def verdict(results: Results) -> list[Block]:
             for item in verdicts.primary(results)
         ]
         items += floor_sentences(results, config.primary.metric, meaning)
-    titles = {0: "No seeds, no verdict", 1: "What one seed shows"}
-    title = titles.get(len(config.seeds), "Verdict")
+    title = "What one seed shows" if len(config.seeds) == 1 else "Verdict"
     return [Callout(kind="verdict", title=title, items=items)]
 
 
