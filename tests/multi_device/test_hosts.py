@@ -118,10 +118,10 @@ def wait(what: str) -> list:
     processes = [
         runner.start(
             "tests.multi_device.waiting",
-            what,
-            f"localhost:{port}",
-            "2",
-            str(number),
+            f"--first={what}",
+            f"--coordinator=localhost:{port}",
+            "--num_processes=2",
+            f"--process_id={number}",
             num_devices=1,
         )
         for number in range(2)

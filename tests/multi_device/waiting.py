@@ -1,6 +1,6 @@
 """Processes that do something together, of which the first one is not like the others.
 
-    python -m tests.multi_device.waiting WHAT COORDINATOR NUM_PROCESSES PROCESS_ID
+    python -m tests.multi_device.waiting --first=WHAT --coordinator=... (as a run)
 
 WHAT: 'late' (it comes after SECONDS), 'dies' or 'fails'.
 """
@@ -11,6 +11,8 @@ import os
 import signal
 import time
 
+from absl import flags
+
 from research import cli
 from research.errors import UserError
 from research.training import distributed
@@ -18,12 +20,18 @@ from research.training import distributed
 # More than devices wait for each other.
 SECONDS = 40
 
+_FIRST = flags.DEFINE_string("first", None, "what the first process does")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0")
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "of all")
+_PROCESS = flags.DEFINE_integer("process_id", None, "of this process")
+
 
 def main(argv: list[str]) -> None:
-    what, coordinator, count, process = argv[1:]
-    distributed.initialise(coordinator, int(count), int(process))
+    del argv
+    what, process = _FIRST.value, _PROCESS.value
+    distributed.initialise(_COORDINATOR.value, _PROCESSES.value, process)
     with distributed.together("work"):
-        if process == "0":
+        if process == 0:
             if what == "late":
                 time.sleep(SECONDS)
             if what == "dies":
