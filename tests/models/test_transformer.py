@@ -110,7 +110,9 @@ def test_all_bidirectional_decoder_sees_what_an_encoder_sees():
     )
 
 
-@pytest.mark.parametrize("position", ["learned", "relative_bias"])
+@pytest.mark.parametrize(
+    "position", [pytest.param("learned", marks=pytest.mark.slow), "relative_bias"]
+)
 def test_encoder_decoder_joins_equal_segments(position):
     model = tiny.build(architecture="encoder_decoder", position=position)
     inputs = tiny.encoder_decoder_inputs()
@@ -200,7 +202,14 @@ def loss_and_grads(model, inputs, *, dropout=True):
 RATES = {"dropout_rate": 0.2, "attention_dropout_rate": 0.1, "mlp_dropout_rate": 0.1}
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    # The last one has both kinds of stacks.
+    [
+        *(pytest.param(a, marks=pytest.mark.slow) for a in ARCHITECTURES[:2]),
+        ARCHITECTURES[2],
+    ],
+)
 def test_scan_equals_loop(architecture):
     inputs = tiny.inputs_for(architecture)
     rates = {**RATES, "architecture": architecture, "position": "relative_bias"}
@@ -225,12 +234,20 @@ def test_scan_equals_loop(architecture):
     ("architecture", "changes"),
     [
         ("encoder", {"position": "rope", "norm_position": "post", "final_norm": False}),
-        ("encoder", {"position": "alibi", "remat": "full"}),
+        pytest.param(
+            *("encoder", {"position": "alibi", "remat": "full"}), marks=pytest.mark.slow
+        ),
         ("encoder", {"scan_layers": True}),
-        ("encoder", {"scan_layers": True, "num_layers": 1}),
-        ("encoder", {"scan_layers": True, "remat": "full"}),
+        pytest.param(
+            *("encoder", {"scan_layers": True, "num_layers": 1}), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            *("encoder", {"scan_layers": True, "remat": "full"}), marks=pytest.mark.slow
+        ),
         ("decoder", {"position": "rope", "num_kv_heads": 2}),
-        ("encoder_decoder", {"position": "relative_bias"}),
+        pytest.param(
+            *("encoder_decoder", {"position": "relative_bias"}), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_some_positions_alone_are_the_same(architecture, changes):

@@ -71,7 +71,9 @@ def gradient_step(objective: str, num_microbatches: int):
     return run
 
 
-@pytest.mark.parametrize("objective", ["masked_lm", "span_corruption"])
+@pytest.mark.parametrize(
+    "objective", ["masked_lm", pytest.param("span_corruption", marks=pytest.mark.slow)]
+)
 def test_microbatches_give_the_large_batch_exactly(objective):
     before = first_state(program(objective))
     whole_grads, whole = gradient_step(objective, 1)(before, tiny.batch(0))
