@@ -39,7 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "seeds": (1000,),  # of their own: never among `seeds`
                 "budget_fraction": 1.0,  # of the budget, for each trial
             },
-            # name -> settings; see research/comparison/evaluations.py
+            # name -> settings; see research/evaluation/table.py
             "evaluations": {},
             "primary": {
                 "metric": "",  # 'evaluation/metric', declared before the runs

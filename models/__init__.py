@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from flax import nnx
 
-from models import transformer
-from models.config import TransformerConfig
 from models.dropout import DropoutRngs
 from models.inputs import ModelInputs
+from models.transformer import transformer
+from models.transformer.config import TransformerConfig
 
 # Every backbone's constructor, by `TransformerConfig.backbone`.
 BACKBONES = {"transformer": transformer.create}

@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from models import sharding
-from models.config import TransformerConfig
+from models.transformer.config import TransformerConfig
 
 # What the remat policy 'dots' keeps: outputs of linear layers. By name, because it does
 # not see the product inside of `matmul`.

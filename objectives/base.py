@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from models.block import positions_at
-from models.config import TransformerConfig
 from models.dropout import DropoutRngs
+from models.transformer.block import positions_at
+from models.transformer.config import TransformerConfig
 from objectives.cross_entropy import weighted_cross_entropy
 from objectives.statistics import Statistic
 from objectives.types import Example, Lengths, Target

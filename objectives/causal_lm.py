@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from models.config import TransformerConfig
-from objectives import rows
+from models.transformer.config import TransformerConfig
 from objectives.base import Objective
+from objectives.corruption import rows
 from objectives.heads import LMHead, Readout
 from objectives.types import Example, Lengths, Target
 from objectives.validation import check_range, check_row_length

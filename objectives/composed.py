@@ -9,9 +9,9 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from models.config import TransformerConfig
-from objectives import rows
+from models.transformer.config import TransformerConfig
 from objectives.base import Objective
+from objectives.corruption import rows
 from objectives.statistics import Statistic
 from objectives.types import Example, Lengths, Target, TokenBatch
 

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from objectives import streams
 from objectives.base import row_keys
+from objectives.corruption import streams
+from objectives.corruption.streams import Stream
 from objectives.sequence_to_sequence import SequenceToSequence
-from objectives.streams import Stream
 from objectives.types import Example
 
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from models.config import TransformerConfig
 from models.layers import ACTIVATIONS, kernel_stddev, make_linear, make_norm
+from models.transformer.config import TransformerConfig
 
 Readout = tuple[Float[Array, "B K E"], Float[Array, "C E"], Float[Array, " C"] | None]
 

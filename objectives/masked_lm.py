@@ -12,9 +12,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from models.config import TransformerConfig
-from objectives import rows, selection
+from models.transformer.config import TransformerConfig
 from objectives.base import Objective, row_keys
+from objectives.corruption import rows, selection
 from objectives.heads import MaskedLMHead, Readout
 from objectives.statistics import Statistic, share, shown
 from objectives.types import Example, Lengths, Target

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from models.config import TransformerConfig
+from models.transformer.config import TransformerConfig
 from objectives.base import Objective, row_keys
+from objectives.corruption.matching import choose_half, match_rows
+from objectives.corruption.pairs import Pairs, Segments, cut_rows, frame_pairs
 from objectives.heads import PooledClassifier, Readout
-from objectives.matching import choose_half, match_rows
-from objectives.pairs import Pairs, Segments, cut_rows, frame_pairs
 from objectives.statistics import Statistic
 from objectives.types import Example, Lengths, Target
 from objectives.validation import check_choice, check_range, check_row_length

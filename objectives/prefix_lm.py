@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from models.inputs import ModelInputs
-from objectives import spans, streams
 from objectives.base import row_keys
-from objectives.selection import round_share
+from objectives.corruption import spans, streams
+from objectives.corruption.selection import round_share
+from objectives.corruption.streams import Stream
 from objectives.sequence_to_sequence import SequenceToSequence
-from objectives.streams import Stream
 from objectives.types import Example, Lengths, Target
 from objectives.validation import check_range
 

@@ -11,12 +11,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from models.config import TransformerConfig
 from models.inputs import ModelInputs
-from objectives import rows, streams
+from models.transformer.config import TransformerConfig
 from objectives.base import Objective
+from objectives.corruption import rows, streams
+from objectives.corruption.streams import Stream
 from objectives.heads import LMHead, Readout
-from objectives.streams import Stream
 from objectives.types import Example, Lengths, Target
 from objectives.validation import check_range, check_row_length
 

@@ -12,16 +12,16 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from models.config import TransformerConfig
 from models.layers import ACTIVATIONS, kernel_stddev, make_linear, make_norm
-from objectives import rows, selection
+from models.transformer.config import TransformerConfig
 from objectives.base import Objective, row_keys
+from objectives.corruption import rows, selection
+from objectives.corruption.runs import runs
+from objectives.corruption.word_spans import Spans, geometric, place_spans
 from objectives.heads import MaskedLMHead, OutputTable, Readout
-from objectives.runs import runs
 from objectives.statistics import Statistic, mean, share, shown
 from objectives.types import Example, Lengths, Target
 from objectives.validation import check_choice, check_range, check_row_length
-from objectives.word_spans import Spans, geometric, place_spans
 
 REPLACEMENTS = ("uniform", "unigram")
 

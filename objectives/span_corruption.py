@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from objectives import spans
 from objectives.base import row_keys
+from objectives.corruption import spans
+from objectives.corruption.streams import Stream
 from objectives.sequence_to_sequence import SequenceToSequence
 from objectives.statistics import Statistic, mean, share
-from objectives.streams import Stream
 from objectives.types import Example
 from objectives.validation import check_choice, check_range
 

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from objectives import rows as rows_lib
-from objectives import selection, streams
 from objectives.base import row_keys
+from objectives.corruption import rows as rows_lib
+from objectives.corruption import selection, streams
+from objectives.corruption.streams import Stream
 from objectives.sequence_to_sequence import SequenceToSequence
-from objectives.streams import Stream
 from objectives.types import Example
 from objectives.validation import check_choice, check_range
 

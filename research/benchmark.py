@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from research import cli
+from research.config import command_line
 from research.errors import UserError, nearest
-from research.training import host_memory
+from research.machine import host_memory
 
 _SUITE = flags.DEFINE_string(
     "suite",
@@ -102,4 +102,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_line.run(main)

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
-# Pretraining has the same two flags, and a flag is defined once.
-from research import cli, pretrain  # noqa: F401
 from research.comparison import runner
+
+# Pretraining has the same two flags, and a flag is defined once.
+from research.config import command_line
 from research.errors import UserError
-from research.training import host_memory
+from research.machine import host_memory
 
 flags.declare_key_flag("config")
 flags.declare_key_flag("workdir")
@@ -36,9 +37,11 @@ def main(argv: Sequence[str]) -> int:
             f"does not take. Start the same command on several machines to divide its "
             f"work."
         )
-    config, workdir = cli.required(config="experiments/NAME.py", workdir="FOLDER")
+    config, workdir = command_line.required(
+        config="experiments/NAME.py", workdir="FOLDER"
+    )
     return runner.run(config, pathlib.Path(workdir))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_line.run(main)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from research import cli
+from research.config import command_line
 from research.errors import UserError, user_errors
 
 _FROM = flags.DEFINE_string(
@@ -60,4 +60,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_line.run(main)

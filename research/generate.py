@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from research import cli
+from research.config import command_line
 from research.errors import UserError, user_errors
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run.")
@@ -100,4 +100,4 @@ def _batches() -> Iterator[list[str]]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_line.run(main)

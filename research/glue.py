@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from research import cli
-from research.config import plain
+from research.config import command_line
+from research.config.parse import plain
 from research.errors import UserError
 from research.evaluation.glue import config as config_lib
 from research.evaluation.glue import sources, submission, tables, tasks
@@ -26,8 +26,8 @@ from research.evaluation.glue import summary as summary_lib
 from research.evaluation.glue.results import RunRow, RunStore
 from research.evaluation.glue.run import AX_SPLIT, PRETRAINED, Evaluation
 from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS
-from research.training import backbone as backbone_lib
-from research.training import compilation_cache, host_memory
+from research.machine import compilation_cache, host_memory
+from research.training import trained_run as backbone_lib
 
 config_flags.DEFINE_config_file("config", None, "experiments/glue.py")
 flags.DEFINE_string("checkpoint", None, "workdir of a pretraining run")
@@ -38,7 +38,7 @@ _TASKS = flags.DEFINE_list("tasks", [*TASKS, DIAGNOSTIC.name], "tasks to run")
 def main(argv: Sequence[str]) -> None:
     """Loads everything, runs what is not finished, writes the tables."""
     del argv
-    given, checkpoint, workdir = cli.required(
+    given, checkpoint, workdir = command_line.required(
         config="experiments/glue.py",
         checkpoint="WORKDIR_OF_A_RUN",
         workdir="FOLDER_FOR_RESULTS",
@@ -120,4 +120,4 @@ def write_submission(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_line.run(main)

@@ -1,7 +1,7 @@
 r"""Says what a run will need, before it is run.
 
     python -m research.plan --config=experiments/bert_base.py --device=h200 \
-        [--devices=8] [--compile] [--config.parallel.fsdp=8]
+        [--devices=8] [--compile] [--parse.parallel.fsdp=8]
 
 Parameters, memory per device by kind, FLOPs, expected time and the largest batch that
 fits, from the config alone: no text is read, no parameter is allocated. `--compile` has
@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
-from research import cli, config
+from research.config import command_line, parse
 from research.errors import UserError
 from research.planning import compiled, plan
 from research.planning.show import show
@@ -31,7 +31,7 @@ _DEVICE = flags.DEFINE_string(
     "device", None, "a100, h100, h200, tpu-v4, ..., cpu; default: this machine's"
 )
 _DEVICES = flags.DEFINE_integer(
-    "devices", None, "how many; default: the fewest that config.parallel asks for"
+    "devices", None, "how many; default: the fewest that parse.parallel asks for"
 )
 _COMPILE = flags.DEFINE_bool("compile", False, "also compile, and show XLA's account")
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--config is missing: --config=experiments/NAME.py")
     if _DEVICES.value is not None and _DEVICES.value < 1:
         raise UserError(f"--devices={_DEVICES.value}: must be >= 1.")
-    run = config.parse(_CONFIG.value)
+    run = parse.parse(_CONFIG.value)
     count = _DEVICES.value or plan.fewest_devices(run.parallel)
     if _COMPILE.value:
         compiled.make_up_devices(count)
@@ -54,4 +54,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_line.run(main)

@@ -22,16 +22,15 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from research import cli, data
-from research import config as config_lib
-from research.comparison import flops
-from research.config import RunConfig
+from research import data
+from research.config import command_line
+from research.config import parse as config_lib
+from research.config.parse import RunConfig
 from research.data import Data
 from research.errors import UserError, user_errors
+from research.machine import compilation_cache, host_memory, hosts, terminal
 from research.training import (
-    compilation_cache,
-    distributed,
-    host_memory,
+    flops,
     initialise,
     loop,
     memory,
@@ -39,7 +38,6 @@ from research.training import (
     parallelism,
     program,
     summary,
-    terminal,
     workdir,
 )
 from research.training.checkpoints import Checkpoints
@@ -62,8 +60,10 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "of this process, from 0"
 def main(argv: Sequence[str]) -> int:
     """Pretrains as the flags say; returns the exit code."""
     host_memory.keep_freed()
-    config, folder = cli.required(config="experiments/NAME.py", workdir="FOLDER")
-    distributed.initialise(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    config, folder = command_line.required(
+        config="experiments/NAME.py", workdir="FOLDER"
+    )
+    hosts.initialise(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     profile_steps = _parse_steps(_PROFILE.value)
     result = pretrain(config, folder, profile_steps=profile_steps)
     return result.exit_code
@@ -98,7 +98,7 @@ def pretrain(
     _check_steps(profile_steps, run.train.num_train_steps)
     folder = pathlib.Path(folder)
     with contextlib.ExitStack() as closing:
-        with distributed.together("workdir_taken"):
+        with hosts.together("workdir_taken"):
             closing.enter_context(workdir.locked(folder))
             workdir.check_config(folder, config)
         closing.enter_context(memory.explained("the step", memory.advice(run)))
@@ -151,14 +151,14 @@ def _load_data(run: RunConfig, folder: pathlib.Path) -> Data:
     """Tokens and tokenizer; the first host writes what the others read."""
     is_first = jax.process_index() == 0
     with user_errors():
-        with distributed.together("data_written"):
+        with hosts.together("data_written"):
             if is_first:
                 tokenizer = None
                 # A run that has one of its own needs the other's folder no more.
                 if run.train.init_from and not data.has_tokenizer(folder):
                     tokenizer = initialise.source_tokenizer(run)
                 corpus = data.load(run.data, workdir=folder, tokenizer=tokenizer)
-        with distributed.together("data_read"):
+        with hosts.together("data_read"):
             if not is_first:
                 corpus = data.load_recorded(run.data, workdir=folder)
     return corpus
@@ -223,4 +223,4 @@ def _check_steps(steps: tuple[int, int] | None, num_train_steps: int) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_line.run(main)

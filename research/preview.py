@@ -24,8 +24,9 @@ from rich.text import Text
 
 from objectives.composed import Composed
 from objectives.types import Example, TokenBatch
-from research import cli, data
-from research.config import RunConfig, create_objective, parse
+from research import data
+from research.config import command_line
+from research.config.parse import RunConfig, create_objective, parse
 from research.data import loader
 from research.errors import UserError, user_errors
 from research.previewing import rows, statistics
@@ -153,4 +154,4 @@ def _title(objective: Composed) -> Text:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_line.run(main)

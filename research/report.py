@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from research import cli
-from research.comparison import report
+from research.comparison.report import build
+from research.config import command_line
 from research.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the comparison")
@@ -22,9 +22,9 @@ def main(argv: Sequence[str]) -> int:
     del argv
     if not _WORKDIR.value:
         raise UserError("needed: --workdir=FOLDER, of a comparison.")
-    print(report.closing(report.build(pathlib.Path(_WORKDIR.value))))
+    print(build.closing(build.build(pathlib.Path(_WORKDIR.value))))
     return 0
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_line.run(main)

@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from research import cli
-from research.config import plain
-from research.evaluation import squad_run
+from research.config import command_line
+from research.config.parse import plain
 from research.evaluation.glue.results import RunStore
-from research.evaluation.squad_run import SquadEvaluation, SquadRow
-from research.training import backbone as backbone_lib
-from research.training import compilation_cache, host_memory
+from research.evaluation.squad import run
+from research.evaluation.squad.run import SquadEvaluation, SquadRow
+from research.machine import compilation_cache, host_memory
+from research.training import trained_run as backbone_lib
 
 config_flags.DEFINE_config_file("config", None, "experiments/squad.py")
 flags.DEFINE_string("checkpoint", None, "workdir of a pretraining run")
@@ -34,7 +34,7 @@ flags.DEFINE_string("workdir", None, "where results go")
 def main(argv: Sequence[str]) -> None:
     """Loads everything, runs what is not finished, writes the table."""
     del argv
-    given, checkpoint, workdir = cli.required(
+    given, checkpoint, workdir = command_line.required(
         config="experiments/squad.py",
         checkpoint="WORKDIR_OF_A_RUN",
         workdir="FOLDER_FOR_RESULTS",
@@ -42,9 +42,9 @@ def main(argv: Sequence[str]) -> None:
     workdir = pathlib.Path(workdir)
     host_memory.keep_freed()
     compilation_cache.enable()
-    config = squad_run.parse(given)
+    config = run.parse(given)
     with tempfile.TemporaryDirectory() as folder:
-        train, dev, caveat = squad_run.load_questions(config, pathlib.Path(folder))
+        train, dev, caveat = run.load_questions(config, pathlib.Path(folder))
     backbone = backbone_lib.load(checkpoint, which=config.which)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(plain(given), indent=2))
@@ -59,11 +59,11 @@ def main(argv: Sequence[str]) -> None:
         say=functools.partial(print, flush=True),
     )
     rows = evaluation.run()
-    squad_run.write_predictions(evaluation, rows)
-    text = squad_run.write_table(evaluation, rows)
+    run.write_predictions(evaluation, rows)
+    text = run.write_table(evaluation, rows)
     (workdir / "results.md").write_text(text, encoding="utf-8")
     print(f"\n{text}\n{workdir / 'results.md'}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_line.run(main)

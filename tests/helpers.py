@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from experiments import presets
-from models.config import TransformerConfig
+from models.transformer.config import TransformerConfig
 from objectives.types import TokenBatch
 from objectives.vocabulary import Vocabulary
 

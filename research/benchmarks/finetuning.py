@@ -16,20 +16,20 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from research import config as config_lib
 from research.benchmarks import ours, peers
 from research.benchmarks.table import Table
-from research.config import TokenizerConfig
+from research.config import parse as config_lib
+from research.config.parse import TokenizerConfig
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError
-from research.evaluation import encoding, finetune
-from research.evaluation.finetune_loop import FinetuneSettings
-from research.evaluation.glue import data as data_lib
+from research.evaluation.finetuning import data as data_lib
+from research.evaluation.finetuning import encoding, finetune
+from research.evaluation.finetuning.data import Split, TaskData
+from research.evaluation.finetuning.loop import FinetuneSettings
 from research.evaluation.glue import protocols, sources, tasks
-from research.evaluation.glue.data import Split, TaskData
-from research.training import backbone as backbone_lib
 from research.training import program
-from research.training.backbone import Backbone
+from research.training import trained_run as backbone_lib
+from research.training.trained_run import Backbone
 
 TASKS = ("rte", "mrpc")
 VOCAB_SIZE = 8192

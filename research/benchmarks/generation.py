@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research import config as config_lib
-from research import config_checks
-from research.benchmarks import ours, peers, timing
+from research.benchmarks import ours, peers
 from research.benchmarks.table import Table
+from research.config import checks
+from research.config import parse as config_lib
 from research.generation import decoding
 from research.generation.writer import language_model
+from research.machine import timing
 from research.training import program, state
 
 # GPT-2's shape: four layers x 256, float32.
@@ -86,7 +87,7 @@ def _ours(vocab_size: int, batch_size: int) -> Callable[[], None]:
         "data.tokenizer.vocab_size": vocab_size,
     }
     run = config_lib.parse(ours.config_of("gpt2_small", changes))
-    vocabulary = config_checks.provisional_vocabulary(run.data.tokenizer)
+    vocabulary = checks.provisional_vocabulary(run.data.tokenizer)
     model_config = program.resolve_model(run.model, vocabulary)
     objective = config_lib.create_objective(run, vocabulary)
     modules = state.create_modules(model_config, objective)

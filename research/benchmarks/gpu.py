@@ -18,7 +18,7 @@ from research.benchmarks import peers, worker
 from research.benchmarks.table import Table
 from research.benchmarks.worker import Spec
 from research.errors import UserError
-from research.training import devices
+from research.machine import devices
 
 # Turns of each side once its batch size is known.
 _TURNS = 2

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from research import config as config_lib
 from research import data
 from research.benchmarks import ours
 from research.benchmarks.table import Table
+from research.config import parse as config_lib
 from research.data import corpora, loader
 
 _SECONDS = 3.0

@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from objectives import rows
+from objectives.corruption import rows
 from objectives.types import Lengths, TokenBatch
 from objectives.vocabulary import Vocabulary
-from research import cli, config_checks
-from research import config as config_lib
-from research.comparison import flops
+from research.config import checks, command_line
+from research.config import parse as config_lib
 from research.data.store import TokenStore
-from research.training import loop, program, rngs
+from research.training import flops, loop, program, rngs
 from research.training.program import Program
 
 _STORED_TOKENS = 2**22
@@ -56,7 +55,7 @@ class Ours:
 
 def config_of(experiment: str, changes: Mapping[str, Any]):
     """The config of an experiment with fields changed, 'model.dropout_rate': 0.1."""
-    config = cli.load_config(str(EXPERIMENTS / f"{experiment}.py"))
+    config = command_line.load_config(str(EXPERIMENTS / f"{experiment}.py"))
     config.update_from_flattened_dict(dict(changes))
     return config
 
@@ -69,7 +68,7 @@ def make(
 ) -> Ours:
     """Compiles the step of an experiment on random tokens; on all devices for None."""
     run = config_lib.parse(config_of(experiment, changes))
-    vocabulary = config_checks.provisional_vocabulary(run.data.tokenizer)
+    vocabulary = checks.provisional_vocabulary(run.data.tokenizer)
     parts = program.create(run, vocabulary, devices=devices)
     compiled = parts.compile_train_step(parts.objective)
     batch = parts.parallel.place(_batch(run, vocabulary))

@@ -12,8 +12,9 @@ from typing import Any
 
 import jax
 
-from research.benchmarks import ours, timing
+from research.benchmarks import ours
 from research.benchmarks.table import Table
+from research.machine import timing
 from research.planning import compiled
 from research.training import memory
 from research.training.memory import gib

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from research import config as config_lib
-from research.benchmarks import ours, peers, timing
+from research.benchmarks import ours, peers
 from research.benchmarks.table import Table
+from research.config import parse as config_lib
+from research.machine import timing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -95,7 +95,7 @@ def limits() -> dict[str, Any]:
     """What this machine's accelerator is, and its measured rate of matrix products."""
     import jax
 
-    from research.benchmarks import timing
+    from research.machine import timing
 
     device = jax.devices()[0]
     found = {"platform": device.platform, "kind": device.device_kind}
@@ -122,13 +122,13 @@ def measure_ours(spec: Spec) -> dict[str, Any]:
 
 def measure_peer(spec: Spec) -> dict[str, Any]:
     """Seconds of the peer's step on the same lengths and sizes."""
-    from research import config as config_lib
-    from research import config_checks
     from research.benchmarks import ours, peers
+    from research.config import checks
+    from research.config import parse as config_lib
 
     torch, _ = peers.libraries()
     run = config_lib.parse(ours.config_of(spec.experiment, spec.changes))
-    vocabulary = config_checks.provisional_vocabulary(run.data.tokenizer)
+    vocabulary = checks.provisional_vocabulary(run.data.tokenizer)
     objective = config_lib.create_objective(run, vocabulary)
     on_gpu = torch.cuda.is_available()
     step = peers.make(

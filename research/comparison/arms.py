@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from research.comparison import budgets
-from research.config import flatten
+from research.config.parse import flatten
 from research.errors import UserError, nearest
 
 MISSING = "—"  # a field that an arm's objective does not have

@@ -7,12 +7,12 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from research import config as run_config
-from research import kinds, strict
 from research.comparison import arms as arms_lib
 from research.comparison import budgets, statistics
 from research.comparison.arms import Arm
 from research.comparison.budgets import Budget
+from research.config import kinds, strict
+from research.config import parse as run_config
 from research.errors import UserError, nearest
 
 

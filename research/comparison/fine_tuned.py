@@ -14,28 +14,26 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from research import data as data_lib
-from research.comparison.evaluation import CHANCE, Evaluation, Metric, Result
-from research.config import DataConfig, RunConfig
+from research.config.parse import DataConfig, RunConfig
 from research.errors import user_errors
-from research.evaluation import (
-    acceptability,
-    squad_data,
-    squad_run,
-    squad_scoring,
-)
-from research.evaluation.finetune import finetune
-from research.evaluation.finetune_loop import FinetuneSettings
+from research.evaluation import acceptability
+from research.evaluation.finetuning.data import TaskData
+from research.evaluation.finetuning.finetune import finetune
+from research.evaluation.finetuning.loop import FinetuneSettings
 from research.evaluation.glue import run as glue_run
 from research.evaluation.glue import sources as glue_sources
 from research.evaluation.glue import summary as glue_summary
 from research.evaluation.glue import tasks as glue_tasks
 from research.evaluation.glue.config import GlueConfig
-from research.evaluation.glue.data import TaskData
 from research.evaluation.glue.results import RunRow, RunStore
-from research.evaluation.squad_run import SquadConfig, SquadEvaluation, SquadRow
+from research.evaluation.interface import CHANCE, Evaluation, Metric, Result
+from research.evaluation.squad import data as squad_data
+from research.evaluation.squad import run as squad_run
+from research.evaluation.squad import scoring
+from research.evaluation.squad.run import SquadConfig, SquadEvaluation, SquadRow
 
 if TYPE_CHECKING:
-    from research.training.backbone import Backbone
+    from research.training.trained_run import Backbone
 
 
 def failure_notes(failed: Sequence[str]) -> list[str]:
@@ -287,7 +285,7 @@ class Squad(Evaluation):
         )
         rows = evaluation.run()[glue_run.PRETRAINED]
         golds = squad_data.golds_of(dev)
-        silence = squad_scoring.score(dict.fromkeys(golds, ""), golds)
+        silence = scoring.score(dict.fromkeys(golds, ""), golds)
         names = _SQUAD_METRICS
         notes = [f"{len(train):,} train questions, {len(dev):,} dev questions"]
         notes += failure_notes([row.failed for row in rows])

@@ -12,25 +12,17 @@ from typing import Any
 import jax
 import ml_collections
 
-from research import config as run_config
 from research import data as data_lib
 from research import pretrain
-from research.comparison import (
-    baselines,
-    budgets,
-    flops,
-    hardware,
-    outcomes,
-    results,
-    tasks,
-    tuning,
-)
+from research.comparison import budgets, jobs, outcomes, results, tuning
 from research.comparison.arms import Arm
 from research.comparison.budgets import StepCost
 from research.comparison.config import ComparisonConfig
-from research.comparison.tasks import Task
+from research.comparison.jobs import Task
+from research.config import parse as run_config
 from research.errors import UserError, user_errors
-from research.training import guards, program, workdir
+from research.machine import hardware
+from research.training import baselines, flops, guards, program, workdir
 from research.training.program import Program
 from research.training.state import count_params
 
@@ -263,7 +255,7 @@ def point_folder(
 ) -> tuple[pathlib.Path, int]:
     """Where the run of an evaluation is, and the step of the evaluation's point."""
     assert task.seed is not None
-    run_folder = folder / tasks.run_folder(task.arm, task.seed)
+    run_folder = folder / jobs.run_folder(task.arm, task.seed)
     steps = workdir.load_config(run_folder).train.num_train_steps
     point = 1.0 if task.point is None else task.point
     found = budgets.point_steps(steps, config.points, config.budget)

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from research.comparison import config as config_lib
-from research.comparison import outcomes, tasks
+from research.comparison import jobs, outcomes
 from research.comparison.config import ComparisonConfig
-from research.comparison.evaluation import Metric, Result
+from research.comparison.jobs import Task
 from research.comparison.statistics import Scores
-from research.comparison.tasks import Task
 from research.errors import UserError
+from research.evaluation.interface import Metric, Result
 
 COMPARISON_FILE = "comparison.json"
 METRICS_FILE = "metrics.jsonl"
@@ -108,7 +108,7 @@ class Results:
         """Scores of an arm (or of its floor, for point None) on 'evaluation/metric'."""
         evaluation, _, name = metric.partition("/")
         if point is None:
-            arm = tasks.floor_arms(self.config)[arm]
+            arm = jobs.floor_arms(self.config)[arm]
         by_seed = {
             seed: result
             for seed, result in self.scores.get((evaluation, arm, point), {}).items()
@@ -157,7 +157,7 @@ def load(workdir: pathlib.Path) -> Results:
     trials: dict[tuple[str, float, int], Run] = {}
     scores: dict[tuple[str, str, float | None], dict[int, Result]] = {}
     problems = []
-    plan = tasks.plan(config)
+    plan = jobs.plan(config)
     for task in plan:
         state, value, detail = _read_task(workdir, task)
         if state != "done":

@@ -13,24 +13,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from research import config as run_config
 from research.comparison import config as config_lib
-from research.comparison import (
-    evaluations,
-    outcomes,
-    pretraining,
-    report,
-    results,
-    tasks,
-)
+from research.comparison import jobs, outcomes, pretraining, results
 from research.comparison.claims import Claims
 from research.comparison.config import ComparisonConfig
+from research.comparison.jobs import Task
 from research.comparison.pretraining import Stopped
-from research.comparison.tasks import Task
+from research.comparison.report import build
 from research.comparison.view import View
+from research.config import parse as run_config
 from research.errors import UserError, nearest
-from research.training import backbone as backbone_lib
-from research.training import compilation_cache, host_memory
+from research.evaluation import table
+from research.machine import compilation_cache, host_memory
+from research.training import trained_run as backbone_lib
 from research.training import workdir as workdir_lib
 
 # How often to look whether other processes have finished what a task needs.
@@ -69,8 +64,8 @@ def run(config: Any, workdir: pathlib.Path) -> int:
             exit_code = stopped.exit_code
         finally:
             claims.close()
-    found = report.build(workdir)
-    print(report.closing(found), flush=True)
+    found = build.build(workdir)
+    print(build.closing(found), flush=True)
     has_failed = any(
         problem.state in ("failed", "damaged") for problem in found.problems
     )
@@ -94,7 +89,7 @@ def check_evaluations(config: ComparisonConfig) -> None:
     """
     metrics = []
     for name, settings in config.evaluations.items():
-        evaluation = evaluations.create(name, settings)
+        evaluation = table.create(name, settings)
         metrics += [f"{name}/{metric}" for metric in evaluation.metric_names()]
         for arm in config.arms:
             reason = evaluation.refusal(run_config.parse(arm.config))
@@ -140,11 +135,11 @@ def check_data(config: ComparisonConfig, workdir: pathlib.Path) -> None:
     """
     left = {
         task.evaluation
-        for task in tasks.plan(config)
+        for task in jobs.plan(config)
         if task.evaluation and not outcomes.is_done(workdir / task.folder)
     }
     for name in sorted(left):
-        evaluation = evaluations.create(name, config.evaluations[name])
+        evaluation = table.create(name, config.evaluations[name])
         for arm in config.arms:
             evaluation.check_data(run_config.parse(arm.config))
 
@@ -194,7 +189,7 @@ def _check_same(
 def _work(
     config: ComparisonConfig, workdir: pathlib.Path, claims: Claims, view: View
 ) -> None:
-    plan = tasks.plan(config)
+    plan = jobs.plan(config)
     while True:
         left = [task for task in plan if not _ended(workdir / task.folder)]
         blocked = _blocked(plan, workdir)
@@ -280,9 +275,7 @@ def _evaluate(config, task, workdir, say) -> dict[str, Any]:
     backbone = backbone_lib.load(run_folder, str(step))
     if task.point is None:
         backbone = backbone_lib.random_init(backbone, task.seed)
-    evaluation = evaluations.create(
-        task.evaluation, config.evaluations[task.evaluation]
-    )
+    evaluation = table.create(task.evaluation, config.evaluations[task.evaluation])
     result = evaluation.run(backbone, workdir / task.folder)
     return {
         "result": result.to_json(),

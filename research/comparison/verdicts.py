@@ -13,9 +13,9 @@ import dataclasses
 import numpy as np
 
 from research.comparison import statistics
-from research.comparison.evaluation import Metric
 from research.comparison.results import Results
 from research.comparison.statistics import Difference, Scores
+from research.evaluation.interface import Metric
 
 # Nats below the entropy of its targets that an arm needs to have left its plateau.
 PLATEAU_MARGIN = 0.05

@@ -17,9 +17,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from research.comparison import budgets, formats, outcomes, tasks
+from research.comparison import budgets, jobs, outcomes
 from research.comparison.config import ComparisonConfig
-from research.comparison.tasks import Task
+from research.comparison.jobs import Task
+from research.comparison.report import formats
 
 _MARKS = {"done": "●", "failed": "✗", "running": "◐", "left": "○"}
 
@@ -30,7 +31,7 @@ class View:
     def __init__(self, config: ComparisonConfig, workdir: pathlib.Path):
         self._config = config
         self._workdir = workdir
-        self._plan = tasks.plan(config)
+        self._plan = jobs.plan(config)
         self._console = Console(stderr=False)
         self._live: Live | None = None
         self._task: Task | None = None

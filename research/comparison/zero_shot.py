@@ -9,12 +9,13 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import objectives
-from research.comparison.evaluation import CHANCE, Evaluation, Metric, Result
-from research.config import RunConfig
-from research.evaluation import blimp, likelihood, probe
+from research.config.parse import RunConfig
+from research.evaluation import probe
+from research.evaluation.blimp import blimp, likelihood
+from research.evaluation.interface import CHANCE, Evaluation, Metric, Result
 
 if TYPE_CHECKING:
-    from research.training.backbone import Backbone
+    from research.training.trained_run import Backbone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from models.config import TransformerConfig
+from models.transformer.config import TransformerConfig
 from objectives.base import Objective
 from research.conversion.families import FAMILIES
 from research.conversion.family import Family, Row, matches

@@ -8,7 +8,7 @@ from typing import Any
 
 import tokenizers
 
-from models.config import TransformerConfig
+from models.transformer.config import TransformerConfig
 from objectives.vocabulary import Vocabulary
 from research.data.tokenizer import Tokenizer
 

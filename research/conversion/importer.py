@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from models.config import TransformerConfig
+from models.transformer.config import TransformerConfig
 from research.conversion import safetensors
 from research.conversion.families import FAMILIES
 from research.conversion.family import Family, Row, matches

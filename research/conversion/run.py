@@ -12,8 +12,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from research import cli
-from research import config as config_lib
+from research.config import command_line
+from research.config import parse as config_lib
 from research.conversion import exporter, hub, importer, model_card, origin, safetensors
 from research.conversion.family import matches
 from research.data.tokenizer import Tokenizer
@@ -115,11 +115,11 @@ def _config(
     """The experiment's config with the checkpoint's model."""
     if experiment is None:
         experiment = str(
-            pathlib.Path(cli.__file__).parent.parent
+            pathlib.Path(command_line.__file__).parent.parent.parent
             / "experiments"
             / f"{EXPERIMENTS[checkpoint.stages]}.py"
         )
-    config = cli.load_config(experiment)
+    config = command_line.load_config(experiment)
     with config.unlocked():
         config.model = ml_collections.ConfigDict(checkpoint.settings)
     config.data.row_length = min(

@@ -17,18 +17,13 @@ import tempfile
 from typing import Any
 
 from objectives.vocabulary import Vocabulary
-from research.config import DataConfig
-from research.data import (
-    corpora,
-    store,
-    store_writer,
-    tokenizer_training,
-    whole_files,
-)
+from research.config.parse import DataConfig
+from research.data import corpora, store, store_writer, tokenizer_training
 from research.data.corpora import Corpus
 from research.data.errors import DataError, cannot_write
 from research.data.store import TokenStore
 from research.data.tokenizer import TOKENIZER_FILE, Tokenizer
+from research.machine import files
 
 TOKENIZER_FOLDER = "tokenizer"
 RECORD = "data.json"
@@ -250,7 +245,7 @@ def _write_record(
         "store": name,
         "checksum": store.contents_checksum(data.train.header),
     }
-    whole_files.write(workdir / RECORD, json.dumps(record, indent=1) + "\n")
+    files.write(workdir / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def _read_record(workdir: pathlib.Path | None) -> dict[str, Any] | None:

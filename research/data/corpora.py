@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from research.data import embedded, files, tfds_source
+from research.data import embedded, files, tfds
 from research.data.errors import DataError
 
 # A sample is taken from the beginnings of at most this many parts.
@@ -115,9 +115,7 @@ def open_corpus(source: str, *, text_field: str, num_workers: int) -> Corpus:
     if source == "embedded":
         name, origin, parts = embedded.open_parts(num_workers)
     elif source.startswith("tfds:"):
-        name, origin, parts = tfds_source.open_parts(
-            source.removeprefix("tfds:"), text_field
-        )
+        name, origin, parts = tfds.open_parts(source.removeprefix("tfds:"), text_field)
     else:
         name, origin, parts = files.open_parts(source, text_field)
     return Corpus(

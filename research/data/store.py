@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from research.data import whole_files
 from research.data.errors import DataError
+from research.machine import files
 
 FORMAT = 1
 SPLITS = ("train", "heldout")
@@ -218,4 +218,4 @@ def _last_stamp(folder: pathlib.Path) -> Any:
 def _write_stamp(folder: pathlib.Path, stamp: dict[str, list[int]]) -> None:
     # A store that others own is checked every time.
     with contextlib.suppress(OSError):
-        whole_files.write(folder / STAMP, json.dumps(stamp))
+        files.write(folder / STAMP, json.dumps(stamp))

@@ -20,9 +20,9 @@ import tqdm
 from research.data import store
 from research.data.corpora import Corpus
 from research.data.errors import DataError, cannot_write
-from research.data.locking import locked
 from research.data.tokenizer import Tokenizer
 from research.data.tokenizer_training import one_thread
+from research.machine.locking import locked
 
 CHUNK_CHARACTERS = 1 << 18
 TEMPORARY = ".writing-"

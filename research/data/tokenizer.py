@@ -23,8 +23,9 @@ import numpy as np
 import tokenizers
 
 from objectives.vocabulary import Vocabulary
-from research.data import pieces, whole_files
+from research.data import pieces
 from research.data.errors import DataError
+from research.machine import files
 
 # Names a role goes by in other vocabularies, ours first; the first one present counts.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -265,10 +266,10 @@ class Tokenizer:
         if self.unigram_counts is not None:
             counts = io.BytesIO()
             np.save(counts, self.unigram_counts)
-            whole_files.write(folder / COUNTS_FILE, counts.getvalue())
-        whole_files.write(folder / SPECIALS_FILE, json.dumps(roles, indent=1) + "\n")
+            files.write(folder / COUNTS_FILE, counts.getvalue())
+        files.write(folder / SPECIALS_FILE, json.dumps(roles, indent=1) + "\n")
         # Last: where this file is, the others are.
-        whole_files.write(folder / TOKENIZER_FILE, self.definition)
+        files.write(folder / TOKENIZER_FILE, self.definition)
 
     def _role_names(self) -> dict[str, str]:
         return {

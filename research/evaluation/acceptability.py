@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from research.errors import UserError
-from research.evaluation.glue.data import Split, TaskData
+from research.evaluation.finetuning.data import Split, TaskData
 from research.evaluation.glue.tasks import Task
 
 TASK = Task(

@@ -17,20 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from objectives import rows
 from objectives.base import Objective
+from objectives.corruption import rows
 from objectives.cross_entropy import weighted_cross_entropy
 from objectives.heads import LMHead, MaskedLMHead
 from objectives.types import TokenBatch
 from research import data as data_lib
-from research.config import RunConfig
+from research.config.parse import RunConfig
 from research.data import loader
 from research.errors import UserError
 from research.training import rngs
 from research.training import state as state_lib
 
 if TYPE_CHECKING:
-    from research.training.backbone import Backbone
+    from research.training.trained_run import Backbone
 
 # The probe's corruption is the same for every arm, seed and time.
 _SEED = 0

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from models.cache import Cache
+from models.transformer.cache import Cache
 from research.generation.language_model import LanguageModel
 from research.generation.sampling import next_token
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from models import ModelInputs
-from models.cache import Cache
+from models.transformer.cache import Cache
 from objectives.base import Objective
 from objectives.types import Target
 from research.training.state import Modules

@@ -10,16 +10,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from models.config import TransformerConfig
+from models.transformer.config import TransformerConfig
 from objectives.base import Objective
 from objectives.vocabulary import Vocabulary
-from research import config as config_lib
+from research.config import parse as config_lib
 from research.conversion import origin
 from research.data.tokenizer import Tokenizer
 from research.generation import filling, prompts
 from research.generation.decoding import DecodingConfig, generate
 from research.generation.language_model import LanguageModel
-from research.training import backbone, state
+from research.training import state, trained_run
 
 # Candidates shown for a mask where --top_k does not say.
 CANDIDATES = 5
@@ -44,7 +44,7 @@ class Writer:
         Raises:
           ValueError: if its objective has no language-model head.
         """
-        run = backbone.load(workdir, which)
+        run = trained_run.load(workdir, which)
         objective = config_lib.create_objective(run.config, run.vocabulary)
         modules = state.create_modules(run.model_config, objective)
         # Texts of runs trained here begin with nothing; published models' may.

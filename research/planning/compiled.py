@@ -11,8 +11,8 @@ import os
 
 import jax
 
-from research import config_checks
-from research.config import RunConfig
+from research.config import checks
+from research.config.parse import RunConfig
 from research.errors import UserError
 from research.training import memory
 from research.training import program as program_lib
@@ -67,7 +67,7 @@ def compile_step(config: RunConfig, num_devices: int) -> Compiled:
         )
     program = program_lib.create(
         config,
-        config_checks.provisional_vocabulary(config.data.tokenizer),
+        checks.provisional_vocabulary(config.data.tokenizer),
         devices=devices[:num_devices],
     )
     kept = memory.count_activations(program, devices[0].platform)

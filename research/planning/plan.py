@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from research import config_checks
-from research.comparison import flops
-from research.comparison.flops import Flops
-from research.config import ParallelConfig, RunConfig
+from research.config import checks
+from research.config.parse import ParallelConfig, RunConfig
+from research.machine.devices import Device
 from research.planning import target
-from research.training import checkpoints, memory, parallelism
+from research.training import checkpoints, flops, memory, parallelism
 from research.training import program as program_lib
 from research.training.activations import Activations
-from research.training.devices import Device
+from research.training.flops import Flops
 from research.training.memory import Memory
 from research.training.program import Program
 
@@ -157,7 +156,7 @@ def create(config: RunConfig, device: str | None, num_devices: int | None) -> Pl
     count = fewest_devices(config.parallel) if num_devices is None else num_devices
     program = program_lib.create(
         config,
-        config_checks.provisional_vocabulary(config.data.tokenizer),
+        checks.provisional_vocabulary(config.data.tokenizer),
         parallel=parallelism.abstract(config.parallel, count),
     )
     found = target.find(device, dtype=program.model_config.dtype, count=count)

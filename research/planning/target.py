@@ -8,10 +8,10 @@ import time
 import jax
 import numpy as np
 
-from research.benchmarks import timing
 from research.errors import UserError, nearest
-from research.training import devices, memory
-from research.training.devices import Device
+from research.machine import devices, timing
+from research.machine.devices import Device
+from research.training import memory
 
 CPU = "cpu"
 # What JAX takes of a GPU's memory unless told otherwise.

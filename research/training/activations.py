@@ -16,13 +16,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from models.config import TransformerConfig
 from models.dropout import DropoutRngs
+from models.transformer.config import TransformerConfig
 from objectives import cross_entropy
 from objectives.base import Objective
 from objectives.types import Example
-from research.comparison import flops
-from research.training import state
+from research.training import flops, state
 from research.training.state import Modules
 
 # Rows of the two traces whose difference is the cost of a row: even, for objectives that

@@ -25,9 +25,9 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-from research.config import CheckpointConfig
+from research.config.parse import CheckpointConfig
 from research.errors import UserError
-from research.training import distributed
+from research.machine import hosts
 from research.training.parallelism import path_name
 from research.training.state import Params, TrainState
 
@@ -134,7 +134,7 @@ class Checkpoints:
         say: Callable[[str], None] = print,
     ):
         self._folder = folder
-        with distributed.together("checkpoints_verified"):
+        with hosts.together("checkpoints_verified"):
             if jax.process_index() == 0:
                 with writing(folder, None):
                     folder.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from objectives.vocabulary import Vocabulary
-from research import config as config_lib
-from research.config import RunConfig
+from research.config import parse as config_lib
+from research.config.parse import RunConfig
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError, user_errors
 from research.training import checkpoints

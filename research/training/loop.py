@@ -13,10 +13,10 @@ import numpy as np
 
 from research.data import loader
 from research.data.store import TokenStore
-from research.evaluation import heldout as heldout_lib
-from research.evaluation.heldout import Heldout
 from research.training import guards, memory, metrics
+from research.training import heldout as heldout_lib
 from research.training.checkpoints import Checkpoints
+from research.training.heldout import Heldout
 from research.training.monitor import Monitor
 from research.training.program import Program, Steps
 from research.training.state import TrainState

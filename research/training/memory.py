@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import psutil
 
-from research.config import RunConfig
+from research.config.parse import RunConfig
 from research.errors import UserError
-from research.training import activations, cgroup
+from research.machine import cgroup
+from research.training import activations
 from research.training.activations import Activations, num_blocks
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 
 from research.errors import UserError
-from research.training import devices, metrics
+from research.machine import devices
+from research.training import metrics
 from research.training.guards import SpikeDetector
 from research.training.program import Program
 from research.training.step import StepMetrics

@@ -19,9 +19,9 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from models.sharding import Placement
-from research.config import ParallelConfig, RunConfig
+from research.config.parse import ParallelConfig, RunConfig
 from research.errors import UserError
-from research.training import mesh_devices
+from research.machine import mesh_devices
 from research.training.step import ONE_DEVICE, Distribution
 
 # Mesh axes. Rows are split over the first two.

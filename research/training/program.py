@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.config import TransformerConfig
+from models.transformer.config import TransformerConfig
 from objectives.base import Objective
 from objectives.types import TokenBatch
 from objectives.vocabulary import Vocabulary
-from research import config as config_lib
-from research import config_checks
-from research.config import RunConfig
+from research.config import checks
+from research.config import parse as config_lib
+from research.config.parse import RunConfig
 from research.errors import UserError, user_errors
 from research.training import memory, optimizer, parallelism, rngs, state, step
 from research.training.optimizer import Optimizer
@@ -144,7 +144,7 @@ def create(
         objective = config_lib.create_objective(config, vocabulary)
     if parallel is None:
         parallel = parallelism.create(config.parallel, devices)
-    problems = config_checks.length_problems(model_config, objective)
+    problems = checks.length_problems(model_config, objective)
     problems += parallelism.batch_problems(config, parallel)
     if problems:
         raise UserError("\n".join(problems))

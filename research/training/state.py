@@ -11,8 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Int, Key, UInt32
 
 import models
-from models.config import TransformerConfig
 from models.pytree import pytree
+from models.transformer.config import TransformerConfig
 from objectives.base import Objective
 from research.training.optimizer import Optimizer
 

@@ -25,9 +25,9 @@ from typing import Any
 import jax
 import ml_collections
 
-from research.config import differing_fields, plain
-from research.data import whole_files
+from research.config.parse import differing_fields, plain
 from research.errors import UserError
+from research.machine import files
 
 try:
     import fcntl
@@ -155,7 +155,7 @@ def save_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> Non
 def write_json(path: pathlib.Path, values: Any) -> None:
     """Writes a JSON file, whole or not at all."""
     with writing(path):
-        whole_files.write(path, json.dumps(values, indent=2) + "\n")
+        files.write(path, json.dumps(values, indent=2) + "\n")
 
 
 @contextlib.contextmanager
@@ -257,7 +257,7 @@ def trim_metrics(
         return seconds, sums
     kept = [line for line in read_lines(path) if line["step"] <= step]
     with writing(path):
-        whole_files.write(path, "".join(json.dumps(line) + "\n" for line in kept))
+        files.write(path, "".join(json.dumps(line) + "\n" for line in kept))
     return max([seconds, *(line.get("seconds", 0.0) for line in kept)]), sums
 
 

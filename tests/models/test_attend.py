@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import attend as attend_lib
-from models.attend import attend
 from models.dropout import DropoutRngs, keep_mask
-from models.masks import SegmentMask, causal_mask, segment_mask
+from models.transformer import attend as attend_lib
+from models.transformer.attend import attend
+from models.transformer.masks import SegmentMask, causal_mask, segment_mask
 
 B, T, S, N, K, H = 2, 5, 7, 4, 2, 3
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import positions
+from models.transformer import positions
 from tests.models import tiny
 
 

@@ -19,9 +19,10 @@ import numpy as np
 
 from experiments import presets
 from objectives.types import TokenBatch
-from research import config as config_lib
+from research.config import parse as config_lib
 from research.data import loader
-from research.training import distributed, program
+from research.machine import hosts
+from research.training import program
 from tests.helpers import toy_batch, toy_vocabulary
 from tests.research.training import tiny
 
@@ -87,7 +88,7 @@ def main() -> None:
     cases = json.loads(sys.argv[1])
     if len(sys.argv) > 2:
         coordinator, count, process = sys.argv[2:]
-        distributed.initialise(coordinator, int(count), int(process))
+        hosts.initialise(coordinator, int(count), int(process))
     print(json.dumps([losses(case) for case in cases]))
 
 

@@ -17,8 +17,8 @@ import jax
 import psutil
 
 from experiments import base, presets
-from research import config as config_lib
-from research import config_checks
+from research.config import checks
+from research.config import parse as config_lib
 from research.training import memory as memory_lib
 from research.training import program
 
@@ -42,7 +42,7 @@ def main() -> None:
     config.train.batch_size = config.eval.batch_size = batch_size
     config.parallel.update(fsdp=fsdp, tensor=tensor)
     run = config_lib.parse(config)
-    vocabulary = config_checks.provisional_vocabulary(run.data.tokenizer)
+    vocabulary = checks.provisional_vocabulary(run.data.tokenizer)
     parts = program.create(run, vocabulary)
     lowered = parts.lower_train_step(parts.objective)
     # Not the highest: a process inherits that from the one that started it.

@@ -13,9 +13,9 @@ import time
 
 from absl import flags
 
-from research import cli
+from research.config import command_line
 from research.errors import UserError
-from research.training import distributed
+from research.machine import hosts
 
 # More than devices wait for each other.
 SECONDS = 40
@@ -29,8 +29,8 @@ _PROCESS = flags.DEFINE_integer("process_id", None, "of this process")
 def main(argv: list[str]) -> None:
     del argv
     what, process = _FIRST.value, _PROCESS.value
-    distributed.initialise(_COORDINATOR.value, _PROCESSES.value, process)
-    with distributed.together("work"):
+    hosts.initialise(_COORDINATOR.value, _PROCESSES.value, process)
+    with hosts.together("work"):
         if process == 0:
             if what == "late":
                 time.sleep(SECONDS)
@@ -43,4 +43,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_line.run(main)

@@ -12,7 +12,7 @@ from scipy import stats
 
 import objectives
 from experiments import presets
-from models.block import positions_at
+from models.transformer.block import positions_at
 from objectives.types import TokenBatch
 from tests.helpers import (
     CLS,

@@ -13,8 +13,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 import models
 import objectives
-import objectives.rows
 from experiments import presets
+from objectives.corruption import rows
 from objectives.types import TokenBatch
 from tests.helpers import (
     CLS,
@@ -396,7 +396,7 @@ def test_bert_masks_the_pairs():
     assert (example.inputs.tokens == MASK).sum() > 100
     # Masking leaves the pairs' own target as it was.
     first = objective.stages[0]
-    clean = objectives.rows.clean(batch, VOCABULARY)
+    clean = rows.clean(batch, VOCABULARY)
     pairs = compiled(first)(jax.random.fold_in(jax.random.key(0), 0), clean)
     np.testing.assert_array_equal(
         example.targets["nsp"].values, pairs.targets["nsp"].values

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from models.masks import decoder_mask
+from models.transformer.masks import decoder_mask
 from objectives import prefix_lm
 from objectives.types import TokenBatch
 from tests.helpers import EOD, EOS, PAD, toy_batch

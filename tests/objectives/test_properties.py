@@ -13,7 +13,7 @@ from flax import nnx
 import models
 import objectives
 from experiments import presets
-from models.block import positions_at
+from models.transformer.block import positions_at
 from objectives.types import TokenBatch
 from tests.helpers import (
     CLS,

@@ -10,7 +10,7 @@ from flax import nnx
 
 import models
 from experiments import presets
-from models.masks import decoder_mask
+from models.transformer.masks import decoder_mask
 from objectives.types import TokenBatch
 from tests.helpers import (
     EOD,

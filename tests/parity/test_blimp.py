@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from research.conversion import run as conversion
-from research.evaluation import blimp
-from research.training import backbone as backbone_lib
+from research.evaluation.blimp import blimp
+from research.training import trained_run as backbone_lib
 from tests.helpers import DATA
 
 NUM_PAIRS = int(os.environ.get("PALIMPSEST_BLIMP_PAIRS", "2"))

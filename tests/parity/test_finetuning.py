@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from objectives.classification import Classification, LabelledBatch
-from objectives.text_to_text import TextBatch, TextToText
+from objectives.finetuning.classification import Classification, LabelledBatch
+from objectives.finetuning.text_to_text import TextBatch, TextToText
 from research.conversion import importer
 from research.conversion.families import FAMILIES
-from research.evaluation import finetune_loop, finetune_optimizer
+from research.evaluation.finetuning import loop
+from research.evaluation.finetuning import optimizer as finetune_optimizer
 from research.training.state import TrainState
 from tests.helpers import toy_vocabulary
 from tests.research.evaluation.toy import settings
@@ -82,9 +83,7 @@ def our_config(family_name, theirs):
         **{ours: hf[name] for ours, name in family.fields.items()},
         **family.read(hf, names),
     }
-    return finetune_loop.dropout_config(
-        importer.TransformerConfig(**values), 0.0
-    ), family
+    return loop.dropout_config(importer.TransformerConfig(**values), 0.0), family
 
 
 def bare(family, name):
@@ -118,7 +117,7 @@ def our_params(program, family, theirs, head):
 
 def run_ours(program, params, batches):
     """Losses of the steps, and the parameters after them."""
-    hyper = finetune_loop.hyperparameters(
+    hyper = loop.hyperparameters(
         params,
         program.config,
         settings(
@@ -262,7 +261,7 @@ CASES = {
 
 
 def program_for(config, num_classes):
-    return finetune_loop.make_program(
+    return loop.make_program(
         config,
         Classification(
             architecture=config.architecture,
@@ -351,7 +350,7 @@ def test_text_to_text_steps_match():
         answer_length=4,
         reads_first=0,
     )
-    program = finetune_loop.make_program(config, objective)
+    program = loop.make_program(config, objective)
     params = our_params(program, family, theirs, {})
     batches = list(text_batches())
     theirs_losses = run_theirs(theirs, their_text_loss, batches)

@@ -7,11 +7,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from research import cli
-from research import config as config_lib
+from research.config import command_line
+from research.config import parse as config_lib
 from research.conversion import run, safetensors
 from research.data.tokenizer import Tokenizer
-from research.training import backbone, checkpoints, streamed, workdir
+from research.training import checkpoints, streamed, trained_run, workdir
 from tests.parity.test_conversion import CASES, quietly, randomised
 
 torch = pytest.importorskip("torch")
@@ -106,7 +106,7 @@ def test_half_precision_comes_back_bit_for_bit(tmp_path):
 def test_a_trained_import_leaves_what_was_not_trained(tmp_path, capsys):
     make_folder("electra-discriminator", tmp_path / "in")
     run.import_checkpoint(str(tmp_path / "in"), tmp_path / "run", experiment=None)
-    found = backbone.load(tmp_path / "run")
+    found = trained_run.load(tmp_path / "run")
     streamed.save_params(tmp_path / "run" / "checkpoints", found.params, step=7)
     run.export_workdir(tmp_path / "run", tmp_path / "out", which="last")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -181,9 +181,9 @@ def test_other_objectives_go_on_from_a_checkpoint(tmp_path, capsys):
     source, folder = str(tmp_path / "in"), tmp_path / "run"
     run.import_checkpoint(source, folder, experiment="experiments/masked_lm.py")
     assert "heads of next_sentence" in capsys.readouterr().out
-    assert set(backbone.load(folder).params["heads"]) == {"masked_lm"}
+    assert set(trained_run.load(folder).params["heads"]) == {"masked_lm"}
     for argument, stages in (("", ("masked_lm",)), (":spanbert", ("span_boundary",))):
-        config = cli.load_config(f"{folder / run.CONTINUE}{argument}")
+        config = command_line.load_config(f"{folder / run.CONTINUE}{argument}")
         parsed = config_lib.parse(config)
         assert parsed.train.init_from == str(folder)
         assert set(stages) <= set(parsed.objective.name)

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from research import config as config_lib
 from research.benchmarks import finetuning, gpu, ours, scaling, worker
+from research.config import parse as config_lib
 from research.errors import UserError
 from research.evaluation.glue import embedded
 

@@ -16,7 +16,7 @@ import objectives
 from experiments import base, presets
 from objectives.statistics import Statistic, mean, share
 from research import preview
-from research.config import parse
+from research.config.parse import parse
 from research.errors import UserError
 from research.previewing import rows, statistics
 from research.previewing.pieces import Pieces, parts_of

@@ -7,8 +7,8 @@ from typing import Any
 
 import ml_collections
 
-from research import kinds, strict
-from research.config import plain
+from research.config import kinds, strict
+from research.config.parse import plain
 from research.errors import UserError
 from research.evaluation.glue import protocols
 from research.evaluation.glue.protocols import Protocol

@@ -17,18 +17,22 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from research.evaluation import progress
-from research.evaluation.finetune import SELECTION_SPLIT, FinetuneResult, finetune
-from research.evaluation.finetune_loop import FinetuneSettings
-from research.evaluation.glue import data as data_lib
+from research.evaluation.finetuning import data as data_lib
+from research.evaluation.finetuning.data import Split, TaskData
+from research.evaluation.finetuning.finetune import (
+    SELECTION_SPLIT,
+    FinetuneResult,
+    finetune,
+)
+from research.evaluation.finetuning.loop import FinetuneSettings
 from research.evaluation.glue import protocols
 from research.evaluation.glue.config import GlueConfig
-from research.evaluation.glue.data import Split, TaskData
 from research.evaluation.glue.results import RunRow, RunStore
 from research.evaluation.glue.sources import Source
 from research.evaluation.glue.tasks import DIAGNOSTIC, Task
-from research.training import backbone as backbone_lib
-from research.training.backbone import Backbone
+from research.machine import arrays
+from research.training import trained_run as backbone_lib
+from research.training.trained_run import Backbone
 
 PRETRAINED, RANDOM = "pretrained", "random"
 # The diagnostic set rides along with MNLI, whose model answers it.
@@ -144,7 +148,7 @@ class Evaluation:
             say=lambda line: self.say(f"  {name}: {line}"),
         )
         if keeps:
-            progress.save(self._params_path(key), result.params["model"], {})
+            arrays.save(self._params_path(key), result.params["model"], {})
         row = self._row(data, init, seed, settings, base, key, result)
         self.store.add(row, result.predictions)
         self.say(describe(row))
@@ -157,7 +161,7 @@ class Evaluation:
             backbone = backbone_lib.random_init(backbone, seed)
         if not base:
             return backbone
-        loaded = progress.load(self._params_path(base), backbone.params["model"])
+        loaded = arrays.load(self._params_path(base), backbone.params["model"])
         assert loaded is not None, "MNLI's parameters are written before its row."
         params = {**backbone.params, "model": loaded[0]}
         return dataclasses.replace(backbone, params=params)

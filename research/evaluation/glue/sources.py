@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from research.errors import UserError
+from research.evaluation.finetuning.data import Split, TaskData
 from research.evaluation.glue import embedded, tsv
-from research.evaluation.glue.data import Split, TaskData
 from research.evaluation.glue.tasks import Task
 
 

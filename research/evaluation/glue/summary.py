@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from research.evaluation.glue import metrics
-from research.evaluation.glue.data import TaskData
+from research.evaluation.finetuning import metrics
+from research.evaluation.finetuning.data import TaskData
 from research.evaluation.glue.protocols import Protocol
 from research.evaluation.glue.results import RunRow
 from research.evaluation.glue.tasks import Task

@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from research.evaluation.finetuning.data import TaskData
+from research.evaluation.finetuning.metrics import TITLES
 from research.evaluation.glue import summary as summary_lib
 from research.evaluation.glue.config import GlueConfig
-from research.evaluation.glue.data import TaskData
-from research.evaluation.glue.metrics import TITLES
 from research.evaluation.glue.results import RunRow
 from research.evaluation.glue.run import PRETRAINED, RANDOM, Evaluation
 from research.evaluation.glue.summary import Average, Summary

@@ -8,10 +8,10 @@ import numpy as np
 
 from experiments import base, comparison_base, presets
 from research.comparison import config as config_lib
-from research.comparison import outcomes, results, tasks
+from research.comparison import jobs, outcomes, results
 from research.comparison.config import ComparisonConfig
-from research.comparison.evaluation import CHANCE, Result
-from research.comparison.tasks import Task
+from research.comparison.jobs import Task
+from research.evaluation.interface import CHANCE, Result
 
 ARMS = {
     "causal_lm": ("Causal LM", "decoder"),
@@ -67,7 +67,7 @@ def save_config(workdir: pathlib.Path, config: ComparisonConfig) -> None:
 def fill(workdir: pathlib.Path, config: ComparisonConfig, **settings) -> None:
     """Finishes every task with made-up results."""
     save_config(workdir, config)
-    for task in tasks.plan(config):
+    for task in jobs.plan(config):
         finish(workdir, config, task, **settings)
 
 

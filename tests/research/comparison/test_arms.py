@@ -4,7 +4,7 @@ import pytest
 
 from experiments import base, comparison_base, presets
 from research.comparison import arms
-from research.config import flatten
+from research.config.parse import flatten
 from research.errors import UserError
 from tests.research.comparison import fixtures
 

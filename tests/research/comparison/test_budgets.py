@@ -2,9 +2,9 @@
 
 import pytest
 
-from research import config as run_config
 from research.comparison import budgets
 from research.comparison.budgets import Budget, StepCost
+from research.config import parse as run_config
 from research.errors import UserError
 from tests.research.comparison import fixtures
 

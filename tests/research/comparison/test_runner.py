@@ -13,16 +13,16 @@ import pytest
 
 from research.comparison import (
     claims,
+    jobs,
     outcomes,
     pretraining,
     results,
     runner,
-    tasks,
     tuning,
 )
-from research.comparison.document import Bullets, Document
 from research.comparison.fine_tuned import Acceptability
 from research.comparison.pretraining import Stopped
+from research.comparison.report.document import Bullets, Document
 from research.errors import UserError
 from research.training import loop
 from research.training import workdir as workdir_lib
@@ -52,7 +52,7 @@ class Fakes:
 
 
 def install(monkeypatch, fakes, *, draws=False):
-    monkeypatch.setattr(runner, "EXECUTE", dict.fromkeys(tasks.KINDS, fakes))
+    monkeypatch.setattr(runner, "EXECUTE", dict.fromkeys(jobs.KINDS, fakes))
     monkeypatch.setattr(runner.pretraining, "check_budget", lambda config: None)
     # Collecting the garbage of a whole test session takes a second a task.
     monkeypatch.setattr(runner.host_memory, "give_back", lambda: None)
@@ -72,7 +72,7 @@ def test_everything_is_done_once_in_order(tmp_path, monkeypatch):
     fakes = install(monkeypatch, Fakes())
     config = fixtures.comparison()
     assert runner.run(config, tmp_path) == 0
-    plan = [task.folder for task in tasks.plan(fixtures.config_lib.parse(config))]
+    plan = [task.folder for task in jobs.plan(fixtures.config_lib.parse(config))]
     assert fakes.begun == plan
     assert results.load(tmp_path).is_complete
     fakes.begun.clear()
@@ -380,14 +380,14 @@ def test_unknown_fields_and_kinds_name_the_nearest(tmp_path):
 def test_edited_and_cut_results_are_found_out(tmp_path):
     config = fixtures.parsed()
     fixtures.fill(tmp_path, config)
-    score = tmp_path / tasks.evaluation_folder("acceptability", "masked_lm", 1, 1.0)
+    score = tmp_path / jobs.evaluation_folder("acceptability", "masked_lm", 1, 1.0)
     values = json.loads((score / outcomes.DONE).read_text())
     values["result"]["scores"]["accuracy"] = [0.99]
     (score / outcomes.DONE).write_text(json.dumps(values))
-    run = tmp_path / tasks.run_folder("causal_lm", 0)
+    run = tmp_path / jobs.run_folder("causal_lm", 0)
     text = (run / outcomes.DONE).read_text()
     (run / outcomes.DONE).write_text(text[: len(text) // 2])
-    metrics = tmp_path / tasks.run_folder("causal_lm", 2) / results.METRICS_FILE
+    metrics = tmp_path / jobs.run_folder("causal_lm", 2) / results.METRICS_FILE
     metrics.write_text(metrics.read_text().replace("4.", "3."))
     found = results.load(tmp_path)
     damaged = {p.task.folder: p.detail for p in found.problems}

@@ -5,7 +5,7 @@ import io
 import pytest
 import rich.console
 
-from research.comparison import outcomes, tasks, view
+from research.comparison import jobs, outcomes, view
 from tests.research.comparison import fixtures
 
 
@@ -17,7 +17,7 @@ def config():
 
 def finish(workdir, config, count, seconds=60.0):
     """The first tasks of the plan, as another session would have left them."""
-    for task in tasks.plan(config)[:count]:
+    for task in jobs.plan(config)[:count]:
         fixtures.finish(workdir, config, task)
         path = workdir / task.folder / outcomes.DONE
         outcomes.write(path, {**outcomes.read(path), "task_seconds": seconds})
@@ -39,7 +39,7 @@ def test_the_opening_says_how_many_seeds_and_which():
 def test_the_table_shows_every_task_and_the_one_at_work(tmp_path, config):
     finish(tmp_path, config, 7)  # six trials and the first run
     live = view.View(config, tmp_path)
-    task = tasks.plan(config)[7]
+    task = jobs.plan(config)[7]
     (tmp_path / task.folder).mkdir(parents=True)
     live.begin(task)
     live.say("step  120/1000  loss 6.412  3m12s left")
@@ -59,7 +59,7 @@ def test_the_table_shows_every_task_and_the_one_at_work(tmp_path, config):
 
 
 def test_time_left_counts_what_is_known_and_says_when_that_is_not_all(tmp_path, config):
-    plan = tasks.plan(config)
+    plan = jobs.plan(config)
     finish(tmp_path, config, 8)
     seconds, is_whole = view.View(config, tmp_path).seconds_left()
     # Four of the six runs are left; no evaluation has been seen.
@@ -71,13 +71,13 @@ def test_time_left_counts_what_is_known_and_says_when_that_is_not_all(tmp_path, 
 
 
 def test_without_a_terminal_there_is_a_line_a_task(tmp_path, config, capsys):
-    task = tasks.plan(config)[0]
+    task = jobs.plan(config)[0]
     with view.View(config, tmp_path) as lines:
         lines.begin(task)
         fixtures.finish(tmp_path, config, task)
         lines.end(task, "")
-        lines.begin(tasks.plan(config)[1])
-        lines.end(tasks.plan(config)[1], "failed: RuntimeError: disk full")
+        lines.begin(jobs.plan(config)[1])
+        lines.end(jobs.plan(config)[1], "failed: RuntimeError: disk full")
         lines.waiting()
     first, *out = capsys.readouterr().out.splitlines()
     assert first == view.opening(config)

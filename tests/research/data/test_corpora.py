@@ -11,7 +11,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from research.data import corpora, docstrings, embedded, tfds_source
+from research.data import corpora, docstrings, embedded
+from research.data import tfds as tfds_source
 from research.data.errors import DataError
 
 DOCUMENTS = ["First document.\nTwo lines.", "Zweites Dokument: äöü 漢字 😀", "Third."]

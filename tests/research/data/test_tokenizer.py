@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from objectives import rows
+from objectives.corruption import rows
 from research.data import pieces, sentencepiece_model, tokenizer_training
 from research.data.errors import DataError
 from research.data.tokenizer import NAMES, Tokenizer

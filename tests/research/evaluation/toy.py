@@ -13,8 +13,8 @@ from flax import nnx
 
 import models
 from objectives.vocabulary import Vocabulary
-from research.evaluation.finetune_loop import FinetuneSettings
-from research.evaluation.glue.data import Split, TaskData
+from research.evaluation.finetuning.data import Split, TaskData
+from research.evaluation.finetuning.loop import FinetuneSettings
 from research.evaluation.glue.tasks import TASKS, Task
 from tests.helpers import DATA, tiny_config, toy_vocabulary
 

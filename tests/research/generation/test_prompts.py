@@ -10,7 +10,7 @@ import pytest
 import objectives
 from experiments import presets
 from models.inputs import ModelInputs
-from objectives import rows
+from objectives.corruption import rows
 from research.generation import prompts
 from research.generation.writer import language_model
 from research.training import state

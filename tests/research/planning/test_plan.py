@@ -7,9 +7,10 @@ import pytest
 from rich.console import Console
 
 from research.errors import UserError
+from research.machine import devices
 from research.planning import compiled, plan, target
 from research.planning.show import show
-from research.training import devices, memory
+from research.training import memory
 from research.training import state as state_lib
 from tests.research.training import tiny
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import base, presets
-from research import config as config_lib
-from research import config_checks
+from research.config import checks
+from research.config import parse as config_lib
 from research.errors import UserError
 from research.training import activations, memory, parallelism
 from research.training import program as program_lib
@@ -27,7 +27,7 @@ def make(size, architecture, objective, *, devices=None, **overrides):
     flat = {name.replace("__", "."): value for name, value in overrides.items()}
     config.update_from_flattened_dict(flat)
     run = config_lib.parse(config)
-    vocabulary = config_checks.provisional_vocabulary(run.data.tokenizer)
+    vocabulary = checks.provisional_vocabulary(run.data.tokenizer)
     return program_lib.create(run, vocabulary, devices=devices or jax.devices()[:1])
 
 
@@ -93,7 +93,7 @@ def test_fsdp_divides_everything_but_what_is_gathered():
     config = tiny.run_config("causal_lm", parallel__fsdp=8, **changes)
     whole = estimated(tiny.program("causal_lm", **changes))
     parallel = parallelism.abstract(config.parallel, 8)
-    vocabulary = config_checks.provisional_vocabulary(config.data.tokenizer)
+    vocabulary = checks.provisional_vocabulary(config.data.tokenizer)
     split = estimated(program_lib.create(config, vocabulary, parallel=parallel))
     # Norms and biases of so small a model, which stay whole, are a fifth of the rest.
     assert split.weights < whole.weights / 6

@@ -1,0 +1,1 @@
+"""How rows are taken apart: selection, spans, streams, pairs."""

@@ -1,0 +1,333 @@
+"""Fine-tuning on labelled sentences: classes or a score from one hidden state.
+
+Devlin et al. 2019, section 4.1 (an encoder's [CLS] and its tanh pooler); Radford et al.
+2018, section 3.2 (the last token of a decoder); Lewis et al. 2020, section 3.1 (the
+input given to encoder and decoder, read at the decoder's last token).
+
+One program serves every task of one head size: a task with fewer classes masks the rest,
+and a row with a score adds to the squared error where a row with a class adds to the
+cross-entropy.
+
+    row 0   num_classes 2, label 1.0   cross-entropy of class 1 among classes 0 and 1
+    row 1   num_classes 1, label 0.7   (logit 0 - 0.7)^2
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from models.dropout import DropoutRngs, dropout, fold
+from models.inputs import ModelInputs
+from models.layers import Linear, kernel_stddev
+from models.pytree import pytree
+from models.transformer.config import TransformerConfig
+from objectives.base import Objective, WeightedSum
+from objectives.types import AnyArray, Example, Lengths, Target
+
+READOUTS = ("cls", "mean", "last")
+# The head's dropout site, beside the sites that backbones number from 0.
+_HEAD_SITE = 64
+# Logit of a class that the task does not have; finite, so that no gradient is NaN.
+_NO_CLASS = -1e9
+
+
+@pytree
+class LabelledBatch:
+    """Framed sentences with one label each. Every array has the leading axis B.
+
+    Attributes:
+      tokens: with the special tokens in place.
+      segment_ids: 1 for tokens, 0 for padding, on either side.
+      token_type_ids: 0 and 1 for the two sentences; None for models without types.
+      labels: class or score.
+      num_classes: of the row's task; 1 = the label is a score.
+      weights: 0 for rows that only fill up the batch.
+      row_ids: number of each row in the step; dropout folds it in.
+    """
+
+    tokens: Int[AnyArray, "B L"]
+    segment_ids: Int[AnyArray, "B L"]
+    token_type_ids: Int[AnyArray, "B L"] | None
+    labels: Float[AnyArray, " B"]
+    num_classes: Int[AnyArray, " B"]
+    weights: Float[AnyArray, " B"]
+    row_ids: Int[AnyArray, " B"]
+
+
+@pytree
+class LabelTarget(Target):
+    """A Target [B, 1] of classes or scores.
+
+    Attributes:
+      num_classes: of the row's task; 1 = the value is a score.
+    """
+
+    num_classes: Int[Array, " B"]
+
+
+class ClassificationHead(nnx.Module):
+    """logits = Linear(dropout(tanh(Linear(h)))), or Linear(dropout(h)); float32.
+
+    Args:
+      config: of the backbone.
+      num_classes: C, number of logits.
+      with_pooler: whether there is a tanh layer (BERT, BART) or not (GPT).
+      rngs: source of the kernels' keys.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        num_classes: int,
+        *,
+        with_pooler: bool,
+        rngs: nnx.Rngs,
+    ):
+        dim = config.emb_dim
+
+        def linear(out_dim: int, use_bias: bool) -> Linear:
+            return Linear(
+                dim,
+                out_dim,
+                use_bias=use_bias,
+                stddev=kernel_stddev(config, dim),
+                dtype="float32",
+                param_dtype=config.param_dtype,
+                rngs=rngs,
+            )
+
+        self.pooler = linear(dim, True) if with_pooler else None
+        self.output = linear(num_classes, with_pooler)
+        self.dropout_rate = config.dropout_rate
+
+    def __call__(
+        self, features: Float[Array, "B D"], *, rngs: DropoutRngs | None
+    ) -> Float[Array, "B C"]:
+        features = features.astype(jnp.float32)
+        if self.pooler is not None:
+            features = jnp.tanh(self.pooler(features))
+        return self.output(dropout(features, self.dropout_rate, fold(rngs, _HEAD_SITE)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classification(Objective):
+    """Reads one vector a row and predicts a class or a score.
+
+    Attributes:
+      num_classes: C, logits of the head, at least those of any task.
+      reads: 'cls' (the first token), 'mean' (of all tokens) or 'last' (the last
+        token; padding may be on either side).
+      with_pooler: whether the head has BERT's tanh layer.
+      decoder_start_id: what an encoder-decoder's decoder reads first.
+    """
+
+    name: ClassVar[str] = "classification"
+    architectures: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "encoder_decoder")
+
+    num_classes: int
+    reads: str
+    with_pooler: bool
+    decoder_start_id: int
+
+    def __post_init__(self):
+        if self.reads not in READOUTS:
+            raise ValueError(
+                f"readout = {self.reads!r}: must be one of {', '.join(READOUTS)}."
+            )
+        if self.reads == "cls" and self.architecture != "encoder":
+            raise ValueError(
+                f"readout = 'cls' with architecture = {self.architecture!r}: the first "
+                f"token sees nothing else; use 'last' or 'mean'."
+            )
+
+    @property
+    def terms(self) -> dict[str, float]:
+        return {"label": 1.0}
+
+    @property
+    def lengths(self) -> Lengths:
+        encoder = self.row_length if self.architecture == "encoder_decoder" else 0
+        return Lengths(
+            inputs=self.row_length,
+            encoder=encoder,
+            targets={"label": 1},
+            tokens=self.row_length,
+        )
+
+    def corrupt(self, rng: Array, example: Any) -> Example:
+        """A LabelledBatch as model inputs and labels; nothing is random."""
+        del rng
+        batch = jax.tree.map(jnp.asarray, example)
+        target = LabelTarget(
+            values=batch.labels[:, None],
+            loss_weights=batch.weights[:, None],
+            num_classes=batch.num_classes,
+        )
+        return Example(
+            inputs=self.inputs(batch),
+            targets={"label": target},
+            row_ids=batch.row_ids,
+            document_ids=jnp.where(batch.segment_ids > 0, batch.row_ids[:, None], -1),
+            framed=True,
+        )
+
+    def inputs(self, batch: LabelledBatch) -> ModelInputs:
+        """What the backbone reads."""
+        return model_inputs(batch, self.architecture, self.decoder_start_id)
+
+    def init_heads(
+        self, config: TransformerConfig, *, rngs: nnx.Rngs
+    ) -> ClassificationHead:
+        return ClassificationHead(
+            config, self.num_classes, with_pooler=self.with_pooler, rngs=rngs
+        )
+
+    def logits(
+        self,
+        model: Any,
+        heads: ClassificationHead,
+        inputs: ModelInputs,
+        *,
+        rngs: DropoutRngs | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "B C"]:
+        """Logits of all C classes; column 0 is the score of a regression task."""
+        rngs = None if deterministic else rngs
+        at = read_position(inputs, self.reads)
+        hidden_states = model(inputs, at=at, deterministic=deterministic, rngs=rngs)
+        features = (
+            hidden_states[:, 0] if at is not None else mean(hidden_states, inputs)
+        )
+        return heads(features, rngs=rngs)
+
+    def outputs(
+        self, model: Any, heads: ClassificationHead, batch: LabelledBatch
+    ) -> Float[Array, "B C"]:
+        """Logits of a batch, without dropout."""
+        return self.logits(model, heads, self.inputs(batch))
+
+    def losses(
+        self,
+        model: Any,
+        heads: ClassificationHead,
+        example: Example,
+        *,
+        rngs: DropoutRngs | None = None,
+        deterministic: bool = True,
+    ) -> tuple[dict[str, WeightedSum], dict[str, WeightedSum]]:
+        """Cross-entropy, or squared error, of each row."""
+        logits = self.logits(
+            model, heads, example.inputs, rngs=rngs, deterministic=deterministic
+        )
+        target = example.targets["label"]
+        assert isinstance(target, LabelTarget)
+        labels, weights = target.values[:, 0], target.loss_weights[:, 0]
+        losses = label_losses(logits, labels, target.num_classes)
+        # Filler rows may hold anything.
+        total = jnp.where(weights > 0, losses * weights, 0.0).sum()
+        terms = {"label": (total, target.denominators().sum())}
+        if not deterministic:
+            return terms, {}
+        is_class = target.num_classes > 1
+        masked = mask_classes(logits, target.num_classes)
+        correct = masked.argmax(-1) == labels.astype(jnp.int32)
+        counted = jnp.where(is_class, weights, 0.0)
+        accuracy = ((correct * counted).sum(), counted.sum())
+        return terms, {"label_accuracy": accuracy}
+
+
+def model_inputs(batch: Any, architecture: str, decoder_start_id: int) -> ModelInputs:
+    """What a backbone reads; for an encoder-decoder both sides read the tokens."""
+    inputs = framed_inputs(batch)
+    if architecture != "encoder_decoder":
+        return inputs
+    return ModelInputs(
+        tokens=shift_right(inputs.tokens, inputs.positions, decoder_start_id),
+        segment_ids=inputs.segment_ids,
+        positions=inputs.positions,
+        encoder=inputs,
+    )
+
+
+def framed_inputs(batch: Any) -> ModelInputs:
+    """The rows of a batch with tokens, segment ids and perhaps token types."""
+    batch = jax.tree.map(jnp.asarray, batch)
+    return ModelInputs(
+        tokens=batch.tokens,
+        segment_ids=batch.segment_ids,
+        positions=token_positions(batch.segment_ids),
+        token_type_ids=batch.token_type_ids,
+    )
+
+
+def token_positions(segment_ids: Int[Array, "B L"]) -> Int[Array, "B L"]:
+    """0, 1, 2.. over the tokens of each row, wherever its padding is; 0 on padding.
+
+    segment_ids  0 0 1 1 1
+    positions    0 0 0 1 2
+    """
+    real = segment_ids > 0
+    return jnp.where(real, jnp.cumsum(real, axis=-1) - 1, 0).astype(jnp.int32)
+
+
+def shift_right(
+    tokens: Int[Array, "B L"], positions: Int[Array, "B L"], start_id: int
+) -> Int[Array, "B L"]:
+    """Each token's predecessor; `start_id` before the first one.
+
+    tokens     a b c .        positions  0 1 2 0
+    -> S a b S
+    """
+    return jnp.where(positions == 0, start_id, jnp.roll(tokens, 1, axis=1)).astype(
+        jnp.int32
+    )
+
+
+def read_position(inputs: ModelInputs, readout: str) -> Int[Array, "B 1"] | None:
+    """Where each row's first ('cls') or last token is; None for 'mean', which needs all.
+
+    Positions count tokens only, so neither end depends on the side of the padding.
+    """
+    real = inputs.segment_ids > 0
+    if readout == "mean":
+        return None
+    last = jnp.where(real, inputs.positions, -1).argmax(-1)
+    return (real.argmax(-1) if readout == "cls" else last)[:, None]
+
+
+def mean(
+    hidden_states: Float[Array, "B L D"], inputs: ModelInputs
+) -> Float[Array, "B D"]:
+    """The mean state of each row's tokens."""
+    real = inputs.segment_ids > 0
+    weights = real.astype(jnp.float32)
+    weights = weights / jnp.maximum(weights.sum(-1, keepdims=True), 1.0)
+    states = jnp.where(real[..., None], hidden_states.astype(jnp.float32), 0.0)
+    return (states * weights[..., None]).sum(1).astype(hidden_states.dtype)
+
+
+def mask_classes(
+    logits: Float[Array, "B C"], num_classes: Int[Array, " B"]
+) -> Float[Array, "B C"]:
+    """Logits with those of classes that a row's task lacks out of reach."""
+    exists = jnp.arange(logits.shape[-1])[None] < num_classes[:, None]
+    return jnp.where(exists, logits, _NO_CLASS)
+
+
+def label_losses(
+    logits: Float[Array, "B C"],
+    labels: Float[Array, " B"],
+    num_classes: Int[Array, " B"],
+) -> Float[Array, " B"]:
+    """Cross-entropy of rows with a class, squared error of rows with a score."""
+    is_score = num_classes == 1
+    log_probs = jax.nn.log_softmax(mask_classes(logits, num_classes))
+    classes = jnp.where(is_score, 0, labels).astype(jnp.int32)
+    chosen = jnp.take_along_axis(log_probs, classes[:, None], axis=1)[:, 0]
+    return jnp.where(is_score, jnp.square(logits[:, 0] - labels), -chosen)

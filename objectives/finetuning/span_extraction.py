@@ -1,0 +1,171 @@
+"""Fine-tuning on answers that are spans of the input.
+
+Devlin et al. 2019, section 4.2: a start vector S and an end vector E score every
+position i by S.h_i and E.h_i; the loss is the mean of both cross-entropies. A question
+without an answer (section 4.3) has its span at one position that belongs to no text.
+
+    tokens   [CLS] who ? [SEP] a b c [SEP]     answer b c
+    start      0    0  0   0   0 1 0   0
+    end        0    0  0   0   0 0 1   0       no answer: both at [CLS]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from models.dropout import DropoutRngs
+from models.inputs import ModelInputs
+from models.layers import Linear, kernel_stddev
+from models.pytree import pytree
+from models.transformer.config import TransformerConfig
+from objectives.base import Objective, WeightedSum
+from objectives.finetuning.classification import model_inputs
+from objectives.types import AnyArray, Example, Lengths, Target
+
+# Logit of padding; finite, so that no gradient is NaN.
+_PADDING = -1e9
+
+
+@pytree
+class SpanBatch:
+    """Framed questions and passages. Every array has the leading axis B.
+
+    Attributes:
+      tokens: with the special tokens in place.
+      segment_ids: 1 for tokens, 0 for padding, on either side.
+      token_type_ids: 0 for the question, 1 for the passage; None for models without.
+      starts, ends: first and last position of the answer.
+      weights: 0 for rows that only fill up the batch.
+      row_ids: number of each row in the step; dropout folds it in.
+    """
+
+    tokens: Int[AnyArray, "B L"]
+    segment_ids: Int[AnyArray, "B L"]
+    token_type_ids: Int[AnyArray, "B L"] | None
+    starts: Int[AnyArray, " B"]
+    ends: Int[AnyArray, " B"]
+    weights: Float[AnyArray, " B"]
+    row_ids: Int[AnyArray, " B"]
+
+
+class SpanHead(nnx.Module):
+    """Start and end logits of every position, float32."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.output = Linear(
+            config.emb_dim,
+            2,
+            use_bias=True,
+            stddev=kernel_stddev(config, config.emb_dim),
+            dtype="float32",
+            param_dtype=config.param_dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, hidden_states: Float[Array, "B L D"]) -> Float[Array, "B L 2"]:
+        return self.output(hidden_states)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpanExtraction(Objective):
+    """Start and end of the answer, each one of the row's positions.
+
+    Attributes:
+      decoder_start_id: what an encoder-decoder's decoder reads first.
+    """
+
+    name: ClassVar[str] = "span_extraction"
+    architectures: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "encoder_decoder")
+
+    decoder_start_id: int
+
+    @property
+    def terms(self) -> dict[str, float]:
+        return {"start": 0.5, "end": 0.5}
+
+    @property
+    def lengths(self) -> Lengths:
+        encoder = self.row_length if self.architecture == "encoder_decoder" else 0
+        return Lengths(
+            inputs=self.row_length,
+            encoder=encoder,
+            targets={"start": 1, "end": 1},
+            tokens=self.row_length,
+        )
+
+    def corrupt(self, rng: Array, example: Any) -> Example:
+        """A SpanBatch as model inputs and the two positions; nothing is random."""
+        del rng
+        batch = jax.tree.map(jnp.asarray, example)
+        positions = {"start": batch.starts, "end": batch.ends}
+        targets = {
+            term: Target(values=values[:, None], loss_weights=batch.weights[:, None])
+            for term, values in positions.items()
+        }
+        return Example(
+            inputs=self.inputs(batch),
+            targets=targets,
+            row_ids=batch.row_ids,
+            document_ids=jnp.where(batch.segment_ids > 0, batch.row_ids[:, None], -1),
+            framed=True,
+        )
+
+    def inputs(self, batch: SpanBatch) -> ModelInputs:
+        """What the backbone reads."""
+        return model_inputs(batch, self.architecture, self.decoder_start_id)
+
+    def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> SpanHead:
+        return SpanHead(config, rngs=rngs)
+
+    def logits(
+        self,
+        model: Any,
+        heads: SpanHead,
+        inputs: ModelInputs,
+        *,
+        rngs: DropoutRngs | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "B L 2"]:
+        """Start and end logits; padding is out of reach."""
+        hidden_states = model(inputs, deterministic=deterministic, rngs=rngs)
+        return jnp.where(
+            (inputs.segment_ids > 0)[..., None], heads(hidden_states), _PADDING
+        )
+
+    def outputs(
+        self, model: Any, heads: SpanHead, batch: SpanBatch
+    ) -> Float[Array, "B L 2"]:
+        """Logits of a batch, without dropout."""
+        return self.logits(model, heads, self.inputs(batch))
+
+    def losses(
+        self,
+        model: Any,
+        heads: SpanHead,
+        example: Example,
+        *,
+        rngs: DropoutRngs | None = None,
+        deterministic: bool = True,
+    ) -> tuple[dict[str, WeightedSum], dict[str, WeightedSum]]:
+        """Cross-entropy of each end over the positions of its row."""
+        logits = self.logits(
+            model, heads, example.inputs, rngs=rngs, deterministic=deterministic
+        )
+        log_probs = jax.nn.log_softmax(logits, axis=1)
+        terms, metrics = {}, {}
+        for index, term in enumerate(("start", "end")):
+            target = example.targets[term]
+            weights = target.loss_weights[:, 0]
+            chosen = jnp.take_along_axis(log_probs[..., index], target.values, axis=1)
+            losses = jnp.where(weights > 0, -chosen[:, 0] * weights, 0.0)
+            terms[term] = (losses.sum(), target.denominators().sum())
+            if deterministic:
+                correct = logits[..., index].argmax(1) == target.values[:, 0]
+                metrics[f"{term}_accuracy"] = ((correct * weights).sum(), weights.sum())
+        return terms, metrics

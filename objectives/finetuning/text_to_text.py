@@ -1,0 +1,175 @@
+"""Fine-tuning on labels written as text.
+
+Raffel et al. 2020 (arXiv:1910.10683), section 2.4 and appendix D: the input says the task
+and its sentences, the target is a word for the label, and the loss is that of any other
+target. An answer is either the likelier of the label words or whatever is written:
+
+    inputs    sst2 sentence: a fine film $
+    target    positive $
+    choices   negative $ | positive $          likelier one, by summed log-probability
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from models.inputs import ModelInputs
+from models.pytree import pytree
+from objectives.corruption.streams import Stream
+from objectives.sequence_to_sequence import SequenceToSequence
+from objectives.types import AnyArray, Example
+
+# Log-probability of a choice that the task does not have.
+_NO_CHOICE = -1e9
+
+
+@pytree
+class TextBatch:
+    """Prompts with their answers. Every array has the leading axis B.
+
+    Attributes:
+      tokens, segment_ids: prompt with EOS; segment 1 = token, 0 = padding.
+      targets, target_segment_ids: answer with EOS.
+      choices, choice_segment_ids: every answer that the task allows, with EOS; empty
+        ones fill up.
+      weights: 0 for rows that only fill up the batch.
+      row_ids: number of each row in the step; dropout folds it in.
+    """
+
+    tokens: Int[AnyArray, "B L"]
+    segment_ids: Int[AnyArray, "B L"]
+    targets: Int[AnyArray, "B T"]
+    target_segment_ids: Int[AnyArray, "B T"]
+    choices: Int[AnyArray, "B C T"]
+    choice_segment_ids: Int[AnyArray, "B C T"]
+    weights: Float[AnyArray, " B"]
+    row_ids: Int[AnyArray, " B"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextToText(SequenceToSequence):
+    """Teacher forcing on the answer; choice among answers, or greedy decoding.
+
+    Attributes:
+      free: decode greedily instead of choosing.
+      answer_length: T, tokens of the longest answer with EOS.
+      reads_first: id that the decoder reads first (T5: padding).
+    """
+
+    name: ClassVar[str] = "text_to_text"
+
+    free: bool
+    answer_length: int
+    reads_first: int
+
+    @property
+    def start_id(self) -> int:
+        return self.reads_first
+
+    @property
+    def stream_lengths(self) -> tuple[int, int]:
+        return self.row_length, self.answer_length
+
+    def corrupt(self, rng: Array, example: Any) -> Example:
+        """A TextBatch's prompt as inputs, its answer as targets; nothing is random."""
+        del rng
+        batch = jax.tree.map(jnp.asarray, example)
+        example = self._example(batch, batch.targets, batch.target_segment_ids)
+        target = example.targets[self.name]
+        weights = target.loss_weights * batch.weights[:, None]
+        target = dataclasses.replace(target, loss_weights=weights)
+        return example.replace(targets={self.name: target})
+
+    def _example(
+        self,
+        batch: Any,
+        targets: Int[Array, "B T"],
+        target_segment_ids: Int[Array, "B T"],
+    ) -> Example:
+        outside = jnp.full_like(batch.tokens, -1)
+        blank = Example(
+            inputs=ModelInputs(
+                tokens=batch.tokens,
+                segment_ids=batch.segment_ids,
+                positions=jnp.zeros_like(batch.tokens),
+            ),
+            targets={},
+            row_ids=batch.row_ids,
+            document_ids=outside,
+        )
+        inputs = Stream(
+            tokens=batch.tokens, segment_ids=batch.segment_ids, document_ids=outside
+        )
+        answer = Stream(
+            tokens=targets,
+            segment_ids=target_segment_ids,
+            document_ids=jnp.full_like(targets, -1),
+        )
+        return self.arrange(blank, inputs, answer)
+
+    def outputs(self, model: Any, heads: Any, batch: TextBatch) -> Array:
+        """Log-probabilities [B, C] of the choices; or decoded ids [B, T] if free."""
+        batch = jax.tree.map(jnp.asarray, batch)
+        if self.free:
+            return self._decode(model, heads, batch)
+        score = jax.vmap(
+            lambda choice, segments: self._log_prob(
+                model, heads, batch, choice, segments
+            ),
+            in_axes=(1, 1),
+            out_axes=1,
+        )
+        log_probs = score(batch.choices, batch.choice_segment_ids)
+        exists = jnp.asarray(batch.choice_segment_ids).sum(-1) > 0
+        return jnp.where(exists, log_probs, _NO_CHOICE)
+
+    def _log_prob(
+        self,
+        model: Any,
+        heads: Any,
+        batch: Any,
+        targets: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"],
+    ) -> Float[Array, " B"]:
+        example = self._example(batch, targets, segment_ids)
+        logits = self._logits(model, heads, example)
+        log_probs = jnp.take_along_axis(
+            jax.nn.log_softmax(logits), targets[..., None], axis=-1
+        )[..., 0]
+        return jnp.where(segment_ids > 0, log_probs, 0.0).sum(-1)
+
+    def _decode(self, model: Any, heads: Any, batch: TextBatch) -> Int[Array, "B T"]:
+        """Greedy; positions after EOS hold padding. T short passes need no cache."""
+        size = (batch.tokens.shape[0], self.answer_length)
+        eos_id, pad_id = self.vocabulary.eos_id, self.vocabulary.pad_id
+
+        def step(index: Array, decoded: Array) -> Array:
+            example = self._example(batch, decoded, jnp.ones(size, jnp.int32))
+            best = self._logits(model, heads, example).argmax(-1).astype(jnp.int32)
+            ended = (decoded == eos_id) & (jnp.arange(size[1])[None] < index)
+            word = jnp.where(ended.any(-1), pad_id, best[:, index])
+            return decoded.at[:, index].set(word)
+
+        start = jnp.full(size, pad_id, jnp.int32)
+        return jax.lax.fori_loop(0, size[1], step, start)
+
+    def _logits(
+        self, model: Any, heads: Any, example: Example
+    ) -> Float[Array, "B T V"]:
+        """Logits of the answer's positions: few, so they may exist at once."""
+        features, table, bias = self.readout(
+            self.name,
+            heads,
+            self.hidden_states(model, example)[self.name],
+            example.targets[self.name],
+            model.embedding,
+        )
+        logits = jnp.einsum(
+            "btd,vd->btv", features, table, preferred_element_type=jnp.float32
+        )
+        return logits if bias is None else logits + bias[None, None]

@@ -1,1 +1,0 @@
-"""The sections of a report: from results to blocks of text, tables and figures."""

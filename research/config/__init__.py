@@ -1,0 +1,1 @@
+"""Configs: sections, parsing, checks, overrides, the command line."""

@@ -1,0 +1,276 @@
+"""What the values of a config must satisfy, each alone and with each other.
+
+Every check returns its problems as messages: the field, what was given, what is
+allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.transformer.config import TransformerConfig
+from objectives.base import Objective
+from objectives.vocabulary import Vocabulary
+from research.errors import nearest
+
+if TYPE_CHECKING:
+    from research.config.parse import (
+        CheckpointConfig,
+        DataConfig,
+        EvalConfig,
+        OptimizerConfig,
+        ParallelConfig,
+        TokenizerConfig,
+        TrainConfig,
+    )
+
+# Values that the fields with names for values accept.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "data.tokenizer.kind": ("bpe", "wordpiece", "unigram", "file"),
+    "optimizer.name": ("adamw", "adafactor"),
+    "optimizer.schedule": ("linear", "cosine", "constant", "wsd", "rsqrt"),
+    "optimizer.moment_dtype": ("float32", "bfloat16"),
+    "parallel.mode": ("jit", "pmap"),
+}
+
+
+def section_problems(sections: Mapping[str, Any]) -> list[str]:
+    """Problems of the sections; those that could not be built (None) are passed over."""
+    problems = []
+    for name, section in sections.items():
+        if section is not None:
+            problems += _check_choices(name, section)
+    for check, names in CHECKS.items():
+        if all(sections.get(name) is not None for name in names):
+            problems += check(*(sections[name] for name in names))
+    return problems
+
+
+def _check_choices(section: str, values: Any, prefix: str = "") -> list[str]:
+    problems = []
+    for field in dataclasses.fields(values):
+        path = f"{prefix}{section}.{field.name}"
+        value = getattr(values, field.name)
+        if dataclasses.is_dataclass(value):
+            problems += _check_choices(field.name, value, f"{section}.")
+        elif path in CHOICES and value not in CHOICES[path]:
+            valid = CHOICES[path]
+            problems.append(
+                f"config.{path} = {value!r}: must be one of {', '.join(valid)}."
+                f"{nearest(str(value), valid)}"
+            )
+    return problems
+
+
+def _bounds(path: str, values: Any, **limits: tuple[float, float]) -> list[str]:
+    """Problems of fields outside of their closed interval."""
+    problems = []
+    for name, (low, high) in limits.items():
+        value = getattr(values, name)
+        if not low <= value <= high:
+            top = "" if high == np.inf else f" and at most {high:g}"
+            problems.append(
+                f"config.{path}.{name} = {value!r}: must be at least {low:g}{top}."
+            )
+    return problems
+
+
+_ANY = np.inf
+_TINY = float(np.finfo(np.float32).tiny)  # The least positive value of a float32.
+
+
+def _check_data(data: DataConfig) -> list[str]:
+    problems = _bounds("data", data, row_length=(2, _ANY), num_workers=(1, _ANY))
+    if not 0.0 < data.heldout_fraction < 1.0:
+        problems.append(
+            f"config.data.heldout_fraction = {data.heldout_fraction}: must be between "
+            f"0 and 1; evaluation needs held-out documents."
+        )
+    if not data.source:
+        problems.append(
+            "config.data.source is empty: 'embedded', a path, glob or 'tfds:NAME'."
+        )
+    tokenizer = data.tokenizer
+    if tokenizer.kind == "file" and not tokenizer.path:
+        problems.append(
+            "config.data.tokenizer.kind = 'file' needs config.data.tokenizer.path: "
+            "tokenizer.json, vocab.txt, a GPT-2 folder or a sentencepiece model."
+        )
+    problems += _bounds("data.tokenizer", tokenizer, num_sentinels=(0, _ANY))
+    # Byte-level BPE begins with 256 bytes; nothing is learnt in fewer.
+    if (
+        tokenizer.kind != "file"
+        and tokenizer.vocab_size < tokenizer.num_sentinels + 300
+    ):
+        problems.append(
+            f"config.data.tokenizer.vocab_size = {tokenizer.vocab_size}: must be at "
+            f"least num_sentinels + 300 = {tokenizer.num_sentinels + 300}."
+        )
+    return problems
+
+
+def _check_optimizer(optimizer: OptimizerConfig, train: TrainConfig) -> list[str]:
+    problems = _bounds(
+        "optimizer",
+        optimizer,
+        learning_rate=(_TINY, _ANY),
+        warmup_steps=(0, _ANY),
+        final_learning_rate=(0, _ANY),
+        decay_fraction=(0, 1),
+        epsilon=(_TINY, _ANY),  # A gradient of zero is 0 / epsilon.
+        weight_decay=(0, _ANY),
+        clip_norm=(0, _ANY),
+        decay_rate=(_TINY, 1),
+    )
+    for name in ("beta1", "beta2"):
+        value = getattr(optimizer, name)
+        if not 0.0 <= value < 1.0:
+            problems.append(
+                f"config.optimizer.{name} = {value}: must be at least 0 and below 1."
+            )
+    if optimizer.final_learning_rate > optimizer.learning_rate:
+        problems.append(
+            f"config.optimizer.final_learning_rate = {optimizer.final_learning_rate}: "
+            f"must not exceed learning_rate = {optimizer.learning_rate}."
+        )
+    steps = train.num_train_steps
+    if optimizer.warmup_steps > steps and optimizer.schedule != "rsqrt":
+        problems.append(
+            f"config.optimizer.warmup_steps = {optimizer.warmup_steps}: more than "
+            f"config.train.num_train_steps = {steps}; lower it (a twentieth of the "
+            f"steps is usual) or train longer."
+        )
+    decay_steps = round(optimizer.decay_fraction * steps)
+    if optimizer.schedule == "wsd" and optimizer.warmup_steps + decay_steps > steps:
+        problems.append(
+            f"config.optimizer: warmup_steps = {optimizer.warmup_steps} and the decay "
+            f"of {decay_steps} steps (decay_fraction) exceed "
+            f"config.train.num_train_steps = {steps}; lower one of them."
+        )
+    return problems
+
+
+def _check_train(train: TrainConfig) -> list[str]:
+    problems = _bounds(
+        "train",
+        train,
+        seed=(0, 2**32 - 1),
+        batch_size=(1, _ANY),
+        num_microbatches=(1, _ANY),
+        num_train_steps=(1, 2**31 - 1),
+        log_every_steps=(1, _ANY),
+        max_skipped_steps=(0, _ANY),
+        spike_deviations=(0, _ANY),
+        hang_seconds=(0, _ANY),
+    )
+    if not problems and train.batch_size % train.num_microbatches:
+        problems.append(
+            f"config.train.batch_size = {train.batch_size} is not divisible by "
+            f"config.train.num_microbatches = {train.num_microbatches}: change one."
+        )
+    if train.extend_vocabulary and not train.init_from:
+        problems.append(
+            "config.train.extend_vocabulary = True needs config.train.init_from: only "
+            "the vocabulary of another run can be extended."
+        )
+    return problems
+
+
+def _check_periods(evaluation: EvalConfig, checkpoint: CheckpointConfig) -> list[str]:
+    return _bounds(
+        "eval",
+        evaluation,
+        every_steps=(1, _ANY),
+        num_batches=(1, _ANY),
+        batch_size=(1, _ANY),
+    ) + _bounds("checkpoint", checkpoint, every_steps=(1, _ANY), keep_last=(1, _ANY))
+
+
+def _check_parallel(parallel: ParallelConfig) -> list[str]:
+    problems = _bounds("parallel", parallel, fsdp=(1, _ANY), tensor=(1, _ANY))
+    if parallel.data != -1 and parallel.data < 1:
+        problems.append(
+            f"config.parallel.data = {parallel.data}: a number of devices, or -1 for "
+            f"all that are left over."
+        )
+    if parallel.mode == "pmap" and parallel.fsdp * parallel.tensor > 1:
+        problems.append(
+            f"config.parallel.mode = 'pmap' replicates the parameters: fsdp = "
+            f"{parallel.fsdp} and tensor = {parallel.tensor} must be 1, or mode 'jit'."
+        )
+    return problems
+
+
+def _check_tensor(model: TransformerConfig, parallel: ParallelConfig) -> list[str]:
+    """Tensor parallelism cuts heads, the feed-forward width and nothing unevenly."""
+    problems = []
+    sizes = {"num_heads": model.num_heads, "mlp_dim": model.mlp_dim}
+    if model.num_kv_heads is not None:
+        sizes["num_kv_heads"] = model.num_kv_heads
+    for name, size in sizes.items():
+        if size % parallel.tensor:
+            problems.append(
+                f"config.model.{name} = {size} is not divisible by "
+                f"config.parallel.tensor = {parallel.tensor}: change one of them."
+            )
+    return problems
+
+
+CHECKS: dict[Callable[..., list[str]], tuple[str, ...]] = {
+    _check_data: ("data",),
+    _check_optimizer: ("optimizer", "train"),
+    _check_train: ("train",),
+    _check_periods: ("eval", "checkpoint"),
+    _check_parallel: ("parallel",),
+    _check_tensor: ("model", "parallel"),
+}
+
+
+def length_problems(model: TransformerConfig, objective: Objective) -> list[str]:
+    """Problems of sequences longer than the model's max_seq_len."""
+    lengths = objective.lengths
+    longest = max(lengths.inputs, lengths.encoder)
+    if longest <= model.max_seq_len:
+        return []
+    problem = (
+        f"config.data.row_length = {lengths.tokens} makes sequences of {longest} "
+        f"tokens, longer than config.model.max_seq_len = {model.max_seq_len}: shorten "
+        f"the rows or raise max_seq_len to {longest}."
+    )
+    return [problem]
+
+
+def provisional_vocabulary(tokenizer: TokenizerConfig) -> Vocabulary:
+    """A stand-in for the vocabulary that the tokenizer section will give.
+
+    A tokenizer from a file is taken to have whatever an objective needs; the real one
+    is checked again when it has been read.
+    """
+    size = tokenizer.vocab_size
+    sentinels = tokenizer.num_sentinels
+    if tokenizer.kind == "file":
+        size, sentinels = 2**16, 2**10
+    is_special = np.zeros(size, bool)
+    is_special[:8] = True
+    is_special[size - sentinels :] = True
+    return Vocabulary(
+        vocab_size=size,
+        pad_id=0,
+        unk_id=1,
+        cls_id=2,
+        sep_id=3,
+        mask_id=4,
+        bos_id=5,
+        eos_id=6,
+        eod_id=7,
+        sentinel_ids=tuple(range(size - 1, size - 1 - sentinels, -1)),
+        is_special=is_special,
+        is_word_start=np.ones(size, bool),
+        is_sentence_end=~is_special,
+        unigram_counts=np.ones(size, np.int64),
+        token_bytes=np.ones(size, np.int32),
+    )

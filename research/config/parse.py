@@ -1,0 +1,318 @@
+"""The border between configs and code: ConfigDicts become checked, frozen dataclasses.
+
+`parse` checks a config whole, before any work, and reports every problem in one
+message. Nothing below this border sees a ConfigDict, and no field has a default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+import objectives
+from models.transformer.config import TransformerConfig
+from objectives.base import Objective
+from objectives.vocabulary import Vocabulary
+from research.config import checks, kinds, strict
+from research.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """How text becomes token ids; see experiments/base.py for every field."""
+
+    kind: str
+    vocab_size: int
+    lowercase: bool
+    num_sentinels: int
+    path: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which corpus, and how it is cut into rows."""
+
+    source: str
+    text_field: str
+    heldout_fraction: float
+    cache_dir: str
+    row_length: int
+    num_workers: int
+    tokenizer: TokenizerConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The update rule and its learning rate over the steps."""
+
+    name: str
+    learning_rate: float
+    schedule: str
+    warmup_steps: int
+    final_learning_rate: float
+    decay_fraction: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    bias_correction: bool
+    weight_decay: float
+    clip_norm: float
+    moment_dtype: str
+    decay_rate: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, on how many rows a step, and from which parameters."""
+
+    seed: int
+    batch_size: int
+    num_microbatches: int
+    num_train_steps: int
+    log_every_steps: int
+    init_from: str
+    extend_vocabulary: bool
+    max_skipped_steps: int
+    spike_deviations: float
+    hang_seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """How often and on how many held-out rows."""
+
+    every_steps: int
+    num_batches: int
+    batch_size: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """How often to save, and which checkpoints stay."""
+
+    every_steps: int
+    keep_last: int
+    keep_best: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How devices share the work."""
+
+    mode: str
+    data: int
+    fsdp: int
+    tensor: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Stages, composed left to right, and the hyperparameters of each."""
+
+    name: tuple[str, ...]
+    params: Mapping[str, Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run. `model.vocab_size` is None until a tokenizer is known."""
+
+    model: TransformerConfig
+    objective: ObjectiveConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    eval: EvalConfig
+    checkpoint: CheckpointConfig
+    parallel: ParallelConfig
+
+
+SECTIONS: dict[str, type] = {
+    "model": TransformerConfig,
+    "data": DataConfig,
+    "optimizer": OptimizerConfig,
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "checkpoint": CheckpointConfig,
+    "parallel": ParallelConfig,
+}
+
+
+def parse(config: ml_collections.ConfigDict) -> RunConfig:
+    """Checks a whole config and turns it into dataclasses.
+
+    Raises:
+      UserError: one message with every problem: unknown and missing fields with
+        their nearest valid names, wrong types, values that are not allowed, and
+        fields that contradict each other; or that it is a config of another kind.
+    """
+    values = plain(config)
+    kinds.check(values, kinds.RUN)
+    problems: list[str] = []
+    complete = kinds.RUN.complete
+    names = (*SECTIONS, "objective")
+    strict.check_names(values, names, "config", problems, complete=complete)
+    # Any: each section has the type that RunConfig's field of its name has.
+    sections: dict[str, Any] = {
+        name: strict.build(
+            cls, values[name], f"config.{name}", problems, complete=complete
+        )
+        for name, cls in SECTIONS.items()
+        if name in values
+    }
+    if "objective" in values:
+        sections["objective"] = _objective_section(values["objective"], problems)
+    problems += checks.section_problems(sections)
+    _refuse(problems)
+    run = RunConfig(**sections)
+    _refuse(_objective_problems(run))
+    return run
+
+
+def plain(config: Any) -> Any:
+    """The config as dicts, tuples and scalars, references resolved."""
+    if isinstance(config, ml_collections.ConfigDict):
+        config = config.to_dict()
+    if isinstance(config, Mapping):
+        return {key: plain(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return tuple(plain(value) for value in config)
+    return config
+
+
+def differing_fields(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:
+    """{'train.seed': (value in first, value in second)} where two configs differ.
+
+    A field that one of them lacks has the value None there.
+    """
+    first, second = (flatten(plain(config)) for config in (first, second))
+    return {
+        name: (first.get(name), second.get(name))
+        for name in sorted(first.keys() | second.keys())
+        if first.get(name) != second.get(name)
+    }
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'a': {'b': 1}} -> {'a.b': 1}"""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _refuse(problems: list[str]) -> None:
+    if len(problems) == 1:
+        raise UserError(problems[0])
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise UserError(f"{len(problems)} problems in the config:\n{listed}")
+
+
+def _objective_section(
+    values: Mapping[str, Any], problems: list[str]
+) -> ObjectiveConfig | None:
+    """Stage names, each with a section that has exactly its hyperparameters."""
+    before = len(problems)
+    if not isinstance(values, Mapping) or "name" not in values:
+        problems.append(
+            "config.objective must be presets.objective(NAME, ...) with NAME of "
+            f"{', '.join(sorted(objectives.OBJECTIVES))}."
+        )
+        return None
+    names = values["name"]
+    names = (names,) if isinstance(names, str) else names
+    valid = tuple(sorted(objectives.OBJECTIVES))
+    if not names or not isinstance(names, tuple):
+        problems.append(
+            f"config.objective.name = {names!r}: must name one objective or several."
+        )
+        return None
+    params = {}
+    for name in names:
+        if name not in valid:
+            problems.append(
+                f"config.objective.name: there is no objective {name!r}."
+                f"{nearest(str(name), valid)} Valid: {', '.join(valid)}."
+            )
+        elif not isinstance(values.get(name), Mapping):
+            problems.append(
+                f"config.objective lacks the section {name!r}: set "
+                f"config.objective = presets.objective({name!r}), or begin with "
+                f"{_experiment_of(name)}."
+            )
+        else:
+            params[name] = _hyperparameters(name, values[name], problems)
+    for name in values:
+        if name != "name" and name not in names:
+            problems.append(
+                f"config.objective.{name} is no stage of config.objective.name = "
+                f"{names!r}: set config.objective = presets.objective(...) anew."
+            )
+    if len(problems) > before:
+        return None
+    return ObjectiveConfig(name=names, params=params)
+
+
+def _experiment_of(name: str) -> str:
+    """What can be typed to have an objective, which one field alone does not give."""
+    file = pathlib.Path(__file__).parent.parent.parent / "experiments" / f"{name}.py"
+    if file.is_file():
+        return f"--config=experiments/{name}.py"
+    return "the experiment that has it"
+
+
+def _hyperparameters(
+    name: str, values: Mapping[str, Any], problems: list[str]
+) -> dict[str, Any]:
+    """The values of one stage, checked against the fields of its dataclass."""
+    cls = objectives.OBJECTIVES[name]
+    common = strict.field_names(Objective)
+    hints = typing.get_type_hints(cls)
+    valid = tuple(name for name in strict.field_names(cls) if name not in common)
+    path = f"config.objective.{name}"
+    complete = f"presets.objective({name!r})"
+    strict.check_names(values, valid, path, problems, complete=complete)
+    return {
+        field: strict.check_type(hints[field], value, f"{path}.{field}", problems)
+        for field, value in values.items()
+        if field in valid
+    }
+
+
+def _objective_problems(run: RunConfig) -> list[str]:
+    """Builds the objective over a vocabulary like the configured one.
+
+    Finds the wrong backbone, hyperparameters out of range, too few sentinels and
+    sequences that are too long before any text is read.
+    """
+    try:
+        objective = create_objective(
+            run, checks.provisional_vocabulary(run.data.tokenizer)
+        )
+    except (ValueError, TypeError) as error:
+        return [f"config.objective: {error}"]
+    return checks.length_problems(run.model, objective)
+
+
+def create_objective(run: RunConfig, vocabulary: Vocabulary) -> objectives.Composed:
+    """The configured objective over a vocabulary.
+
+    Raises:
+      ValueError: if it does not fit the architecture, the rows or the vocabulary.
+    """
+    return objectives.create(
+        run.objective.name,
+        run.objective.params,
+        vocabulary=vocabulary,
+        row_length=run.data.row_length,
+        architecture=run.model.architecture,
+    )

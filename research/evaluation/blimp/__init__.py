@@ -1,0 +1,1 @@
+"""BLiMP: minimal pairs, zero-shot."""

@@ -1,0 +1,319 @@
+"""Fine-tunes a pretrained backbone on one sentence task, with one seed.
+
+data = sources.load("embedded", tasks.resolve(["cola"])).tasks["cola"]
+result = finetune(backbone, data, settings, seed=0)
+result.scores["dev"]["matthews"]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from research.errors import UserError
+from research.evaluation.finetuning import batching, layer_depths, loop, metrics, styles
+from research.evaluation.finetuning.data import TaskData
+from research.evaluation.finetuning.encoding import EncodedSplit
+from research.evaluation.finetuning.loop import FinetuneSettings, Outcome, Program
+from research.evaluation.finetuning.styles import BatchShape, Style
+from research.training import rngs
+from research.training.state import Params
+from research.training.trained_run import Backbone
+
+SELECTION_SPLIT = "selection"
+# Scores that spread less than this share of their range are constant predictions.
+_CONSTANT_SPREAD = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FinetuneResult:
+    """What one run gives.
+
+    Attributes:
+      scores: of every labelled evaluation split, all metrics of the task.
+      predictions: class or score of every row of every split but 'train'.
+      selection_score: of the selected parameters on the split that selects, higher is
+        better; what rates and batch sizes are compared by.
+      selection_split: which split that is.
+      best_epoch, num_epochs: selected epoch and epochs run.
+      losses: mean train loss of each epoch.
+      num_steps: optimizer steps taken.
+      failed: why the run counts as failed ('not finite', 'constant predictions'), or ''.
+      num_truncated: rows of each split that were longer than the model reads.
+      train_rows: rows of the train set.
+      seconds: of training by this process, evaluation excluded.
+      rows_per_second: of training, compilation included.
+      params: of the selected step, {'model', 'heads'}.
+    """
+
+    scores: dict[str, dict[str, float]]
+    predictions: dict[str, np.ndarray]
+    selection_score: float
+    selection_split: str
+    best_epoch: int
+    num_epochs: int
+    losses: tuple[float, ...]
+    num_steps: int
+    failed: str
+    num_truncated: dict[str, int]
+    train_rows: int
+    seconds: float
+    rows_per_second: float
+    params: Params
+
+    def score(self, split: str, metric: str) -> float:
+        """One score."""
+        return self.scores[split][metric]
+
+
+def finetune(
+    backbone: Backbone,
+    data: TaskData,
+    settings: FinetuneSettings,
+    *,
+    seed: int,
+    progress_file: pathlib.Path | None = None,
+    save_seconds: float = 60.0,
+    say: Callable[[str], None] | None = None,
+) -> FinetuneResult:
+    """Trains on 'train' and predicts every other split.
+
+    What is selected (epoch, early stopping) is selected on the split 'selection' if the
+    data has one, else on the first labelled evaluation split.
+
+    Args:
+      backbone: parameters, config, tokenizer; never changed.
+      data: rows of the task.
+      settings: how to fine-tune.
+      seed: of the head, the order of rows and dropout.
+      progress_file: where an unfinished run is kept; a second call continues it, to
+        the same result. Removed at the end.
+      save_seconds: how often it is written.
+      say: told twice a minute how far a long run is.
+
+    Raises:
+      UserError: a task that cannot be trained (no labels, a single class), or a style
+        that the backbone cannot serve.
+    """
+    data.check_trainable()
+    check_backbone(backbone)
+    _check_metric(data, settings)
+    config = loop.dropout_config(backbone.model_config, settings.dropout_rate)
+    style = styles.make_style(backbone, config, data.task, settings)
+    program = loop.make_program(config, style.objective)
+    task = _Prepared(program, style, data, settings)
+    selects = settings.selection == "best" or settings.patience > 0
+    outcome = loop.train(
+        program,
+        initial_params(backbone, program, settings, seed),
+        functools.partial(task.epoch_batches, seed),
+        settings,
+        seed=seed,
+        score=task.selection_score if selects else None,
+        progress_file=progress_file,
+        save_seconds=save_seconds,
+        say=say,
+    )
+    result = _result(task, outcome)
+    if progress_file is not None:
+        progress_file.unlink(missing_ok=True)
+    return result
+
+
+def _check_metric(data: TaskData, settings: FinetuneSettings) -> None:
+    valid = (*data.task.metrics, "loss")
+    if settings.selection_metric not in valid:
+        raise UserError(
+            f"selection_metric = {settings.selection_metric!r}: {data.task.title} is "
+            f"scored by {', '.join(valid)}."
+        )
+
+
+def check_backbone(backbone: Backbone) -> None:
+    """Refuses parameters, a config and a tokenizer that do not belong together.
+
+    Raises:
+      UserError: naming what differs.
+    """
+    config = backbone.model_config
+    size = backbone.tokenizer.vocab_size
+    rows = len(backbone.params["model"]["token_embedding"])
+    if size > rows:
+        raise UserError(
+            f"the tokenizer has {size:,} ids, the model's embedding {rows:,} rows: the "
+            f"checkpoint is of another vocabulary. Give the tokenizer/ that it was "
+            f"trained with."
+        )
+    wanted = loop.model_shapes(config)
+    found = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(backbone.params["model"])
+    }
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise UserError(
+                f"the checkpoint is of another architecture or size: parameter {name} "
+                f"has the shape {found.get(name, 'none')}, the config says "
+                f"{wanted.get(name, 'none')}."
+            )
+
+
+def initial_params(
+    backbone: Backbone, program: Program, settings: FinetuneSettings, seed: int
+) -> Params:
+    """Pretrained parameters under a fresh head; some top layers fresh too if asked.
+
+    A pretrained head is kept where it has the new head's parameters: the language
+    model's head for text-to-text, a tanh pooler (next-sentence prediction) for classes.
+    """
+    rng = rngs.stream(seed, "params")
+    model = backbone.params["model"]
+    if settings.reinit_layers:
+        fresh = program.init(rng)["model"]
+        model = layer_depths.with_fresh_top(
+            model, fresh, program.config, settings.reinit_layers
+        )
+    heads = dict(program.init_heads(rng))
+    pretrained = backbone.params["heads"]
+    if "pooler" in heads and not settings.reinit_layers:
+        pooler = styles.reusable_pooler(pretrained, heads["pooler"])
+        heads["pooler"] = heads["pooler"] if pooler is None else pooler
+    if settings.style != "head":
+        heads = styles.language_model_head(pretrained, heads)
+    # Arrays of every origin in one place: jit compiles anew for another placement.
+    return jax.device_put({"model": model, "heads": heads}, jax.local_devices()[0])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A task as token rows, in a style, for a program."""
+
+    program: Program
+    style: Style
+    data: TaskData
+    settings: FinetuneSettings
+
+    @functools.cached_property
+    def encoded(self) -> dict[str, EncodedSplit]:
+        """Framed rows of every split."""
+        return {
+            name: self.style.encode(split) for name, split in self.data.splits.items()
+        }
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        return batching.usable_buckets(
+            self.settings.bucket_lengths, self.style.framing.max_length
+        )
+
+    def epoch_batches(self, seed: int, epoch: int) -> list[Any]:
+        """Thunks of one epoch's batches, a function of seed and epoch."""
+        encoded, split = self.encoded["train"], self.data.splits["train"]
+        size = self.settings.batch_size
+        batches = batching.train_batches(
+            encoded.lengths, self.buckets, size, np.random.default_rng([seed, epoch])
+        )
+        return [
+            functools.partial(
+                self.style.batch, encoded, split, rows, BatchShape(length, size)
+            )
+            for length, rows in batches
+        ]
+
+    def outputs(self, params: Params, name: str) -> np.ndarray:
+        """The objective's outputs of every row of a split, in its order."""
+        encoded, split = self.encoded[name], self.data.splits[name]
+        size = self.settings.eval_batch_size
+        batches = batching.eval_batches(encoded.lengths, self.buckets, size)
+        pending = [
+            self.program.outputs(
+                params,
+                self.style.batch(encoded, split, rows, BatchShape(length, size)),
+            )
+            for length, rows in batches
+        ]
+        order = np.concatenate([rows for _, rows in batches])
+        values = np.concatenate(
+            [
+                np.asarray(output)[: len(rows)]
+                for output, (_, rows) in zip(
+                    jax.device_get(pending), batches, strict=True
+                )
+            ]
+        )
+        return values[np.argsort(order)]
+
+    @property
+    def selection_split(self) -> str:
+        if SELECTION_SPLIT in self.data.splits:
+            return SELECTION_SPLIT
+        return self.data.dev_splits[0]
+
+    def selection_score(self, params: Params) -> float:
+        """Higher is better; 'loss' counts negatively."""
+        return self._score(self.outputs(params, self.selection_split))
+
+    def _score(self, outputs: np.ndarray) -> float:
+        labels = self.data.splits[self.selection_split].known_labels
+        if self.settings.selection_metric == "loss":
+            losses = self.style.losses(outputs, labels)
+            if losses is not None:
+                return -float(losses.mean())
+        return metrics.METRICS[self._metric](labels, self.style.predict(outputs))
+
+    @property
+    def _metric(self) -> str:
+        wanted = self.settings.selection_metric
+        return self.data.task.metrics[0] if wanted == "loss" else wanted
+
+
+def _result(task: _Prepared, outcome: Outcome) -> FinetuneResult:
+    predictions, scores = {}, {}
+    for name, split in task.data.splits.items():
+        if name == "train":
+            continue
+        outputs = task.outputs(outcome.params, name)
+        predictions[name] = task.style.predict(outputs)
+        if split.labels is not None:
+            scores[name] = metrics.score(
+                task.data.task.metrics, split.labels, predictions[name]
+            )
+        if name == task.selection_split:
+            selection = task._score(outputs)
+    return FinetuneResult(
+        scores=scores,
+        predictions=predictions,
+        selection_score=selection,
+        selection_split=task.selection_split,
+        best_epoch=outcome.best_epoch,
+        num_epochs=len(outcome.losses),
+        losses=outcome.losses,
+        num_steps=outcome.num_steps,
+        failed=_failure(task.data, outcome, predictions),
+        num_truncated={n: e.num_truncated for n, e in task.encoded.items()},
+        train_rows=len(task.data.splits["train"]),
+        seconds=outcome.seconds,
+        rows_per_second=outcome.trained_rows / max(outcome.seconds, 1e-9),
+        params=outcome.params,
+    )
+
+
+def _failure(
+    data: TaskData, outcome: Outcome, predictions: dict[str, np.ndarray]
+) -> str:
+    """Why a run counts as failed: it diverged, or answers every row alike."""
+    if not outcome.finite:
+        return "not finite"
+    found = predictions[data.dev_splits[0]]
+    if data.task.is_regression:
+        low, high = data.task.limits
+        return "constant predictions" * bool(
+            np.std(found) < _CONSTANT_SPREAD * (high - low)
+        )
+    return "constant predictions" * bool(np.ptp(found) == 0)

@@ -1,0 +1,421 @@
+"""The fine-tuning loop, whatever the task: epochs, selection, early stopping, resuming.
+
+The step is the pretraining step with other batches. It is compiled once per shape and
+head, and shared by tasks, seeds and hyperparameters, which are data to it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import models
+from models.transformer.config import TransformerConfig
+from objectives.base import Objective
+from research.errors import nearest
+from research.evaluation.finetuning import layer_depths, optimizer
+from research.machine import arrays
+from research.training import state as state_lib
+from research.training.metrics import duration
+from research.training.optimizer import Optimizer
+from research.training.state import Modules, Params, TrainState
+from research.training.step import make_train_step
+
+Batch = Any  # A pytree of numpy arrays with a leading axis of rows.
+SELECTIONS = ("last", "best")
+STYLES = ("head", "text_to_text", "text_to_text_free")
+READOUTS = ("auto", "cls", "mean", "last")
+# Between two lines about a run that is not finished.
+_SAY_SECONDS = 30.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """How to fine-tune: everything but backbone, task and seed.
+
+    Attributes:
+      style: 'head' (a new layer on one state), 'text_to_text' (an encoder-decoder
+        writes the label; choice among the label words), 'text_to_text_free' (what it
+        writes counts, unknown words as wrong).
+      readout: state that the head reads: 'cls', 'mean', 'last', or 'auto' ('cls' for
+        an encoder, else 'last').
+      batch_size: rows a step.
+      eval_batch_size: rows an evaluation call.
+      num_epochs: passes over the train set.
+      max_length: tokens of a framed row; longer ones are cut.
+      bucket_lengths: static lengths below max_length.
+      learning_rate: at its peak.
+      schedule: 'linear', 'cosine' or 'constant', after a linear warm-up.
+      warmup_fraction: of all steps.
+      final_fraction: of the peak rate, at the end.
+      beta1, beta2, epsilon, weight_decay: AdamW's.
+      clip_norm: limit of the gradient's norm; 0 = none.
+      layer_decay: factor on the learning rate from a layer to the one below.
+      frozen_layers: first layers that do not learn, with the embeddings; 0 = all learn.
+      reinit_layers: last layers that start from fresh parameters (Zhang et al. 2021).
+      dropout_rate: on hidden states and attention; None = as pretrained.
+      selection: parameters of the 'last' step, or of the 'best' epoch.
+      selection_metric: what 'best' and early stopping compare: a metric or 'loss'.
+      patience: epochs without a better score before stopping; 0 = never stop early.
+      unit_scores: learn scores divided by their range, [0, 1].
+
+    Raises:
+      ValueError: for a value that is not allowed, naming it and what is.
+    """
+
+    style: str
+    readout: str
+    batch_size: int
+    eval_batch_size: int
+    num_epochs: int
+    max_length: int
+    bucket_lengths: tuple[int, ...]
+    learning_rate: float
+    schedule: str
+    warmup_fraction: float
+    final_fraction: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    weight_decay: float
+    clip_norm: float
+    layer_decay: float
+    frozen_layers: int
+    reinit_layers: int
+    dropout_rate: float | None
+    selection: str
+    selection_metric: str
+    patience: int
+    unit_scores: bool
+
+    def __post_init__(self):
+        choices = {
+            "style": STYLES,
+            "readout": READOUTS,
+            "schedule": optimizer.SCHEDULES,
+            "selection": SELECTIONS,
+        }
+        for field, valid in choices.items():
+            value = getattr(self, field)
+            if value not in valid:
+                raise ValueError(
+                    f"{field} = {value!r}: must be one of {', '.join(valid)}."
+                    f"{nearest(str(value), valid)}"
+                )
+        positive = ("batch_size", "eval_batch_size", "num_epochs", "learning_rate")
+        # Without epsilon a parameter that no gradient reaches would become 0 / 0.
+        for field in (*positive, "epsilon"):
+            if not getattr(self, field) > 0:
+                raise ValueError(f"{field} = {getattr(self, field)}: must be > 0.")
+        for field in ("warmup_fraction", "final_fraction"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(
+                    f"{field} = {getattr(self, field)}: must be from 0 to 1."
+                )
+        for field in ("beta1", "beta2"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(
+                    f"{field} = {getattr(self, field)}: must be >= 0 and < 1."
+                )
+        if self.max_length < 8:
+            raise ValueError(f"max_length = {self.max_length}: must be at least 8.")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """What is compiled for one backbone and head.
+
+    Attributes:
+      config: of the backbone, with the dropout of fine-tuning.
+      objective: classification, text-to-text or span extraction.
+      modules: backbone and head without parameters.
+      init: key -> fresh parameters of backbone and head.
+      init_heads: key -> fresh parameters of the head alone, the same ones.
+      step: (state, batch) -> (state, metrics); the state is donated.
+      outputs: (params, batch) -> the objective's outputs.
+    """
+
+    config: TransformerConfig
+    objective: Objective
+    modules: Modules
+    init: Callable[[jax.Array], Params]
+    init_heads: Callable[[jax.Array], Params]
+    step: Callable[[TrainState, Batch], tuple[TrainState, Any]]
+    outputs: Callable[[Params, Batch], Any]
+
+
+def dropout_config(config: TransformerConfig, rate: float | None) -> TransformerConfig:
+    """The backbone's config with the dropout of fine-tuning."""
+    if rate is None:
+        return config
+    return dataclasses.replace(config, dropout_rate=rate, attention_dropout_rate=rate)
+
+
+@functools.lru_cache(maxsize=8)
+def model_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter of the backbone, by its path."""
+
+    def build() -> Params:
+        return nnx.to_pure_dict(nnx.state(models.create(config, rngs=nnx.Rngs(0))))
+
+    leaves = jax.tree_util.tree_leaves_with_path(jax.eval_shape(build))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in leaves
+    }
+
+
+@functools.lru_cache(maxsize=8)
+def make_program(config: TransformerConfig, objective: Any) -> Program:
+    """Builds the program, once for equal arguments: jit caches by function."""
+    modules = state_lib.create_modules(config, objective)
+    step = make_train_step(objective, modules, OPTIMIZER, num_microbatches=1)
+
+    def outputs(params: Params, batch: Batch) -> Any:
+        model, heads = modules.merge(params)
+        return objective.outputs(model, heads, batch)
+
+    init = functools.partial(state_lib.init_params, config, objective)
+    return Program(
+        config=config,
+        objective=objective,
+        modules=modules,
+        init=jax.jit(init),
+        # The compiler drops what is not returned: the backbone.
+        init_heads=jax.jit(lambda rng: init(rng)["heads"]),
+        step=jax.jit(step, donate_argnums=0),
+        outputs=jax.jit(outputs),
+    )
+
+
+def _no_init(params: Params) -> Any:
+    raise NotImplementedError("Its state needs hyperparameters; see `train`.")
+
+
+# The state holds the learning rate, so that it can differ between runs.
+OPTIMIZER = Optimizer(
+    transformation=optax.GradientTransformation(_no_init, optimizer.update),
+    schedule=lambda step: jnp.ones((), jnp.float32),
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """A finished run of the loop.
+
+    Attributes:
+      params: of the selected step.
+      losses: mean train loss of each epoch.
+      scores: selection score after each epoch; empty where nothing is selected.
+      best_epoch: the selected epoch, counted from 1.
+      num_steps: steps taken.
+      finite: whether every loss and gradient was finite.
+      seconds: spent training, evaluation excluded, of this process.
+      trained_rows: rows seen in those seconds.
+    """
+
+    params: Params
+    losses: tuple[float, ...]
+    scores: tuple[float, ...]
+    best_epoch: int
+    num_steps: int
+    finite: bool
+    seconds: float
+    trained_rows: int
+
+
+@dataclasses.dataclass
+class _Position:
+    """Where a run is, beside its parameters: what a file of progress holds as JSON."""
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    epoch_losses: list[float] = dataclasses.field(default_factory=list)
+    losses: list[float] = dataclasses.field(default_factory=list)
+    scores: list[float] = dataclasses.field(default_factory=list)
+    best_epoch: int = 0
+
+
+def hyperparameters(
+    params: Params, config: TransformerConfig, settings: FinetuneSettings, steps: int
+) -> optimizer.Hyperparameters:
+    """The settings as data of a run of `steps` steps."""
+    scalars = {
+        "learning_rate": settings.learning_rate,
+        "warmup_steps": math.ceil(settings.warmup_fraction * steps),
+        "num_steps": steps,
+        "final_fraction": settings.final_fraction,
+        "weight_decay": settings.weight_decay,
+        "beta1": settings.beta1,
+        "beta2": settings.beta2,
+        "epsilon": settings.epsilon,
+        "clip_norm": settings.clip_norm or math.inf,
+    }
+    return optimizer.Hyperparameters(
+        schedule=jnp.int32(optimizer.SCHEDULES.index(settings.schedule)),
+        multipliers=layer_depths.multipliers(
+            params,
+            config,
+            layer_decay=settings.layer_decay,
+            frozen_layers=settings.frozen_layers,
+        ),
+        **{name: jnp.float32(value) for name, value in scalars.items()},
+    )
+
+
+def train(
+    program: Program,
+    params: Params,
+    epoch_batches: Callable[[int], Sequence[Callable[[], Batch]]],
+    settings: FinetuneSettings,
+    *,
+    seed: int,
+    score: Callable[[Params], float] | None,
+    progress_file: pathlib.Path | None,
+    save_seconds: float,
+    say: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Trains over the epochs and returns the selected parameters.
+
+    Args:
+      program: of the backbone and head.
+      params: where to start.
+      epoch_batches: thunks of the batches of an epoch, counted from 0, a function of
+        the epoch alone; every epoch has equally many.
+      settings: of the run.
+      seed: of dropout.
+      score: of parameters, higher is better; None if nothing is selected.
+      progress_file: where an unfinished run is kept and continued from.
+      save_seconds: how often.
+      say: told twice a minute how far a run is.
+    """
+    steps_per_epoch = len(epoch_batches(0))
+    total = settings.num_epochs * steps_per_epoch
+    hyper = hyperparameters(params, program.config, settings, total)
+    state = TrainState(
+        seed=jnp.asarray(seed, jnp.uint32),
+        step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        # The step gives its state's memory away; the caller keeps these parameters.
+        params=jax.tree.map(jnp.copy, params),
+        opt_state=optimizer.init(params, hyper),
+    )
+    # One placement for all of it, as after a step: jit compiles anew for another.
+    state = jax.device_put(state, jax.local_devices()[0])
+    best = state.params if score is not None else {}
+    run = _Run(
+        program, state, best, _Position(), total, progress_file, save_seconds, say
+    )
+    run.restore()
+    while run.at.epoch < settings.num_epochs and not run.out_of_patience(settings):
+        run.epoch(epoch_batches(run.at.epoch))
+        if score is not None:
+            run.score(score(run.state.params))
+        run.maybe_save()
+    use_best = settings.selection == "best" and score is not None
+    return Outcome(
+        params=run.best if use_best else run.state.params,
+        losses=tuple(run.at.losses),
+        scores=tuple(run.at.scores),
+        best_epoch=run.at.best_epoch if use_best else run.at.epoch,
+        num_steps=int(run.state.step),
+        finite=int(run.state.skipped) == 0,
+        seconds=run.seconds,
+        trained_rows=run.trained_rows,
+    )
+
+
+@dataclasses.dataclass
+class _Run:
+    """A run in progress: the only thing here that changes."""
+
+    program: Program
+    state: TrainState
+    best: Params
+    at: _Position
+    total: int
+    progress_file: pathlib.Path | None
+    save_seconds: float
+    say: Callable[[str], None] | None
+    seconds: float = 0.0
+    steps: int = 0
+    trained_rows: int = 0
+    saved: float = dataclasses.field(default_factory=time.monotonic)
+    said: float = dataclasses.field(default_factory=time.monotonic)
+
+    def restore(self) -> None:
+        if self.progress_file is not None:
+            loaded = arrays.load(self.progress_file, (self.state, self.best))
+            if loaded is not None:
+                (self.state, self.best), position = loaded
+                self.at = _Position(**position)
+        # Never the arrays that the step gives away.
+        self.best = jax.tree.map(jnp.copy, self.best)
+
+    def epoch(self, batches: Sequence[Callable[[], Batch]]) -> None:
+        """The rest of an epoch."""
+        started, at, losses = time.monotonic(), self.at, []
+        while at.step_in_epoch < len(batches):
+            batch = batches[at.step_in_epoch]()
+            self.state, metrics = self.program.step(self.state, batch)
+            losses.append(metrics.sums["loss"][0])
+            self.trained_rows += jax.tree.leaves(batch)[0].shape[0]
+            at.step_in_epoch += 1
+            self.steps += 1
+            self.maybe_say(len(batches), losses[-1], time.monotonic() - started)
+            if self.save_is_due():
+                at.epoch_losses += [float(loss) for loss in jax.device_get(losses)]
+                losses = []
+                self.maybe_save()
+        at.epoch_losses += [float(loss) for loss in jax.device_get(losses)]
+        at.losses.append(float(np.mean(at.epoch_losses)))
+        at.epoch, at.step_in_epoch, at.epoch_losses = at.epoch + 1, 0, []
+        self.seconds += time.monotonic() - started
+
+    def maybe_say(self, per_epoch: int, loss: jax.Array, seconds: float) -> None:
+        """How far the run is; `seconds` of this epoch by this process."""
+        if self.say is None or time.monotonic() - self.said < _SAY_SECONDS:
+            return
+        done = self.at.epoch * per_epoch + self.at.step_in_epoch
+        left = (self.total - done) * (self.seconds + seconds) / self.steps
+        self.say(
+            f"epoch {self.at.epoch + 1} of {self.total // per_epoch}, step {done:,} of "
+            f"{self.total:,}, loss {float(loss):.3f}, {duration(left)} left"
+        )
+        self.said = time.monotonic()
+
+    def score(self, value: float) -> None:
+        """Notes an epoch's score, and its parameters if none was better before."""
+        value = value if math.isfinite(value) else -math.inf
+        if not self.at.scores or value > max(self.at.scores):
+            self.at.best_epoch = self.at.epoch
+            self.best = jax.tree.map(jnp.copy, self.state.params)
+        self.at.scores.append(value)
+
+    def out_of_patience(self, settings: FinetuneSettings) -> bool:
+        waited = self.at.epoch - self.at.best_epoch
+        return bool(
+            settings.patience and self.at.scores and waited >= settings.patience
+        )
+
+    def save_is_due(self) -> bool:
+        if self.progress_file is None:
+            return False
+        return time.monotonic() - self.saved >= self.save_seconds
+
+    def maybe_save(self) -> None:
+        if self.progress_file is not None and self.save_is_due():
+            tree = (self.state, self.best)
+            arrays.save(self.progress_file, tree, dataclasses.asdict(self.at))
+            self.saved = time.monotonic()

@@ -1,0 +1,386 @@
+"""How a sentence task is put to a model: as a head's classes, or as text.
+
+A style owns the objective, the framing of rows, the batches and the reading of outputs;
+the loop owns none of that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from models.transformer.config import TransformerConfig
+from objectives.finetuning.classification import Classification, LabelledBatch
+from objectives.finetuning.text_to_text import TextBatch, TextToText
+from research.errors import UserError
+from research.evaluation.finetuning import encoding
+from research.evaluation.finetuning.batching import pad
+from research.evaluation.finetuning.data import Split
+from research.evaluation.finetuning.encoding import EncodedSplit
+from research.evaluation.finetuning.loop import FinetuneSettings
+from research.evaluation.glue.tasks import Task
+from research.training.trained_run import Backbone
+
+# Logits of a head that serves all of GLUE: MNLI has three classes.
+MIN_CLASSES = 3
+# Tokens of an answer, at least: one shape for all tasks with short label words.
+MIN_ANSWER = 8
+# Grid of a score written as text (Raffel et al. 2020, section 2.4).
+SCORE_STEP = 0.2
+
+
+class Style(Protocol):
+    """What fine-tuning needs of a style."""
+
+    @property
+    def objective(self) -> Any:
+        """What is learned; it has `outputs(model, heads, batch)`."""
+
+    @property
+    def framing(self) -> encoding.Framing:
+        """What stands around the sentences."""
+
+    def encode(self, split: Split) -> EncodedSplit:
+        """Framed rows of a split."""
+
+    def batch(
+        self, encoded: EncodedSplit, split: Split, rows: np.ndarray, shape: BatchShape
+    ) -> Any:
+        """Some rows as a batch of static shape; missing labels become 0."""
+
+    def predict(self, outputs: np.ndarray) -> np.ndarray:
+        """Classes or scores [rows] from the objective's outputs [rows, ...]."""
+
+    def losses(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+        """Loss of each row; None where outputs do not tell."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchShape:
+    """The static shape of a batch: B rows of `length`, padding on one side."""
+
+    length: int
+    batch_size: int
+    side: str = "right"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeadStyle:
+    """A new layer on one hidden state."""
+
+    objective: Classification
+    task: Task
+    tokenizer: Any
+    framing: encoding.Framing
+    num_token_types: int
+    unit_scores: bool
+
+    def encode(self, split: Split) -> EncodedSplit:
+        return encoding.encode(self.tokenizer, self.framing, split, order=None)
+
+    def batch(
+        self, encoded: EncodedSplit, split: Split, rows: np.ndarray, shape: BatchShape
+    ) -> LabelledBatch:
+        tokens, real = pad(
+            [encoded.rows[row] for row in rows],
+            shape.length,
+            shape.batch_size,
+            fill=self.objective.vocabulary.pad_id,
+            side=shape.side,
+        )
+        labels = np.zeros(shape.batch_size, np.float32)
+        if split.labels is not None:
+            labels[: len(rows)] = self._targets(split.labels[rows])
+        return LabelledBatch(
+            tokens=tokens,
+            segment_ids=real,
+            token_type_ids=self._token_types(encoded, rows, real),
+            labels=labels,
+            num_classes=np.full(shape.batch_size, self.task.num_classes, np.int32),
+            weights=(np.arange(shape.batch_size) < len(rows)).astype(np.float32),
+            row_ids=np.arange(shape.batch_size, dtype=np.int32),
+        )
+
+    def _targets(self, labels: np.ndarray) -> np.ndarray:
+        if not (self.task.is_regression and self.unit_scores):
+            return labels.astype(np.float32)
+        low, high = self.task.limits
+        return (labels - low) / (high - low)
+
+    def _token_types(
+        self, encoded: EncodedSplit, rows: np.ndarray, real: np.ndarray
+    ) -> np.ndarray | None:
+        """0 on the first segment, 1 on the second; a model without types gets none."""
+        if not self.num_token_types:
+            return None
+        first = np.zeros(len(real), np.int64)
+        first[: len(rows)] = encoded.first_lengths[rows]
+        second = (np.cumsum(real, axis=1) > first[:, None]) & (real > 0)
+        second[len(rows) :] = False
+        return np.minimum(second.astype(np.int32), self.num_token_types - 1)
+
+    def predict(self, outputs: np.ndarray) -> np.ndarray:
+        outputs = np.nan_to_num(outputs)
+        if not self.task.is_regression:
+            return outputs[:, : self.task.num_classes].argmax(-1).astype(np.int32)
+        scores = outputs[:, 0].astype(np.float32)
+        if not self.unit_scores:
+            return scores
+        low, high = self.task.limits
+        return low + (high - low) * scores
+
+    def losses(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        if self.task.is_regression:
+            return np.square(outputs[:, 0] - self._targets(labels))
+        logits = outputs[:, : self.task.num_classes].astype(np.float64)
+        logits -= logits.max(-1, keepdims=True)
+        log_z = np.log(np.exp(logits).sum(-1))
+        return log_z - logits[np.arange(len(labels)), labels]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextStyle:
+    """A label word that an encoder-decoder (or a prefix decoder) writes.
+
+    Attributes:
+      answers: token ids, with EOS, of each label word or score of the grid.
+      values: class or score of each answer.
+    """
+
+    objective: TextToText
+    task: Task
+    tokenizer: Any
+    framing: encoding.Framing
+    order: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+    values: np.ndarray
+
+    def encode(self, split: Split) -> EncodedSplit:
+        return encoding.encode(self.tokenizer, self.framing, split, order=self.order)
+
+    def batch(
+        self, encoded: EncodedSplit, split: Split, rows: np.ndarray, shape: BatchShape
+    ) -> TextBatch:
+        pad_id, size = self.objective.vocabulary.pad_id, shape.batch_size
+        tokens, real = pad(
+            [encoded.rows[row] for row in rows],
+            shape.length,
+            size,
+            fill=pad_id,
+            side=shape.side,
+        )
+        length = self.objective.answer_length
+        choices, present = pad(
+            [np.array(answer) for answer in self.answers],
+            length,
+            len(self.answers),
+            fill=pad_id,
+            side="right",
+        )
+        chosen = np.zeros(size, np.int64)
+        if split.labels is not None:
+            wanted = split.labels[rows]
+            chosen[: len(rows)] = np.abs(self.values[None] - wanted[:, None]).argmin(-1)
+        return TextBatch(
+            tokens=tokens,
+            segment_ids=real,
+            targets=choices[chosen],
+            target_segment_ids=present[chosen],
+            choices=np.broadcast_to(choices[None], (size, *choices.shape)),
+            choice_segment_ids=np.broadcast_to(present[None], (size, *present.shape)),
+            weights=(np.arange(size) < len(rows)).astype(np.float32),
+            row_ids=np.arange(size, dtype=np.int32),
+        )
+
+    def predict(self, outputs: np.ndarray) -> np.ndarray:
+        if not self.objective.free:
+            chosen = np.nan_to_num(outputs)[:, : len(self.values)].argmax(-1)
+            return self.values[chosen]
+        return np.array([self._read(row) for row in outputs], self.values.dtype)
+
+    def _read(self, written: np.ndarray) -> float | int:
+        """The label of a written answer; anything else counts as wrong.
+
+        A class that does not exist is wrong for every row; a score falls to the lowest.
+        """
+        eos_id = self.objective.vocabulary.eos_id
+        ids = [int(token) for token in written]
+        ids = ids[: ids.index(eos_id)] if eos_id in ids else ids
+        text = self.tokenizer.decode(ids).strip()
+        if not self.task.is_regression:
+            words = self.task.label_words
+            return words.index(text) if text in words else len(words)
+        low, high = self.task.limits
+        try:
+            score = float(text)
+        except ValueError:
+            return low
+        return score if low <= score <= high else low
+
+    def losses(self, outputs: np.ndarray, labels: np.ndarray) -> None:
+        del outputs, labels
+
+
+def make_style(
+    backbone: Backbone,
+    config: TransformerConfig,
+    task: Task,
+    settings: FinetuneSettings,
+) -> HeadStyle | TextStyle:
+    """The style of the settings for a backbone and a task.
+
+    Raises:
+      UserError: a style that the architecture cannot serve.
+    """
+    if settings.style == "head":
+        return _head_style(backbone, config, task, settings)
+    if config.architecture == "encoder":
+        raise UserError(
+            f"style = {settings.style!r} needs a model that writes: an encoder_decoder "
+            f"or a decoder, not an encoder. Set style = 'head'."
+        )
+    return _text_style(backbone, config, task, settings)
+
+
+def readable_length(config: TransformerConfig, wanted: int) -> int:
+    """`wanted`, or what a learned position table can read if that is less."""
+    if config.position == "learned":
+        return min(wanted, config.max_seq_len)
+    return wanted
+
+
+def _head_style(
+    backbone: Backbone,
+    config: TransformerConfig,
+    task: Task,
+    settings: FinetuneSettings,
+) -> HeadStyle:
+    readout = settings.readout
+    if readout == "auto":
+        readout = "cls" if config.architecture == "encoder" else "last"
+    length = readable_length(config, settings.max_length)
+    vocabulary = backbone.vocabulary
+    objective = Classification(
+        architecture=config.architecture,
+        vocabulary=vocabulary,
+        row_length=length,
+        num_classes=max(MIN_CLASSES, task.num_classes),
+        reads=readout,
+        # GPT has a bare linear layer; BERT, T5 and BART a tanh layer before it.
+        with_pooler=config.architecture != "decoder",
+        decoder_start_id=decoder_start_id(backbone),
+    )
+    return HeadStyle(
+        objective=objective,
+        task=task,
+        tokenizer=backbone.tokenizer,
+        framing=encoding.sentence_framing(
+            backbone.tokenizer, vocabulary, config.architecture, length
+        ),
+        num_token_types=config.num_token_types,
+        unit_scores=settings.unit_scores,
+    )
+
+
+def _text_style(
+    backbone: Backbone,
+    config: TransformerConfig,
+    task: Task,
+    settings: FinetuneSettings,
+) -> TextStyle:
+    vocabulary, tokenizer = backbone.vocabulary, backbone.tokenizer
+    if vocabulary.eos_id < 0:
+        raise UserError(
+            f"style = {settings.style!r}: the tokenizer has no EOS, which ends an answer."
+        )
+    words, values = answers_of(task)
+    end = (vocabulary.eos_id,)
+    answers = tuple((*tokenizer.encode(word), *end) for word in words)
+    answer_length = max(MIN_ANSWER, *map(len, answers))
+    # A decoder reads prompt and answer in one sequence.
+    room = answer_length if config.architecture == "decoder" else 0
+    length = readable_length(config, settings.max_length + room) - room
+    objective = TextToText(
+        architecture=config.architecture,
+        vocabulary=vocabulary,
+        row_length=length,
+        loss_weight=1.0,
+        z_loss=0.0,
+        loss_normalizing_factor=0.0,
+        bidirectional_inputs=True,
+        isolate_documents=False,
+        free=settings.style == "text_to_text_free",
+        answer_length=answer_length,
+        reads_first=decoder_start_id(backbone),
+    )
+    names = [task.tfds.get(column, column) for column in task.texts]
+    order = tuple(int(i) for i in np.argsort(names))
+    start = tokenizer.encode(f"{task.name} {names[order[0]]}:")
+    between = tokenizer.encode(f" {names[order[-1]]}:")
+    framing = encoding.Framing(tuple(start), tuple(between), end, length)
+    return TextStyle(objective, task, tokenizer, framing, order, answers, values)
+
+
+def answers_of(task: Task) -> tuple[tuple[str, ...], np.ndarray]:
+    """What a model may write, and the class or score that it stands for."""
+    if not task.is_regression:
+        return task.label_words, np.arange(task.num_classes, dtype=np.int32)
+    low, high = task.limits
+    grid = np.linspace(low, high, round((high - low) / SCORE_STEP) + 1)
+    return tuple(f"{score:.1f}" for score in grid), grid.astype(np.float32)
+
+
+def decoder_start_id(backbone: Backbone) -> int:
+    """What the pretraining objective's decoder read first: T5 padding, BART EOS."""
+    vocabulary = backbone.vocabulary
+    if "text_infilling" in backbone.config.objective.name and vocabulary.eos_id >= 0:
+        return vocabulary.eos_id
+    return vocabulary.pad_id
+
+
+def reusable_pooler(params: Any, like: dict[str, Any]) -> dict[str, Any] | None:
+    """A pretrained tanh pooler of the right shape, wherever the heads keep it."""
+    if not isinstance(params, dict):
+        return None
+    # A dense layer beside a table of classes: the head of next-sentence prediction.
+    if set(params) == {"dense", "kernel", "bias"}:
+        dense = params["dense"]
+        if all(dense[name].shape == like[name].shape for name in like):
+            return dense
+    found = (reusable_pooler(value, like) for value in params.values())
+    return next((pooler for pooler in found if pooler is not None), None)
+
+
+def language_model_head(params: Any, like: dict[str, Any]) -> dict[str, Any]:
+    """The pretrained head that writes tokens.
+
+    Raises:
+      UserError: no head of the checkpoint has its parameters.
+    """
+    head = _same_tree(params, like)
+    if head is None:
+        raise UserError(
+            "the checkpoint has no head that writes tokens one after the other, which "
+            "text-to-text needs. Set style = 'head'."
+        )
+    return head
+
+
+def _same_tree(params: Any, like: Any) -> Any:
+    """The subtree with the names and shapes of `like`; None if there is none."""
+    if not jax.tree.leaves(like):
+        return like
+    if not isinstance(params, dict):
+        return None
+    if _shapes(params) == _shapes(like):
+        return params
+    found = (_same_tree(value, like) for value in params.values())
+    return next((head for head in found if head is not None), None)
+
+
+def _shapes(tree: Any) -> list[tuple[Any, tuple[int, ...]]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(path, leaf.shape) for path, leaf in leaves]

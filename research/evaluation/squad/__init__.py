@@ -1,0 +1,1 @@
+"""SQuAD: extractive question answering."""

@@ -1,0 +1,276 @@
+"""Extractive question answering: SQuAD files, windows over long passages, answers.
+
+examples = read(path)
+result = finetune_squad(backbone, examples, {"dev": dev}, settings, windows, seed=0)
+result.scores["dev"]["f1"]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from models.transformer.config import TransformerConfig
+from objectives.finetuning.span_extraction import SpanBatch, SpanExtraction
+from research.errors import UserError
+from research.evaluation.finetuning import batching, loop
+from research.evaluation.finetuning.finetune import check_backbone, initial_params
+from research.evaluation.finetuning.loop import FinetuneSettings, Outcome, Program
+from research.evaluation.finetuning.styles import decoder_start_id, readable_length
+from research.evaluation.squad import data, scoring
+from research.evaluation.squad.data import Question, Row, Windows
+from research.evaluation.squad.scoring import Answer
+from research.training.state import Params
+from research.training.trained_run import Backbone
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SquadResult:
+    """What one run gives.
+
+    Attributes:
+      answers: best span and its odds, of every question of every evaluated set.
+      scores: exact match and F1 of every labelled set, everything answered unless
+        silence is likelier (threshold 0), or always where all questions have answers.
+      tuned: the same at the threshold with the best F1 on that very set, which is what
+        SQuAD 2.0's own script reports as best_f1; empty for sets without unanswerable
+        questions.
+      outcome: of the training.
+      num_rows, num_cut: windows trained on, and answers that no window holds whole.
+      failed: why the run counts as failed, or ''.
+    """
+
+    answers: dict[str, dict[str, Answer]]
+    scores: dict[str, dict[str, float]]
+    tuned: dict[str, dict[str, float]]
+    outcome: Outcome
+    num_rows: int
+    num_cut: int
+    failed: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Reader:
+    """A program with the shapes of its batches."""
+
+    program: Program
+    backbone: Backbone
+    settings: FinetuneSettings
+    windows: Windows
+
+    @property
+    def max_length(self) -> int:
+        return self.program.objective.row_length
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        return batching.usable_buckets(self.settings.bucket_lengths, self.max_length)
+
+    def cut(self, questions: Sequence[Question]) -> tuple[Row, ...]:
+        return data.cut_into_rows(
+            self.backbone, questions, self.windows, self.max_length
+        )
+
+    def batch(self, rows: Sequence[Row], length: int, size: int) -> SpanBatch:
+        """Rows as a batch of static shape."""
+        pad_id = self.backbone.vocabulary.pad_id
+        tokens, real = batching.pad(
+            [row.tokens for row in rows], length, size, fill=pad_id, side="right"
+        )
+        types = None
+        if num_types := self.program.config.num_token_types:
+            first = np.zeros(size, np.int64)
+            first[: len(rows)] = [row.context_start for row in rows]
+            second = (np.arange(length)[None] >= first[:, None]) & (real > 0)
+            second[len(rows) :] = False
+            types = np.minimum(second.astype(np.int32), num_types - 1)
+
+        def column(values: list[int]) -> np.ndarray:
+            return np.array(values + [0] * (size - len(rows)), np.int32)
+
+        return SpanBatch(
+            tokens=tokens,
+            segment_ids=real,
+            token_type_ids=types,
+            starts=column([row.start for row in rows]),
+            ends=column([row.end for row in rows]),
+            weights=(np.arange(size) < len(rows)).astype(np.float32),
+            row_ids=np.arange(size, dtype=np.int32),
+        )
+
+    def epoch_batches(self, rows: Sequence[Row], seed: int, epoch: int):
+        """Thunks of one epoch's batches, a function of seed and epoch."""
+        lengths = np.array([len(row.tokens) for row in rows])
+        size = self.settings.batch_size
+        rng = np.random.default_rng([seed, epoch])
+        return [
+            functools.partial(self.batch, [rows[i] for i in part], length, size)
+            for length, part in batching.train_batches(lengths, self.buckets, size, rng)
+        ]
+
+    def answers(
+        self, params: Params, questions: Sequence[Question]
+    ) -> dict[str, Answer]:
+        """The best answer to each question over all windows of its passage."""
+        rows = self.cut(questions)
+        lengths = np.array([len(row.tokens) for row in rows])
+        size = self.settings.eval_batch_size
+        best = [(-np.inf, "") for _ in questions]
+        null = np.full(len(questions), np.inf)
+        batches = batching.eval_batches(lengths, self.buckets, size)
+        pending = [
+            self.program.outputs(
+                params, self.batch([rows[i] for i in part], length, size)
+            )
+            for length, part in batches
+        ]
+        for (_, part), logits in zip(batches, jax.device_get(pending), strict=True):
+            for row, scores in zip([rows[i] for i in part], logits, strict=False):
+                number = row.question
+                null[number] = min(null[number], float(scores[row.null].sum()))
+                found = self._best(row, scores, questions[number].context)
+                best[number] = max(best[number], found, key=lambda pair: pair[0])
+        return {
+            question.name: Answer(text, float(silence - value))
+            for question, (value, text), silence in zip(
+                questions, best, null, strict=True
+            )
+        }
+
+    def _best(self, row: Row, logits: np.ndarray, context: str) -> tuple[float, str]:
+        inside = slice(row.context_start, row.context_start + len(row.offsets))
+        starts, ends = np.nan_to_num(logits[inside]).T
+        if not len(starts):
+            return -np.inf, ""
+        first, last, value = scoring.best_span(
+            starts, ends, self.windows.max_answer_tokens
+        )
+        begin, end = int(row.offsets[first, 0]), int(row.offsets[last, 1])
+        # Tokens may hold the space before their word.
+        return value, context[begin:end].strip()
+
+
+def make_program(backbone: Backbone, settings: FinetuneSettings) -> Program:
+    """The program of span extraction for a backbone."""
+    config: TransformerConfig = loop.dropout_config(
+        backbone.model_config, settings.dropout_rate
+    )
+    objective = SpanExtraction(
+        architecture=config.architecture,
+        vocabulary=backbone.vocabulary,
+        row_length=readable_length(config, settings.max_length),
+        decoder_start_id=decoder_start_id(backbone),
+    )
+    return loop.make_program(config, objective)
+
+
+def finetune_squad(
+    backbone: Backbone,
+    train: Sequence[Question],
+    evaluated: Mapping[str, Sequence[Question]],
+    settings: FinetuneSettings,
+    windows: Windows,
+    *,
+    seed: int,
+    progress_file: pathlib.Path | None,
+    save_seconds: float,
+    say: Callable[[str], None] | None = None,
+) -> SquadResult:
+    """Trains on windows of `train` and answers every question of the other sets.
+
+    Args:
+      backbone: parameters, config, tokenizer; never changed.
+      train: questions with answers, or known to have none.
+      evaluated: name -> questions.
+      settings: of fine-tuning; `selection` must be 'last'.
+      windows: how passages are cut.
+      seed: of the head, the order of rows and dropout.
+      progress_file: where an unfinished run is kept; removed at the end.
+      save_seconds: how often.
+      say: told how much there is to read, and twice a minute how far the run is.
+
+    Raises:
+      UserError: no labelled train questions, or settings that do not apply.
+    """
+    check_backbone(backbone)
+    if settings.selection != "last" or settings.patience:
+        raise UserError("SQuAD runs keep their last step: selection = 'last'.")
+    labelled = [question for question in train if question.is_labelled]
+    if not labelled:
+        raise UserError("the train file has no question with an answer.")
+    program = make_program(backbone, settings)
+    reader = _Reader(program, backbone, settings, windows)
+    rows = reader.cut(labelled)
+    if say is not None:
+        say(f"{len(labelled):,} questions in {len(rows):,} windows to train on")
+    outcome = loop.train(
+        program,
+        initial_params(backbone, program, settings, seed),
+        functools.partial(reader.epoch_batches, rows, seed),
+        settings,
+        seed=seed,
+        score=None,
+        progress_file=progress_file,
+        save_seconds=save_seconds,
+        say=say,
+    )
+    result = _result(reader, rows, labelled, evaluated, outcome)
+    if progress_file is not None:
+        progress_file.unlink(missing_ok=True)
+    return result
+
+
+def _result(
+    reader: _Reader,
+    rows: Sequence[Row],
+    labelled: Sequence[Question],
+    evaluated: Mapping[str, Sequence[Question]],
+    outcome: Outcome,
+) -> SquadResult:
+    answers, scores, tuned = {}, {}, {}
+    for name, questions in evaluated.items():
+        answers[name] = reader.answers(outcome.params, questions)
+        golds = data.golds_of(questions)
+        if not golds:
+            continue
+        found = {key: answers[name][key] for key in golds}
+        if all(golds.values()):
+            scores[name] = scoring.score(scoring.with_threshold(found, np.inf), golds)
+            continue
+        at_zero = scoring.with_threshold(found, 0.0)
+        scores[name] = scoring.score(at_zero, golds)
+        threshold = scoring.best_threshold(found, golds)
+        at_best = scoring.with_threshold(found, threshold)
+        tuned[name] = {**scoring.score(at_best, golds), "threshold": threshold}
+    held = {row.question for row in rows if row.start != row.null}
+    answerable = {i for i, question in enumerate(labelled) if question.answers}
+    return SquadResult(
+        answers=answers,
+        scores=scores,
+        tuned=tuned,
+        outcome=outcome,
+        num_rows=len(rows),
+        num_cut=len(answerable - held),
+        failed=_failure(outcome, evaluated, answers),
+    )
+
+
+def _failure(
+    outcome: Outcome,
+    evaluated: Mapping[str, Sequence[Question]],
+    answers: Mapping[str, Mapping[str, Answer]],
+) -> str:
+    """Why a run counts as failed: it diverged, or treats every question alike."""
+    if not outcome.finite:
+        return "not finite"
+    for name, questions in evaluated.items():
+        golds = data.golds_of(questions)
+        silent = {answers[name][key].null_odds > 0 for key in golds}
+        if golds and not all(golds.values()) and silent == {True}:
+            return "never answers"
+    return ""

@@ -1,0 +1,48 @@
+"""The table of evaluations, and how a config names them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from research.comparison.fine_tuned import Acceptability, Glue, Squad
+from research.comparison.zero_shot import Blimp, Probe
+from research.config import strict
+from research.errors import UserError, nearest
+from research.evaluation.interface import Evaluation
+
+EVALUATIONS: dict[str, type[Evaluation]] = {
+    "acceptability": Acceptability,
+    "blimp": Blimp,
+    "glue": Glue,
+    "probe": Probe,
+    "squad": Squad,
+}
+
+
+def create(name: str, settings: Mapping[str, Any]) -> Evaluation:
+    """The evaluation that a section of the config describes.
+
+    Args:
+      name: of the section, for messages.
+      settings: `kind`, a key of EVALUATIONS, and that evaluation's fields.
+
+    Raises:
+      UserError: for an unknown kind or field.
+    """
+    values = dict(settings)
+    kind = values.pop("kind", None)
+    if kind not in EVALUATIONS:
+        raise UserError(
+            f"config.evaluations.{name}.kind = {kind!r}: there is no such evaluation."
+            f"{nearest(str(kind), EVALUATIONS)} Valid: {', '.join(EVALUATIONS)}."
+        )
+    problems: list[str] = []
+    path = f"config.evaluations.{name}"
+    complete = "experiments/comparison_base.py"
+    evaluation = strict.build(
+        EVALUATIONS[kind], values, path, problems, complete=complete
+    )
+    if evaluation is None:
+        raise UserError("\n".join(problems))
+    return evaluation

@@ -1,0 +1,1 @@
+"""Devices, hosts, memory, files and clocks."""

@@ -1,0 +1,141 @@
+"""Several hosts: started by flags, by the environment, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+import threading
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from research.config import command_line
+from research.errors import UserError
+
+# What launchers leave in the environment: (number of processes, its own number).
+LAUNCHERS = {
+    "Slurm": ("SLURM_NTASKS", "SLURM_PROCID"),
+    "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+}
+TIMEOUT_SECONDS = 300
+# Longer than any corpus takes. The service itself notices hosts that have died.
+BARRIER_SECONDS = 7 * 24 * 3600
+MESSAGE_BYTES = 2048
+_barriers = itertools.count()
+
+
+def initialise(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+    """Joins the other hosts' processes, if there are any.
+
+    Args:
+      coordinator: 'host:port' of process 0; None = ask the environment
+        (JAX_COORDINATOR_ADDRESS, Slurm, Open MPI, TPU pods), which may say that this
+        process is alone.
+      num_processes, process_id: with a coordinator; None = ask the environment.
+
+    Raises:
+      UserError: if the others do not come, or the flags contradict each other.
+    """
+    if coordinator is None and not _launched_with_others():
+        return
+    if coordinator is not None and (num_processes is None) != (process_id is None):
+        raise UserError(
+            "--num_processes and --process_id go together: give both, or neither for "
+            "the launcher's (Slurm, Open MPI, TPU)."
+        )
+    seconds = int(os.environ.get("PALIMPSEST_JOIN_SECONDS", TIMEOUT_SECONDS))
+    message = (
+        f"the processes of this run did not find each other within {seconds} s "
+        f"(coordinator {coordinator or 'from the environment'}, process {process_id} of "
+        f"{num_processes}). Check that all hosts were started and can reach the "
+        f"coordinator's port."
+    )
+    # JAX's own timeout ends the process from C++, with a stack trace and no way to
+    # catch it, so ours comes first.
+    timer = threading.Timer(seconds, _give_up, [message])
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(
+            coordinator_address=coordinator,
+            num_processes=num_processes,
+            process_id=process_id,
+            initialization_timeout=2 * seconds,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{message} {str(error).splitlines()[0]}") from error
+    finally:
+        timer.cancel()
+
+
+def _give_up(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    os._exit(command_line.USAGE_ERROR)
+
+
+def _launched_with_others() -> bool:
+    if os.environ.get("JAX_COORDINATOR_ADDRESS"):
+        return True
+    for size, rank in LAUNCHERS.values():
+        if rank in os.environ and int(os.environ.get(size, "1")) > 1:
+            return True
+    # Set on every worker of a TPU slice: one name a host.
+    return "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once every host has come here, however late.
+
+    The coordination service does the waiting: devices that wait for each other give up
+    (Gloo after 30 s, NCCL after 10 min), and a corpus takes longer. It also ends this
+    process if another one dies.
+    """
+    if jax.process_count() > 1:
+        from orbax.checkpoint import multihost
+
+        # The service knows a barrier by its name, and lets it be passed once.
+        key = f"{name}_{next(_barriers)}"
+        multihost.get_barrier_sync_fn()(key=key, timeout_ms=BARRIER_SECONDS * 1000)
+
+
+@contextlib.contextmanager
+def together(name: str) -> Iterator[None]:
+    """What is inside succeeds on every host, or stops all of them.
+
+    Args:
+      name: of what is done.
+
+    Raises:
+      UserError: on a host where it went well, with what another one raised; that one
+        raises it itself.
+    """
+    problem = None
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is, the others stop too
+        problem = error
+    if jax.process_count() > 1:
+        wait_for_all(name)
+        others = _messages("" if problem is None else str(problem) or repr(problem))
+    if problem is not None:
+        raise problem
+    if jax.process_count() > 1:
+        for number, message in enumerate(others):
+            if message:
+                raise UserError(f"process {number} stopped: {message}")
+
+
+def _messages(own: str) -> list[str]:
+    """What every host says, by its number."""
+    from jax.experimental import multihost_utils
+
+    text = np.zeros(MESSAGE_BYTES, np.uint8)
+    encoded = own.encode()[:MESSAGE_BYTES]
+    text[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+    found = multihost_utils.process_allgather(text)
+    return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in found]

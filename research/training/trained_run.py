@@ -1,0 +1,123 @@
+"""A pretrained run, as everything downstream of pretraining reads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable
+
+import jax
+import ml_collections
+import numpy as np
+
+from models.transformer.config import TransformerConfig
+from objectives.base import Objective
+from objectives.vocabulary import Vocabulary
+from research.config import parse as config_lib
+from research.config.parse import RunConfig
+from research.data.tokenizer import Tokenizer
+from research.errors import UserError, user_errors
+from research.training import checkpoints, program, rngs, state, workdir
+from research.training.state import Params
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Backbone:
+    """A run's parameters and what gives them meaning.
+
+    Attributes:
+      config: of the run, checked.
+      raw: the same as it was saved.
+      tokenizer: the run's.
+      vocabulary: the tokenizer's, with the training split's unigram counts.
+      model_config: `config.model` with the vocabulary's size.
+      params: {'model', 'heads'}, nested dicts of arrays on one device.
+      step: optimizer steps taken; 0 for fresh parameters.
+      workdir: where it was loaded from.
+    """
+
+    config: RunConfig
+    raw: ml_collections.ConfigDict
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    model_config: TransformerConfig
+    params: Params
+    step: int
+    workdir: pathlib.Path
+
+    @functools.cached_property
+    def objective(self) -> Objective:
+        """The run's objective over its vocabulary; `params['heads']` are its heads."""
+        with user_errors():
+            return config_lib.create_objective(self.config, self.vocabulary)
+
+
+def load(path: str | os.PathLike[str], which: str = "last") -> Backbone:
+    """Loads a run from its workdir.
+
+    Args:
+      path: workdir of a pretraining run, or of a converted checkpoint.
+      which: 'last', 'best' (lowest held-out loss), or a step.
+
+    Raises:
+      UserError: if there is no run, no such checkpoint, or it is damaged.
+    """
+    folder = pathlib.Path(path)
+    raw = workdir.load_config(folder)
+    config = config_lib.parse(raw)
+    if not (folder / "tokenizer").is_dir():
+        raise UserError(f"{folder} has no tokenizer/: it is not the workdir of a run.")
+    with user_errors():
+        tokenizer = Tokenizer.load(folder / "tokenizer")
+    vocabulary = _one_of_equals(tokenizer.vocabulary())
+    params, step = checkpoints.load_params(folder / "checkpoints", str(which))
+    return Backbone(
+        config=config,
+        raw=raw,
+        tokenizer=tokenizer,
+        vocabulary=vocabulary,
+        model_config=program.resolve_model(config.model, vocabulary),
+        params=params,
+        step=step,
+        workdir=folder,
+    )
+
+
+_vocabularies: dict[str, Vocabulary] = {}
+
+
+def _one_of_equals(vocabulary: Vocabulary) -> Vocabulary:
+    """The first vocabulary with these contents that was loaded.
+
+    Objectives are equal if their vocabularies are the same object; so what is compiled
+    for one run of a comparison serves its other runs.
+    """
+    contents = hashlib.sha256()
+    for field in dataclasses.fields(vocabulary):
+        value = getattr(vocabulary, field.name)
+        if isinstance(value, np.ndarray):
+            contents.update(value.tobytes())
+        contents.update(f"{field.name} {value!r}".encode())
+    return _vocabularies.setdefault(contents.hexdigest(), vocabulary)
+
+
+def random_init(backbone: Backbone, seed: int) -> Backbone:
+    """The same run before its first step: the floor of every evaluation.
+
+    Args:
+      backbone: whose config, tokenizer and objective are kept.
+      seed: of the fresh parameters; the run's own seed gives those it began with.
+    """
+    init = _compiled_init(backbone.model_config, backbone.objective)
+    params = init(rngs.stream(seed, "params"))
+    return dataclasses.replace(backbone, params=params, step=0)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_init(
+    config: TransformerConfig, objective: Objective
+) -> Callable[[jax.Array], Params]:
+    return jax.jit(functools.partial(state.init_params, config, objective))

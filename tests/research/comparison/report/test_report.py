@@ -1,0 +1,489 @@
+"""Reports say what the results allow, and need nothing but their file."""
+
+import csv
+import html.parser
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from research.comparison import jobs, outcomes, results, verdicts
+from research.comparison.report import build as report
+from research.comparison.report import figures, formats
+from research.errors import UserError
+from tests.research.comparison import fixtures
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}  # tags that do not close
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def build(workdir, config, **settings):
+    fixtures.fill(workdir, config, **settings)
+    report.build(workdir)
+    return (workdir / "report.md").read_text()
+
+
+def edit_results(workdir, config, change):
+    """Applies `change(task, result)` to every result of an evaluation."""
+    for task in jobs.plan(config):
+        if task.kind == "evaluation":
+            path = workdir / task.folder / outcomes.DONE
+            values = outcomes.read(path)
+            change(task, values["result"])
+            outcomes.write(path, values)
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a browser would fetch, and checks that tags close."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.stack, self.fetched, self.ids, self.tags = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.stack.append(tag)
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        for name in ("src", "href", "xlink:href", "data", "action"):
+            value = attributes.get(name) or ""
+            if not value.startswith(("#", "data:")) and value:
+                self.fetched.append(value)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.stack.pop()
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """A finished comparison with everything: points, tuning, three arms and seeds."""
+    workdir = tmp_path_factory.mktemp("full")
+    config = fixtures.comparison(
+        **{
+            "points": (0.5, 1.0),
+            "tuning.learning_rates": (1e-4, 1e-3),
+            "tuning.seeds": (9,),
+        }
+    )
+    config.evaluations.second = (
+        config.evaluations.acceptability.copy_and_resolve_references()
+    )
+    parsed = fixtures.config_lib.parse(config)
+    build(workdir, parsed)
+    return workdir
+
+
+def test_the_page_is_whole_and_fetches_nothing(full):
+    page = Page((full / "report.html").read_text())
+    assert page.stack == []
+    assert page.fetched == []
+    assert "script" not in page.tags and "img" not in page.tags
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_every_figure_is_there_in_both_formats(full):
+    page = (full / "report.html").read_text()
+    shown = set(re.findall(r'id="([a-z_0-9]+)-0"', page))
+    names = {path.stem for path in (full / "figures").glob("*.svg")}
+    assert names == shown == {path.stem for path in (full / "figures").glob("*.png")}
+    assert names == {
+        "loss_curves",
+        "scores_acceptability",
+        "scores_second",
+        "budget_acceptability",
+        "budget_second",
+        "differences",
+        "wins",
+        "pareto",
+        "learning_rates",
+    }
+    assert page.count("<figcaption>") == len(names)
+
+
+def test_the_report_names_arms_differences_and_commits(full):
+    text = (full / "report.md").read_text()
+    for label, _ in fixtures.ARMS.values():
+        assert label in text
+    assert "`objective.masked_lm.noise_density`" in text
+    assert "random initialisation of Masked LM" in text
+    assert "0123abc" in text
+    assert "Incomplete" not in text
+
+
+def test_the_csv_has_every_number(full):
+    with (full / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    scores = [r for r in rows if r["kind"] == "score" and r["arm"] == "masked_lm"]
+    accuracies = [r for r in scores if r["metric"] == "acceptability/accuracy"]
+    assert len(accuracies) == 3 * 2  # seeds, points
+    assert {r["seed"] for r in rows if r["kind"] == "trial"} == {"9"}
+    assert any(r["metric"] == "acceptability/first_paradigm" for r in rows)
+    losses = [r for r in rows if r["kind"] == "run" and r["metric"] == "heldout_loss"]
+    assert len(losses) == 9
+
+
+def test_clear_differences_are_claimed_with_interval_and_corrected_p(tmp_path):
+    text = build(tmp_path, fixtures.parsed())
+    found = verdicts.primary(results.load(tmp_path))
+    assert [v.outcome for v in found] == ["win", "win"]
+    assert re.search(r"\*\*Masked LM\*\* is better than \*\*Causal LM\*\*.*95%", text)
+    assert "corrected p" in text
+
+
+def test_unclear_differences_are_not_claimed_and_their_limit_is_stated(tmp_path):
+    text = build(tmp_path, fixtures.parsed(), spread=2.0)
+    found = verdicts.primary(results.load(tmp_path))
+    assert {v.outcome for v in found} == {"tie"}
+    assert "No difference shown" in text and "would be found 80% of the time" in text
+    assert "is better than" not in text and "is worse than" not in text
+
+
+def test_what_is_detectable_is_so_after_the_correction(tmp_path):
+    """Two arms are tested, so the weaker of them meets half of alpha."""
+    build(tmp_path, fixtures.parsed(), spread=2.0)
+    found = results.load(tmp_path)
+    metric = found.config.primary.metric
+    for verdict in verdicts.primary(found):
+        alone = verdicts.compare(
+            found, metric, verdict.arm, verdict.reference, alpha=0.025
+        )
+        assert verdict.compared.detectable == alone.detectable
+        assert verdict.compared.p_value == alone.p_value
+
+
+def test_one_seed_gives_no_p_values_and_says_so(tmp_path):
+    text = build(tmp_path, fixtures.parsed(seeds=(0,)))
+    assert "What one seed shows" in text and "one seed: no test" in text
+    assert "no intervals" in text
+    assert "is better than" not in text and "corrected p" not in text
+
+
+def test_a_comparison_that_has_just_begun_reports_no_scores(tmp_path):
+    fixtures.save_config(tmp_path, fixtures.parsed())
+    report.build(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "no scores" in text.lower() and "is better than" not in text
+
+
+def test_seeds_that_failed_are_counted(tmp_path):
+    config = fixtures.parsed()
+    broken = jobs.run_folder("masked_lm", 1)
+    fixtures.save_config(tmp_path, config)
+    for task in jobs.plan(config):
+        if broken not in (task.folder, *task.needs):
+            fixtures.finish(tmp_path, config, task)
+    for _ in range(outcomes.MAX_ATTEMPTS):
+        outcomes.write_failure(tmp_path / broken, RuntimeError("disk full"))
+    report.build(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "**failed**: pretraining masked_lm, seed 1. RuntimeError: disk full" in text
+    assert re.search(r"\*\*Masked LM\*\* is better.*2 of 3 seeds", text)
+    assert re.search(r"\*\*Span corruption\*\* is better.*[^f] 3 seeds", text)
+    assert "1 run or evaluation failed for good" in text
+
+
+def test_losses_that_are_not_finite_do_not_hide_the_others(tmp_path):
+    config = fixtures.parsed()
+    fixtures.save_config(tmp_path, config)
+    folder = tmp_path / jobs.run_folder("causal_lm", 0)
+    folder.mkdir(parents=True)
+    lines = (
+        '{"step": 1, "split": "eval", "loss": 6.5}\n'
+        '{"step": 2, "split": "eval", "loss": null}\n'
+    )
+    (folder / results.METRICS_FILE).write_text(lines)
+    found = report.build(tmp_path)
+    np.testing.assert_array_equal(
+        found.runs["causal_lm", 0].heldout.losses, [6.5, np.nan]
+    )
+
+
+def test_an_arm_on_its_plateau_claims_nothing(tmp_path):
+    text = build(tmp_path, fixtures.parsed(), losses={"masked_lm": 5.97})
+    found = {v.arm: v.outcome for v in verdicts.primary(results.load(tmp_path))}
+    assert found == {"masked_lm": "plateau", "span_corruption": "win"}
+    metrics = list(results.load(tmp_path).metrics())
+    counts = verdicts.win_counts(results.load(tmp_path), metrics)
+    assert counts.sum() == 2 and counts[1].sum() == counts[:, 1].sum() == 0
+    assert "not testable (plateau)" in text
+    assert "**Masked LM** is still on its unigram plateau" in text
+    assert "Masked LM** is better" not in text
+    assert "Masked LM** against its own random initialisation" not in text
+
+
+def test_a_reference_on_its_plateau_makes_all_untestable(tmp_path):
+    build(tmp_path, fixtures.parsed(), losses={"causal_lm": 6.2})
+    found = {v.outcome for v in verdicts.primary(results.load(tmp_path))}
+    assert found == {"plateau"}
+
+
+def test_metrics_within_an_architecture_are_not_compared_across(tmp_path):
+    config = fixtures.parsed()
+    fixtures.fill(tmp_path, config)
+
+    def within(task, result):
+        result["metrics"]["accuracy"]["within_architecture"] = True
+
+    edit_results(tmp_path, config, within)
+    found = report.build(tmp_path)
+    assert {v.outcome for v in verdicts.primary(found)} == {"plateau"}
+    text = (tmp_path / "report.md").read_text()
+    assert "not comparable across architectures" in text
+    assert "## Differences" not in text
+
+
+@pytest.mark.parametrize(
+    "architecture,reason",
+    [
+        ("encoder", "not testable at this budget"),
+        ("decoder", "not comparable across architectures"),
+    ],
+)
+def test_a_plateau_is_no_difference_of_architecture(tmp_path, architecture, reason):
+    config = fixtures.comparison(arms=("masked_lm", "causal_lm"))
+    objective = "masked_lm" if architecture == "encoder" else "causal_lm"
+    run = fixtures.base.get_config()
+    run.model.architecture = architecture
+    run.objective = fixtures.presets.objective(objective)
+    del config.arms.causal_lm
+    fixtures.comparison_base.add_arm(
+        config, "causal_lm", label="Other", experiment=objective, run=run
+    )
+    config = fixtures.config_lib.parse(config)
+    fixtures.fill(tmp_path, config, losses={"causal_lm": 6.2})
+
+    def within(task, result):
+        result["metrics"]["accuracy"]["within_architecture"] = True
+
+    edit_results(tmp_path, config, within)
+    report.build(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    found = re.search(r"\*\*Other\*\* against \*\*Masked LM\*\* on .*: (.*)\.", text)
+    assert found.group(1) == reason
+
+
+def method_of(text):
+    """The section that says how the numbers were made."""
+    return text.split("## Method")[1].split("\n## ")[0]
+
+
+def test_the_method_says_of_each_metric_how_its_examples_were_taken(tmp_path):
+    """Sampled was asked for, but one metric has no scores of single examples."""
+    config = fixtures.comparison(seeds=tuple(range(20)))
+    config.statistics.examples = "sampled"
+    config.evaluations.whole = (
+        config.evaluations.acceptability.copy_and_resolve_references()
+    )
+    config = fixtures.config_lib.parse(config)
+    fixtures.fill(tmp_path, config)
+
+    def score_examples(task, result):
+        if task.evaluation == "acceptability":
+            rng = np.random.default_rng([task.seed or 0, *task.arm.encode()])
+            right = rng.integers(2, size=30).tolist()
+            result["scores"] = {"accuracy": [float(np.mean(right))]}
+            result["examples"] = {"accuracy": [right]}
+
+    edit_results(tmp_path, config, score_examples)
+    report.build(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    lines = method_of(text).splitlines()
+    (sampled,) = [line for line in lines if "taken as sampled" in line]
+    (fixed,) = [line for line in lines if "taken as fixed" in line]
+    assert "`acceptability/accuracy`" in sampled and "`whole" not in sampled
+    assert "`whole/accuracy`" in fixed and "single examples" in fixed
+    assert re.search(r"acceptability/accuracy .*multi-bootstrap \| sampled", text)
+    assert re.search(r"whole/accuracy .*multi-bootstrap \| fixed", text)
+
+
+def test_the_method_goes_by_the_seeds_that_finished(tmp_path):
+    config = fixtures.parsed(
+        seeds=tuple(range(20)), **{"statistics.examples": "sampled"}
+    )
+    fixtures.fill(tmp_path, config)
+    shutil.rmtree(
+        tmp_path / jobs.evaluation_folder("acceptability", "masked_lm", 3, 1.0)
+    )
+    report.build(tmp_path)
+    text = method_of((tmp_path / "report.md").read_text())
+    assert re.search(r"\(Masked LM\): .* paired t .* fixed below 20 seeds", text)
+    assert re.search(r"\(Span corruption\): .* multi-bootstrap ", text)
+
+
+def test_what_only_some_results_note_is_printed_with_whose_it_is(tmp_path):
+    config = fixtures.parsed()
+    fixtures.fill(tmp_path, config)
+
+    def note(task, result):
+        if task.arm == "masked_lm" and task.seed in (0, 2) and task.point == 1.0:
+            result["notes"].append("1 of 3 fine-tuning runs failed")
+
+    edit_results(tmp_path, config, note)
+    report.build(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert (
+        "10 held-out sentences; 1 of 3 fine-tuning runs failed: Masked LM seed 0, "
+        "Masked LM seed 2." in text
+    )
+
+
+def test_half_a_comparison_says_what_is_missing(tmp_path):
+    config = fixtures.parsed()
+    fixtures.save_config(tmp_path, config)
+    report.build(tmp_path)
+    assert "Incomplete: 0 of 27 tasks" in (tmp_path / "report.md").read_text()
+    for task in jobs.plan(config)[:13]:
+        fixtures.finish(tmp_path, config, task)
+    found = report.build(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert len(found.problems) == 14
+    assert "Incomplete: 13 of 27 tasks" in text
+    assert "runs/causal_lm/seed-2" in text
+    assert Page((tmp_path / "report.html").read_text()).fetched == []
+
+
+def test_running_runs_show_their_curves(tmp_path):
+    config = fixtures.parsed()
+    fixtures.save_config(tmp_path, config)
+    folder = tmp_path / jobs.run_folder("causal_lm", 0)
+    folder.mkdir(parents=True)
+    lines = '{"step": 1, "split": "eval", "loss": 6.5}\n{"step": 2, "split": "ev'
+    (folder / results.METRICS_FILE).write_text(lines)
+    found = report.build(tmp_path)
+    run = found.runs["causal_lm", 0]
+    assert run.state == "unfinished" and list(run.heldout.losses) == [6.5]
+    assert (tmp_path / "figures" / "loss_curves.svg").exists()
+
+
+def test_rebuilding_gives_the_same_files(full):
+    names = ("report.html", "report.md", "results.csv")
+    before = [(full / name).read_bytes() for name in names]
+    report.build(full)
+    assert before == [(full / name).read_bytes() for name in names]
+
+
+def test_a_folder_without_a_comparison_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no comparison"):
+        report.build(tmp_path)
+
+
+def test_looks_differ_in_colour_and_shape_for_eight_arms():
+    styles = figures.arm_styles({str(i): str(i) for i in range(8)}).values()
+    assert len({style.colour for style in styles}) == 8
+    assert len({style.marker for style in styles}) == 8
+
+
+def test_pareto_front_is_what_nobody_beats():
+    rng = np.random.default_rng(0)
+    for sign in (True, False):
+        arms = {str(i): tuple(rng.integers(0, 6, 2).tolist()) for i in range(8)}
+        front = set(figures.pareto_front(arms, higher_is_better=sign))
+        for name, (cost, score) in arms.items():
+            better = [
+                other
+                for other, (c, s) in arms.items()
+                if c <= cost
+                and (s >= score if sign else s <= score)
+                and (c, s) != (cost, score)
+            ]
+            assert (name in front) <= (not better)
+        assert {arms[n] for n in front} == {
+            p for n, p in arms.items() if not _beaten(p, arms.values(), sign)
+        }
+
+
+def _beaten(point, points, higher):
+    sign = 1 if higher else -1
+    return any(
+        c <= point[0] and sign * s >= sign * point[1] and (c, s) != point
+        for c, s in points
+    )
+
+
+@pytest.mark.parametrize(
+    "value,expected",
+    [
+        (1234, "1,234"),
+        (6198.4, "6,198"),
+        (1234567, "1.23 M"),
+        (8.41e12, "8.41 T"),
+        (0.5, "0.5"),
+    ],
+)
+def test_large_numbers(value, expected):
+    assert formats.large(value) == expected
+
+
+def test_signs_and_durations():
+    assert formats.signed(-0.04, 1) == "+0.0"
+    assert formats.signed(-1.26, 1) == "\N{MINUS SIGN}1.3"
+    assert formats.duration(59.4) == "59 s"
+    assert formats.duration(200) == "3 min 20 s"
+    assert formats.duration(7500) == "2 h 05 min"
+    assert formats.p_value(0.0004) == "< 0.001"
+
+
+def browse(page, log):
+    """Opens a page in a browser: (what it did, network addresses the page asked for)."""
+    found = subprocess.run(
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--enable-logging=stderr",
+            "--v=0",
+            f"--log-net-log={log}",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert found.returncode == 0
+    # What the browser asks for itself, such as its updates, is of no origin.
+    asked = re.findall(r'"initiator":"([^"]+)".*?"url":"([^"]+)"', log.read_text())
+    return found, {
+        url
+        for initiator, url in asked
+        if initiator != "not an origin" and not url.startswith(("file:", "data:"))
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the page in")
+def test_a_browser_opens_it_without_errors_or_requests(full, tmp_path):
+    found, requested = browse(full / "report.html", tmp_path / "net.json")
+    assert "Loss curves" in found.stdout
+    assert "CONSOLE" not in found.stderr
+    assert requested == set()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the page in")
+def test_a_request_for_a_font_or_a_style_is_seen(tmp_path):
+    """Or the test above would show nothing."""
+    page = tmp_path / "page.html"
+    page.write_text(
+        '<link rel="stylesheet" href="https://cdn.invalid/style.css"><style>@font-face'
+        "{font-family: F; src: url(http://fonts.invalid/f.woff)} p {font-family: F}"
+        '</style><p>Text</p><script>new WebSocket("ws://live.invalid/")</script>'
+    )
+    _, requested = browse(page, tmp_path / "net.json")
+    assert requested == {
+        "https://cdn.invalid/style.css",
+        "http://fonts.invalid/f.woff",
+        "ws://live.invalid/",
+    }

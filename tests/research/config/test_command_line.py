@@ -1,0 +1,202 @@
+"""Mistakes on the command line: one message, no traceback, before any work."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from research.config import command_line, overrides
+from research.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[3]
+PROGRAM = """
+from ml_collections import config_flags
+from research import cli
+from research.errors import UserError
+_CONFIG = config_flags.DEFINE_config_file("config")
+
+def main(argv):
+    seed = _CONFIG.value.train.seed
+    if seed == 7:
+        raise UserError("seven is not allowed")
+    if seed == 8:
+        raise OSError(28, "No space left on device")
+    if seed == 9:
+        raise RuntimeError("a bug")
+    print("seed", seed, "rate", _CONFIG.value.optimizer.learning_rate)
+
+command_line.run(main)
+"""
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+BASE = "--config=experiments/base.py"
+MISTAKES = {
+    "a mistyped field": (
+        [BASE, "--config.optimizer.learning_rat=1"],
+        "config.optimizer has no field 'learning_rat'. Did you mean learning_rate",
+    ),
+    "a field of another section": (
+        [BASE, "--config.train.tokenizer=1"],
+        "There is config.data.tokenizer.",
+    ),
+    "a field of a value": (
+        [BASE, "--config.train.seed.x=1"],
+        "config.train.seed is a value, not a section",
+    ),
+    "a value of the wrong type": (
+        [BASE, "--config.optimizer.learning_rate=fast"],
+        "could not convert string to float: 'fast'",
+    ),
+    "a number that is not written as a whole one": (
+        [BASE, "--config.train.num_train_steps=1e4"],
+        "config.train.num_train_steps = 1e4: must be a whole number, such as 10000.",
+    ),
+    "a fraction of what is whole": (
+        [BASE, "--config.train.num_train_steps", "1.5"],
+        "config.train.num_train_steps = 1.5: must be a whole number.",
+    ),
+    "a value for a section": (
+        [BASE, "--config.train=abc"],
+        "config.train is a section: set a field of it, such as --config.train.batch_size=",
+    ),
+    "an argument that is no flag": ([BASE, "stray"], "unknown arguments: stray. All"),
+    "a folder": (
+        ["--config=experiments"],
+        "experiments is a folder, no experiment. Available in experiments: bart_base",
+    ),
+    "an argument that is not taken": (
+        [f"{BASE}:foo"],
+        "takes nothing after a colon: --config=experiments/base.py.",
+    ),
+    "what experiments begin with": (
+        ["--config=experiments/presets.py"],
+        "has no get_config(), so it is no experiment. Available in experiments:",
+    ),
+    "an unknown flag": ([BASE, "--confg=1"], "Unknown command line flag 'confg'"),
+    "an unknown experiment": (
+        ["--config=experiments/sapnbert.py"],
+        "there is no experiment 'experiments/sapnbert.py'. Did you mean spanbert",
+    ),
+    "a mistake of the user's": ([BASE, "--config.train.seed=7"], "seven is not"),
+    "a full disk": ([BASE, "--config.train.seed=8"], "No space left on device"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_readable_message(mistake):
+    arguments, words = MISTAKES[mistake]
+    result = run(*arguments)
+    assert result.returncode == command_line.USAGE_ERROR
+    assert result.stderr.startswith("error: ")
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.strip().count("\n") == 0
+
+
+def test_bugs_keep_their_traceback():
+    result = run(BASE, "--config.train.seed=9")
+    assert result.returncode != 0
+    assert "RuntimeError: a bug" in result.stderr
+    assert "Traceback" in result.stderr
+
+
+def test_verbosity_shows_the_traceback_of_a_mistake():
+    result = run(BASE, "--config.train.seed=7", "--verbosity=1")
+    assert "Traceback" in result.stderr
+    assert "error: seven is not allowed" in result.stderr
+
+
+def test_overrides_arrive():
+    result = run(BASE, "--config.train.seed=3", "--config.optimizer.learning_rate=0.5")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "seed 3 rate 0.5\n"
+
+
+def test_a_broken_experiment_is_named(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("def get_config():\n    return undefined\n")
+    with pytest.raises(UserError, match="broken.py: NameError: name 'undefined'"):
+        command_line.load_config(str(path))
+
+
+def test_an_argument_after_a_colon_reaches_get_config(tmp_path):
+    path = tmp_path / "with_argument.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config(argument='none'):\n    return ConfigDict({'size': argument})\n"
+    )
+    assert command_line.load_config(f"{path}:small").size == "small"
+    assert command_line.load_config(str(path)).size == "none"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "def get_config():\n    config = 1\n",
+            "returned None, and must return a Config",
+        ),
+        (
+            "def get_config(size):\n    return size\n",
+            "needs an option: --config=.*:OPTION",
+        ),
+        ("get_config = 3\n", r"has no get_config\(\), so it is no experiment"),
+    ],
+)
+def test_a_file_that_gives_no_config_is_refused(tmp_path, text, words):
+    path = tmp_path / "experiment.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=words):
+        command_line.load_config(str(path))
+
+
+def test_what_experiments_begin_with_is_not_offered():
+    with pytest.raises(UserError) as error:
+        command_line.load_config("experiments/nothing.py")
+    offered = str(error.value).partition("Available in")[2]
+    assert "compare_small" in offered
+    assert not {"base", "comparison_base", "presets"} & set(offered.split(", "))
+
+
+def test_a_whole_section_may_be_given_as_a_dict():
+    config = command_line.load_config("experiments/base.py")
+    argv = ["program", "--config.train={'seed': 3}", "--config.train.seed=0x10"]
+    assert overrides.problems(config, argv, "config") == []
+
+
+def command(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", f"research.{name}", *arguments],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_flags_that_a_command_needs_are_named_together():
+    result = command("squad", "--config=experiments/squad.py")
+    assert result.returncode == command_line.USAGE_ERROR
+    assert (
+        "error: give --config=experiments/squad.py, --checkpoint=WORKDIR_OF_A_RUN and "
+        "--workdir=FOLDER_FOR_RESULTS." in result.stderr
+    )
+
+
+def test_comparing_lists_its_flags_and_refuses_those_of_pretraining():
+    shown = command("compare", "--help").stdout
+    assert "--config:" in shown and "--workdir:" in shown
+    refused = command("compare", "--profile_steps=1:2", "--process_id=0")
+    assert refused.returncode == command_line.USAGE_ERROR
+    assert "error: --profile_steps, --process_id: " in refused.stderr

@@ -1,0 +1,324 @@
+"""Fine-tuning as a whole: it learns, repeats, resumes, selects, and refuses."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from research.errors import UserError
+from research.evaluation.finetuning import loop, styles
+from research.evaluation.finetuning.data import Split
+from research.evaluation.finetuning.finetune import check_backbone, finetune
+from research.evaluation.glue.tasks import TASKS
+from research.machine import arrays
+from tests.research.evaluation import toy
+from tests.research.evaluation.toy import same_trees, settings, word_task
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return toy.backbone("encoder")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return word_task()
+
+
+@pytest.fixture(scope="module")
+def trained(encoder, data):
+    """The run that others are compared with: best of four epochs."""
+    given = settings(num_epochs=4, selection="best", learning_rate=1e-2)
+    return given, finetune(encoder, data, given, seed=0)
+
+
+def test_it_learns_and_reports(trained, data):
+    given, result = trained
+    assert result.scores["dev"]["accuracy"] >= 0.9
+    assert set(result.scores["dev"]) == set(data.task.metrics)
+    assert result.predictions["test"].shape == (24,)
+    assert result.num_steps == given.num_epochs * -(-96 // given.batch_size)
+    assert result.losses[-1] < result.losses[0]
+    assert result.failed == "" and result.train_rows == 96
+    labels = data.splits["dev"].labels
+    wanted = (result.predictions["dev"] == labels).mean()
+    assert result.scores["dev"]["accuracy"] == pytest.approx(wanted)
+
+
+def test_same_seed_same_result_other_seed_another(trained, encoder, data):
+    given, result = trained
+    again = finetune(encoder, data, given, seed=0)
+    assert same_trees(result.params, again.params)
+    other = finetune(encoder, data, given, seed=1)
+    assert not same_trees(result.params["heads"], other.params["heads"])
+
+
+def test_the_backbone_is_left_alone(encoder, data):
+    before = jax.tree.map(np.array, encoder.params)
+    finetune(encoder, data, settings(num_epochs=1), seed=0)
+    assert same_trees(before, encoder.params)
+
+
+@pytest.mark.parametrize("stop_after", [1, 9, 12, 20])
+def test_an_interrupted_run_continues(
+    trained, encoder, data, tmp_path, monkeypatch, stop_after
+):
+    """A stop after any number of steps leaves the same result, bit for bit."""
+    given, whole = trained
+    steps = 0
+    make_batch = styles.HeadStyle.batch
+
+    def interrupted(self, encoded, split, rows, shape):
+        nonlocal steps
+        steps += split is data.splits["train"]
+        if steps > stop_after:
+            raise KeyboardInterrupt
+        return make_batch(self, encoded, split, rows, shape)
+
+    file = tmp_path / "unfinished.npz"
+    with monkeypatch.context() as patch:
+        patch.setattr(styles.HeadStyle, "batch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(encoder, data, given, seed=0, progress_file=file, save_seconds=0.0)
+    assert file.exists()
+    counted = []
+
+    def counting(self, encoded, split, rows, shape):
+        counted.append(split is data.splits["train"])
+        return make_batch(self, encoded, split, rows, shape)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(styles.HeadStyle, "batch", counting)
+        rest = finetune(encoder, data, given, seed=0, progress_file=file)
+    assert sum(counted) == 24 - stop_after
+    assert same_trees(rest.params, whole.params)
+    assert rest.losses == pytest.approx(whole.losses)
+    assert rest.best_epoch == whole.best_epoch and rest.num_steps == whole.num_steps
+    assert not file.exists()
+
+
+def test_a_long_run_says_how_far_it_is(encoder, data, monkeypatch):
+    monkeypatch.setattr(loop, "_SAY_SECONDS", 0.0)
+    given, lines = settings(num_epochs=2, learning_rate=1e-2), []
+    result = finetune(encoder, data, given, seed=0, say=lines.append)
+    assert len(lines) == result.num_steps == 12
+    line = lines[7]
+    assert line.startswith("epoch 2 of 2, step 8 of 12, loss ")
+    assert line.endswith(" left") and lines[-1].endswith(", 0s left")
+
+
+def test_progress_that_does_not_fit_is_ignored(tmp_path):
+    file = tmp_path / "x.npz"
+    tree = {"a": np.arange(3.0), "b": np.int32(2)}
+    arrays.save(file, tree, {"epoch": 1})
+    assert arrays.load(file, tree)[1] == {"epoch": 1}
+    assert arrays.load(file, {"a": np.arange(4.0), "b": np.int32(0)}) is None
+    assert arrays.load(file, {**tree, "c": np.zeros(1)}) is None
+    assert arrays.load(tmp_path / "absent.npz", tree) is None
+    file.write_bytes(file.read_bytes()[:100])
+    assert arrays.load(file, tree) is None
+
+
+def test_one_program_for_tasks_seeds_and_rates(encoder):
+    """Other tasks, seeds, rates, decays and schedules compile nothing."""
+    finetune(encoder, word_task(), settings(num_epochs=1), seed=0)
+    style = styles.make_style(encoder, encoder.model_config, TASKS["sst2"], settings())
+    program = loop.make_program(encoder.model_config, style.objective)
+    sizes = program.step._cache_size(), program.outputs._cache_size()
+    for task, changes in (
+        ("rte", {"schedule": "cosine"}),
+        ("mnli", {"layer_decay": 0.5, "weight_decay": 0.0}),
+        ("stsb", {"frozen_layers": 1, "selection_metric": "spearman"}),
+    ):
+        given = settings(num_epochs=1, **changes)
+        finetune(encoder, word_task(TASKS[task]), given, seed=3)
+    assert (program.step._cache_size(), program.outputs._cache_size()) == sizes
+
+
+def test_predictions_do_not_depend_on_buckets(trained, encoder, data):
+    """Evaluating in other shapes, with other batch mates, gives the same classes."""
+    given, result = trained
+    changed = dataclasses.replace(given, eval_batch_size=7, bucket_lengths=(8, 12, 20))
+    style = styles.make_style(encoder, encoder.model_config, data.task, changed)
+    program = loop.make_program(encoder.model_config, style.objective)
+    from research.evaluation.finetuning.finetune import _Prepared
+
+    wanted = _Prepared(program, style, data, given).outputs(result.params, "dev")
+    found = _Prepared(program, style, data, changed).outputs(result.params, "dev")
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_early_stopping(encoder, data):
+    given = settings(num_epochs=30, patience=2, selection="best", learning_rate=1e-2)
+    result = finetune(encoder, data, given, seed=0)
+    assert result.num_epochs < 30
+    assert result.num_epochs == result.best_epoch + 2
+
+
+def test_selection_uses_its_own_split_if_there_is_one(encoder, data):
+    dev = data.splits["dev"]
+    # Flipped labels: the worst epoch on dev is the best one on this split.
+    flipped = Split(dev.texts, 1 - dev.labels)
+    given = settings(num_epochs=4, selection="best", learning_rate=1e-2)
+    result = finetune(encoder, data.replace(selection=flipped), given, seed=0)
+    assert result.selection_split == "selection"
+    assert result.best_epoch < 4
+    assert result.selection_score == result.scores["selection"]["accuracy"]
+
+
+def test_selection_by_loss(encoder, data):
+    given = settings(num_epochs=3, selection="best", selection_metric="loss")
+    result = finetune(encoder, data, given, seed=0)
+    assert result.selection_score < 0
+
+
+def test_frozen_backbone(encoder, data):
+    given = settings(num_epochs=1, frozen_layers=1)
+    result = finetune(encoder, data, given, seed=0)
+    before, after = encoder.params["model"], result.params["model"]
+    assert same_trees(before["token_embedding"], after["token_embedding"])
+    assert same_trees(before["stack"]["layers"], after["stack"]["layers"])
+    assert not same_trees(before["stack"]["final_norm"], after["stack"]["final_norm"])
+
+
+def test_constant_predictions_count_as_failed(encoder, data):
+    dev = data.splits["dev"]
+    repeated = dataclasses.replace(dev, texts=[dev.texts[0]] * len(dev.texts))
+    alike = dataclasses.replace(data, splits={**data.splits, "dev": repeated})
+    result = finetune(encoder, alike, settings(num_epochs=1), seed=0)
+    assert len(set(result.predictions["dev"].tolist())) == 1
+    assert result.failed == "constant predictions"
+
+
+def test_divergence_counts_as_failed(encoder, data):
+    result = finetune(encoder, data, settings(num_epochs=2, learning_rate=1e30), seed=0)
+    assert result.failed
+
+
+def test_truncation_is_counted(encoder, data):
+    result = finetune(encoder, data, settings(num_epochs=1, max_length=12), seed=0)
+    lengths = [len(row[0].split()) for row in data.splits["train"].texts]
+    assert result.num_truncated["train"] == sum(n + 2 > 12 for n in lengths) > 0
+
+
+def test_a_model_reads_no_more_than_its_positions():
+    backbone = toy.backbone("encoder")
+    style = styles.make_style(
+        backbone, backbone.model_config, TASKS["rte"], settings(max_length=512)
+    )
+    assert style.framing.max_length == 48
+    free = toy.backbone("encoder", position="rope")
+    style = styles.make_style(
+        free, free.model_config, TASKS["rte"], settings(max_length=512)
+    )
+    assert style.framing.max_length == 512
+
+
+def test_token_types(encoder):
+    style = styles.make_style(
+        encoder, encoder.model_config, TASKS["rte"], settings(max_length=16)
+    )
+    split = Split((("a b", "c"), ("a", "b c d")), np.array([0, 1], np.int32))
+    encoded = style.encode(split)
+    shape = styles.BatchShape(8, 3)
+    batch = style.batch(encoded, split, np.arange(2), shape)
+    #                                    [CLS] a b [SEP] c [SEP]
+    assert batch.token_type_ids.tolist()[0] == [0, 0, 0, 0, 1, 1, 0, 0]
+    assert batch.token_type_ids.tolist()[1] == [0, 0, 0, 1, 1, 1, 1, 0]
+    assert batch.token_type_ids.tolist()[2] == [0] * 8
+    assert batch.weights.tolist() == [1.0, 1.0, 0.0]
+    left = style.batch(encoded, split, np.arange(2), styles.BatchShape(8, 3, "left"))
+    assert left.token_type_ids.tolist()[0] == [0, 0, 0, 0, 0, 0, 1, 1]
+    untyped = dataclasses.replace(style, num_token_types=0)
+    assert untyped.batch(encoded, split, np.arange(2), shape).token_type_ids is None
+    roberta = dataclasses.replace(style, num_token_types=1)
+    types = roberta.batch(encoded, split, np.arange(2), shape).token_type_ids
+    assert not types.any()
+
+
+def test_a_pretrained_pooler_is_kept(encoder, data):
+    dense = {"kernel": np.full((16, 16), 0.5, np.float32), "bias": np.ones(16)}
+    table = {"kernel": np.zeros((2, 16)), "bias": np.zeros(2)}
+    heads = {"masked_lm": {}, "next_sentence": {"dense": dense, **table}}
+    params = {**encoder.params, "heads": heads}
+    backbone = dataclasses.replace(encoder, params=params)
+    given = settings(num_epochs=1, learning_rate=1e-12, weight_decay=0.0)
+    result = finetune(backbone, data, given, seed=0)
+    np.testing.assert_allclose(
+        result.params["heads"]["pooler"]["kernel"], dense["kernel"], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["decoder", pytest.param("encoder_decoder", marks=pytest.mark.slow)],
+)
+def test_other_architectures_learn(architecture, data):
+    result = finetune(
+        toy.backbone(architecture, num_token_types=0),
+        data,
+        settings(num_epochs=4, learning_rate=1e-2, selection="best"),
+        seed=0,
+    )
+    assert result.scores["dev"]["accuracy"] >= 0.85
+
+
+def test_text_to_text_learns_and_writes_words(data):
+    backbone = toy.backbone("encoder_decoder", num_token_types=0)
+    given = settings(
+        num_epochs=12,
+        learning_rate=2e-2,
+        selection="best",
+        style="text_to_text_free",
+    )
+    result = finetune(backbone, data, given, seed=0)
+    assert result.scores["dev"]["accuracy"] >= 0.85
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_scores_are_learned_in_their_range(encoder, unit):
+    data = word_task(TASKS["stsb"])
+    splits = {
+        name: Split(split.texts, 4.5 * split.labels)
+        for name, split in data.splits.items()
+        if split.labels is not None
+    }
+    given = settings(
+        num_epochs=20,
+        learning_rate=3e-2,
+        unit_scores=unit,
+        selection_metric="pearson",
+    )
+    result = finetune(encoder, data.replace(**splits), given, seed=0)
+    assert result.scores["dev"]["pearson"] > 0.9
+    assert result.predictions["dev"].max() > 3.5
+    assert result.predictions["dev"].min() < 1.0
+
+
+def test_refusals(encoder, data):
+    given = settings()
+    ones = Split(data.splits["train"].texts, np.ones(96, np.int32))
+    with pytest.raises(UserError, match="all 96 train rows have the class '1'"):
+        finetune(encoder, data.replace(train=ones), given, seed=0)
+    with pytest.raises(UserError, match="needs a model that writes"):
+        finetune(encoder, data, settings(style="text_to_text"), seed=0)
+    other = toy.backbone("encoder", emb_dim=32)
+    mixed = dataclasses.replace(encoder, params=other.params)
+    with pytest.raises(UserError, match=r"another architecture or size: parameter"):
+        check_backbone(mixed)
+    words = toy.ToyTokenizer(vocab_size=600)
+    with pytest.raises(UserError, match="600 ids, the model's embedding 512 rows"):
+        check_backbone(dataclasses.replace(encoder, tokenizer=words))
+    with pytest.raises(UserError, match="SST-2 is scored by accuracy, loss"):
+        finetune(encoder, data, settings(selection_metric="matthews"), seed=0)
+    with pytest.raises(ValueError, match=r"schedule = 'linaer'.*linear, cosine"):
+        settings(schedule="linaer")
+    with pytest.raises(ValueError, match="max_length = 4"):
+        settings(max_length=4)
+    with pytest.raises(ValueError, match=r"epsilon = 0\.0: must be > 0"):
+        settings(epsilon=0.0)
+    with pytest.raises(ValueError, match=r"warmup_fraction = 6: must be from 0 to 1"):
+        settings(warmup_fraction=6)
+    with pytest.raises(ValueError, match=r"beta2 = 1\.0: must be >= 0 and < 1"):
+        settings(beta2=1.0)
