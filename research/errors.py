@@ -6,6 +6,8 @@ import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
 
+USAGE_ERROR = 2  # Exit code of a program whose user has something to mend.
+
 
 class UserError(Exception):
     """Says what was given, what is allowed and how to fix it."""

@@ -25,7 +25,7 @@ from ml_collections import config_flags
 from research import data
 from research.config import command_line
 from research.config import parse as config_lib
-from research.config.parse import RunConfig
+from research.config.sections import RunConfig
 from research.data import Data
 from research.errors import UserError, user_errors
 from research.machine import compilation_cache, host_memory, hosts, terminal

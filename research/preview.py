@@ -26,7 +26,8 @@ from objectives.composed import Composed
 from objectives.types import Example, TokenBatch
 from research import data
 from research.config import command_line
-from research.config.parse import RunConfig, create_objective, parse
+from research.config.parse import create_objective, parse
+from research.config.sections import RunConfig
 from research.data import loader
 from research.errors import UserError, user_errors
 from research.previewing import rows, statistics

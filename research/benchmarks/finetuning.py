@@ -19,7 +19,7 @@ import numpy as np
 from research.benchmarks import ours, peers
 from research.benchmarks.table import Table
 from research.config import parse as config_lib
-from research.config.parse import TokenizerConfig
+from research.config.sections import TokenizerConfig
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError
 from research.evaluation.finetuning import data as data_lib

@@ -17,6 +17,7 @@ from research import data
 from research.benchmarks import ours
 from research.benchmarks.table import Table
 from research.config import parse as config_lib
+from research.config.sections import RunConfig
 from research.data import corpora, loader
 
 _SECONDS = 3.0
@@ -67,7 +68,7 @@ def _loader_rate(store: Any, row_length: int) -> float:
     return tokens / (time.perf_counter() - begin)
 
 
-def _tokenizer_row(tokenizer: Any, run: config_lib.RunConfig) -> dict[str, Any]:
+def _tokenizer_row(tokenizer: Any, run: RunConfig) -> dict[str, Any]:
     texts, size = [], 0
     corpus = corpora.open_corpus(
         run.data.source, text_field=run.data.text_field, num_workers=1

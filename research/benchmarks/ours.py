@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,14 +14,14 @@ import numpy as np
 from objectives.corruption import rows
 from objectives.types import Lengths, TokenBatch
 from objectives.vocabulary import Vocabulary
-from research.config import checks, command_line
+from research.config import checks, experiments
 from research.config import parse as config_lib
+from research.config.sections import RunConfig
 from research.data.store import TokenStore
 from research.training import flops, loop, program, rngs
 from research.training.program import Program
 
 _STORED_TOKENS = 2**22
-EXPERIMENTS = pathlib.Path(__file__).parent.parent.parent / "experiments"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ class Ours:
 
 def config_of(experiment: str, changes: Mapping[str, Any]):
     """The config of an experiment with fields changed, 'model.dropout_rate': 0.1."""
-    config = command_line.load_config(str(EXPERIMENTS / f"{experiment}.py"))
+    config = experiments.load_config(str(experiments.FOLDER / f"{experiment}.py"))
     config.update_from_flattened_dict(dict(changes))
     return config
 
@@ -135,7 +134,7 @@ def _store(vocabulary: Vocabulary) -> TokenStore:
     )
 
 
-def _batch(run: config_lib.RunConfig, vocabulary: Vocabulary) -> TokenBatch:
+def _batch(run: RunConfig, vocabulary: Vocabulary) -> TokenBatch:
     """The same as one batch."""
     shape = (run.train.batch_size, run.data.row_length)
     tokens = _text(shape[0] * shape[1], vocabulary).reshape(shape)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from research import data as data_lib
-from research.config.parse import DataConfig, RunConfig
+from research.config.sections import DataConfig, RunConfig
 from research.errors import user_errors
 from research.evaluation import acceptability
 from research.evaluation.finetuning.data import TaskData

@@ -20,6 +20,7 @@ from research.comparison.budgets import StepCost
 from research.comparison.config import ComparisonConfig
 from research.comparison.jobs import Task
 from research.config import parse as run_config
+from research.config.sections import DataConfig
 from research.errors import UserError, user_errors
 from research.machine import hardware
 from research.training import baselines, flops, guards, program, workdir
@@ -61,7 +62,7 @@ def workload(arm: Arm) -> Workload:
 
 
 @functools.lru_cache(maxsize=4)
-def _data(config: run_config.DataConfig) -> data_lib.Data:
+def _data(config: DataConfig) -> data_lib.Data:
     """Arms share their data: it is opened once."""
     with user_errors():
         found = data_lib.load(config)

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import objectives
-from research.config.parse import RunConfig
+from research.config.sections import RunConfig
 from research.evaluation import probe
 from research.evaluation.blimp import blimp, likelihood
 from research.evaluation.interface import CHANCE, Evaluation, Metric, Result

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from models.transformer.config import TransformerConfig
 from objectives.base import Objective
 from objectives.vocabulary import Vocabulary
+from research.config.sections import (
+    CheckpointConfig,
+    DataConfig,
+    EvalConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
 from research.errors import nearest
-
-if TYPE_CHECKING:
-    from research.config.parse import (
-        CheckpointConfig,
-        DataConfig,
-        EvalConfig,
-        OptimizerConfig,
-        ParallelConfig,
-        TokenizerConfig,
-        TrainConfig,
-    )
 
 # Values that the fields with names for values accept.
 CHOICES: dict[str, tuple[str, ...]] = {

@@ -6,8 +6,6 @@ message. Nothing below this border sees a ConfigDict, and no field has a default
 
 from __future__ import annotations
 
-import dataclasses
-import pathlib
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -15,132 +13,12 @@ from typing import Any
 import ml_collections
 
 import objectives
-from models.transformer.config import TransformerConfig
 from objectives.base import Objective
 from objectives.vocabulary import Vocabulary
 from research.config import checks, kinds, strict
+from research.config.experiments import FOLDER
+from research.config.sections import SECTIONS, ObjectiveConfig, RunConfig
 from research.errors import UserError, nearest
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
-    """How text becomes token ids; see experiments/base.py for every field."""
-
-    kind: str
-    vocab_size: int
-    lowercase: bool
-    num_sentinels: int
-    path: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Which corpus, and how it is cut into rows."""
-
-    source: str
-    text_field: str
-    heldout_fraction: float
-    cache_dir: str
-    row_length: int
-    num_workers: int
-    tokenizer: TokenizerConfig
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """The update rule and its learning rate over the steps."""
-
-    name: str
-    learning_rate: float
-    schedule: str
-    warmup_steps: int
-    final_learning_rate: float
-    decay_fraction: float
-    beta1: float
-    beta2: float
-    epsilon: float
-    bias_correction: bool
-    weight_decay: float
-    clip_norm: float
-    moment_dtype: str
-    decay_rate: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How long, on how many rows a step, and from which parameters."""
-
-    seed: int
-    batch_size: int
-    num_microbatches: int
-    num_train_steps: int
-    log_every_steps: int
-    init_from: str
-    extend_vocabulary: bool
-    max_skipped_steps: int
-    spike_deviations: float
-    hang_seconds: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalConfig:
-    """How often and on how many held-out rows."""
-
-    every_steps: int
-    num_batches: int
-    batch_size: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """How often to save, and which checkpoints stay."""
-
-    every_steps: int
-    keep_last: int
-    keep_best: bool
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ParallelConfig:
-    """How devices share the work."""
-
-    mode: str
-    data: int
-    fsdp: int
-    tensor: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
-    """Stages, composed left to right, and the hyperparameters of each."""
-
-    name: tuple[str, ...]
-    params: Mapping[str, Mapping[str, Any]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """One run. `model.vocab_size` is None until a tokenizer is known."""
-
-    model: TransformerConfig
-    objective: ObjectiveConfig
-    data: DataConfig
-    optimizer: OptimizerConfig
-    train: TrainConfig
-    eval: EvalConfig
-    checkpoint: CheckpointConfig
-    parallel: ParallelConfig
-
-
-SECTIONS: dict[str, type] = {
-    "model": TransformerConfig,
-    "data": DataConfig,
-    "optimizer": OptimizerConfig,
-    "train": TrainConfig,
-    "eval": EvalConfig,
-    "checkpoint": CheckpointConfig,
-    "parallel": ParallelConfig,
-}
 
 
 def parse(config: ml_collections.ConfigDict) -> RunConfig:
@@ -264,7 +142,7 @@ def _objective_section(
 
 def _experiment_of(name: str) -> str:
     """What can be typed to have an objective, which one field alone does not give."""
-    file = pathlib.Path(__file__).parent.parent.parent / "experiments" / f"{name}.py"
+    file = FOLDER / f"{name}.py"
     if file.is_file():
         return f"--config=experiments/{name}.py"
     return "the experiment that has it"

@@ -12,7 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from research.config import command_line
+from research.config import experiments
 from research.config import parse as config_lib
 from research.conversion import exporter, hub, importer, model_card, origin, safetensors
 from research.conversion.family import matches
@@ -114,12 +114,8 @@ def _config(
 ) -> ml_collections.ConfigDict:
     """The experiment's config with the checkpoint's model."""
     if experiment is None:
-        experiment = str(
-            pathlib.Path(command_line.__file__).parent.parent.parent
-            / "experiments"
-            / f"{EXPERIMENTS[checkpoint.stages]}.py"
-        )
-    config = command_line.load_config(experiment)
+        experiment = str(experiments.FOLDER / f"{EXPERIMENTS[checkpoint.stages]}.py")
+    config = experiments.load_config(experiment)
     with config.unlocked():
         config.model = ml_collections.ConfigDict(checkpoint.settings)
     config.data.row_length = min(

@@ -17,7 +17,7 @@ import tempfile
 from typing import Any
 
 from objectives.vocabulary import Vocabulary
-from research.config.parse import DataConfig
+from research.config.sections import DataConfig
 from research.data import corpora, store, store_writer, tokenizer_training
 from research.data.corpora import Corpus
 from research.data.errors import DataError, cannot_write

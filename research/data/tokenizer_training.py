@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from research.config.parse import TokenizerConfig
+from research.config.sections import TokenizerConfig
 from research.data.errors import DataError
 from research.data.tokenizer import NAMES
 

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from research.config.parse import RunConfig
+from research.config.sections import RunConfig
 
 if TYPE_CHECKING:
     from research.training.trained_run import Backbone

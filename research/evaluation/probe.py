@@ -23,7 +23,7 @@ from objectives.cross_entropy import weighted_cross_entropy
 from objectives.heads import LMHead, MaskedLMHead
 from objectives.types import TokenBatch
 from research import data as data_lib
-from research.config.parse import RunConfig
+from research.config.sections import RunConfig
 from research.data import loader
 from research.errors import UserError
 from research.training import rngs

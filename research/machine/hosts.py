@@ -12,8 +12,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from research.config import command_line
-from research.errors import UserError
+from research.errors import USAGE_ERROR, UserError
 
 # What launchers leave in the environment: (number of processes, its own number).
 LAUNCHERS = {
@@ -75,7 +74,7 @@ def initialise(
 
 def _give_up(message: str) -> None:
     print(f"error: {message}", file=sys.stderr, flush=True)
-    os._exit(command_line.USAGE_ERROR)
+    os._exit(USAGE_ERROR)
 
 
 def _launched_with_others() -> bool:

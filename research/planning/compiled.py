@@ -12,7 +12,7 @@ import os
 import jax
 
 from research.config import checks
-from research.config.parse import RunConfig
+from research.config.sections import RunConfig
 from research.errors import UserError
 from research.training import memory
 from research.training import program as program_lib

@@ -6,7 +6,7 @@ import dataclasses
 import re
 
 from research.config import checks
-from research.config.parse import ParallelConfig, RunConfig
+from research.config.sections import ParallelConfig, RunConfig
 from research.machine.devices import Device
 from research.planning import target
 from research.training import checkpoints, flops, memory, parallelism

@@ -18,7 +18,7 @@ import numpy as np
 
 from objectives.base import Objective
 from objectives.vocabulary import Vocabulary
-from research.config.parse import RunConfig
+from research.config.sections import RunConfig
 from research.data import Data, loader
 from research.training import rngs
 

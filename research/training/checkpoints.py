@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
-from research.config.parse import CheckpointConfig
+from research.config.sections import CheckpointConfig
 from research.errors import UserError
 from research.machine import hosts
 from research.training.parallelism import path_name

@@ -12,7 +12,7 @@ import numpy as np
 
 from objectives.vocabulary import Vocabulary
 from research.config import parse as config_lib
-from research.config.parse import RunConfig
+from research.config.sections import RunConfig
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError, user_errors
 from research.training import checkpoints

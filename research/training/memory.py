@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import psutil
 
-from research.config.parse import RunConfig
+from research.config.sections import RunConfig
 from research.errors import UserError
 from research.machine import cgroup
 from research.training import activations

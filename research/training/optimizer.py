@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array, Int
 
 from models.pytree import pytree
-from research.config.parse import OptimizerConfig
+from research.config.sections import OptimizerConfig
 from research.training import schedules
 
 # Last parts of the names of parameters that weight decay leaves alone.

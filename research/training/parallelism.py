@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from models.sharding import Placement
-from research.config.parse import ParallelConfig, RunConfig
+from research.config.sections import ParallelConfig, RunConfig
 from research.errors import UserError
 from research.machine import mesh_devices
 from research.training.step import ONE_DEVICE, Distribution

@@ -18,7 +18,7 @@ from objectives.types import TokenBatch
 from objectives.vocabulary import Vocabulary
 from research.config import checks
 from research.config import parse as config_lib
-from research.config.parse import RunConfig
+from research.config.sections import RunConfig
 from research.errors import UserError, user_errors
 from research.training import memory, optimizer, parallelism, rngs, state, step
 from research.training.optimizer import Optimizer

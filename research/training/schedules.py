@@ -16,7 +16,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from research.config.parse import OptimizerConfig
+from research.config.sections import OptimizerConfig
 
 Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
 

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from research.config import command_line
+from research.config import experiments
 from research.config import parse as config_lib
 from research.conversion import run, safetensors
 from research.data.tokenizer import Tokenizer
@@ -183,7 +183,7 @@ def test_other_objectives_go_on_from_a_checkpoint(tmp_path, capsys):
     assert "heads of next_sentence" in capsys.readouterr().out
     assert set(trained_run.load(folder).params["heads"]) == {"masked_lm"}
     for argument, stages in (("", ("masked_lm",)), (":spanbert", ("span_boundary",))):
-        config = command_line.load_config(f"{folder / run.CONTINUE}{argument}")
+        config = experiments.load_config(f"{folder / run.CONTINUE}{argument}")
         parsed = config_lib.parse(config)
         assert parsed.train.init_from == str(folder)
         assert set(stages) <= set(parsed.objective.name)

@@ -36,7 +36,7 @@ from objectives.corruption.rows import indices
 from objectives.corruption.streams import Stream
 from objectives.sequence_to_sequence import SequenceToSequence
 from objectives.types import Example, Target
-from research.config.parse import RunConfig
+from research.config.sections import RunConfig
 from research.errors import UserError
 from research.evaluation.finetuning import batching
 from research.training import state as state_lib

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from research.config import command_line, overrides
-from research.errors import UserError
+from research.config import experiments, overrides
+from research.errors import USAGE_ERROR, UserError
 
 ROOT = pathlib.Path(__file__).parents[3]
 PROGRAM = """
 from ml_collections import config_flags
-from research import cli
+from research.config import command_line
 from research.errors import UserError
 _CONFIG = config_flags.DEFINE_config_file("config")
 
@@ -97,7 +97,7 @@ MISTAKES = {
 def test_mistakes_are_one_readable_message(mistake):
     arguments, words = MISTAKES[mistake]
     result = run(*arguments)
-    assert result.returncode == command_line.USAGE_ERROR
+    assert result.returncode == USAGE_ERROR
     assert result.stderr.startswith("error: ")
     assert words in result.stderr
     assert "Traceback" not in result.stderr
@@ -127,7 +127,7 @@ def test_a_broken_experiment_is_named(tmp_path):
     path = tmp_path / "broken.py"
     path.write_text("def get_config():\n    return undefined\n")
     with pytest.raises(UserError, match="broken.py: NameError: name 'undefined'"):
-        command_line.load_config(str(path))
+        experiments.load_config(str(path))
 
 
 def test_an_argument_after_a_colon_reaches_get_config(tmp_path):
@@ -136,8 +136,8 @@ def test_an_argument_after_a_colon_reaches_get_config(tmp_path):
         "from ml_collections import ConfigDict\n"
         "def get_config(argument='none'):\n    return ConfigDict({'size': argument})\n"
     )
-    assert command_line.load_config(f"{path}:small").size == "small"
-    assert command_line.load_config(str(path)).size == "none"
+    assert experiments.load_config(f"{path}:small").size == "small"
+    assert experiments.load_config(str(path)).size == "none"
 
 
 @pytest.mark.parametrize(
@@ -158,19 +158,19 @@ def test_a_file_that_gives_no_config_is_refused(tmp_path, text, words):
     path = tmp_path / "experiment.py"
     path.write_text(text)
     with pytest.raises(UserError, match=words):
-        command_line.load_config(str(path))
+        experiments.load_config(str(path))
 
 
 def test_what_experiments_begin_with_is_not_offered():
     with pytest.raises(UserError) as error:
-        command_line.load_config("experiments/nothing.py")
+        experiments.load_config("experiments/nothing.py")
     offered = str(error.value).partition("Available in")[2]
     assert "compare_small" in offered
     assert not {"base", "comparison_base", "presets"} & set(offered.split(", "))
 
 
 def test_a_whole_section_may_be_given_as_a_dict():
-    config = command_line.load_config("experiments/base.py")
+    config = experiments.load_config("experiments/base.py")
     argv = ["program", "--config.train={'seed': 3}", "--config.train.seed=0x10"]
     assert overrides.problems(config, argv, "config") == []
 
@@ -187,7 +187,7 @@ def command(name: str, *arguments: str) -> subprocess.CompletedProcess:
 
 def test_flags_that_a_command_needs_are_named_together():
     result = command("squad", "--config=experiments/squad.py")
-    assert result.returncode == command_line.USAGE_ERROR
+    assert result.returncode == USAGE_ERROR
     assert (
         "error: give --config=experiments/squad.py, --checkpoint=WORKDIR_OF_A_RUN and "
         "--workdir=FOLDER_FOR_RESULTS." in result.stderr
@@ -198,5 +198,5 @@ def test_comparing_lists_its_flags_and_refuses_those_of_pretraining():
     shown = command("compare", "--help").stdout
     assert "--config:" in shown and "--workdir:" in shown
     refused = command("compare", "--profile_steps=1:2", "--process_id=0")
-    assert refused.returncode == command_line.USAGE_ERROR
+    assert refused.returncode == USAGE_ERROR
     assert "error: --profile_steps, --process_id: " in refused.stderr

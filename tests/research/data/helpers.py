@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 
-from research.config.parse import DataConfig, TokenizerConfig
+from research.config.sections import DataConfig, TokenizerConfig
 from research.data.store import TokenStore
 
 WORDS = """the a of model row token loss batch step sentence document returns given when

@@ -10,7 +10,7 @@ from experiments import presets
 from models.transformer.config import TransformerConfig
 from objectives.types import TokenBatch
 from research.config.checks import provisional_vocabulary
-from research.config.parse import TokenizerConfig
+from research.config.sections import TokenizerConfig
 from research.training import flops, rngs, state
 from tests.research.training import hlo
 

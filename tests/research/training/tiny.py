@@ -12,7 +12,7 @@ import numpy as np
 from experiments import base, presets
 from objectives.types import TokenBatch
 from research.config import parse as config_lib
-from research.config.parse import RunConfig
+from research.config.sections import RunConfig
 from research.training import program as program_lib
 from research.training.program import Program
 from tests.helpers import toy_batch, toy_vocabulary
