@@ -24,7 +24,7 @@ from research.evaluation.glue import config as config_lib
 from research.evaluation.glue import sources, submission, tables, tasks
 from research.evaluation.glue import summary as summary_lib
 from research.evaluation.glue.results import RunRow, RunStore
-from research.evaluation.glue.run import AX_SPLIT, PRETRAINED, Evaluation
+from research.evaluation.glue.run import AX_SPLIT, PRETRAINED, GlueRun
 from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS
 from research.machine import compilation_cache, host_memory
 from research.training import trained_run as backbone_lib
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     backbone = backbone_lib.load(checkpoint, which=config.which)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(plain(given), indent=2))
-    evaluation = Evaluation(
+    evaluation = GlueRun(
         config=config,
         source=source,
         checkpoint=checkpoint,
@@ -98,7 +98,7 @@ def check_trainable(source: sources.Source) -> None:
 
 
 def write_submission(
-    evaluation: Evaluation, rows: dict[tuple[str, str], list[RunRow]]
+    evaluation: GlueRun, rows: dict[tuple[str, str], list[RunRow]]
 ) -> list[str]:
     """Writes the leaderboard's files; returns what is missing for a submission."""
     folder = evaluation.store.workdir / "submission"

@@ -22,7 +22,7 @@ from research.config import command_line
 from research.config.parse import plain
 from research.evaluation.glue.results import RunStore
 from research.evaluation.squad import run
-from research.evaluation.squad.run import SquadEvaluation, SquadRow
+from research.evaluation.squad.run import SquadRow, SquadRun
 from research.machine import compilation_cache, host_memory
 from research.training import trained_run as backbone_lib
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     backbone = backbone_lib.load(checkpoint, which=config.which)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(plain(given), indent=2))
-    evaluation = SquadEvaluation(
+    evaluation = SquadRun(
         config=config,
         caveat=caveat,
         checkpoint=checkpoint,

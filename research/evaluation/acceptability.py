@@ -12,14 +12,26 @@ what a language model of any kind should know.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import pathlib
 import re
+import time
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from research.errors import UserError
+from research import data as data_lib
+from research.config.sections import DataConfig, RunConfig
+from research.errors import UserError, user_errors
 from research.evaluation.finetuning.data import Split, TaskData
-from research.evaluation.glue.tasks import Task
+from research.evaluation.finetuning.finetune import finetune
+from research.evaluation.finetuning.loop import FinetuneSettings
+from research.evaluation.finetuning.task import Task
+from research.evaluation.interface import CHANCE, Evaluation, Result, failure_notes
+
+if TYPE_CHECKING:
+    from research.training.trained_run import Backbone
 
 TASK = Task(
     name="acceptability",
@@ -138,3 +150,77 @@ def _labelled(texts: list[str], rng: np.random.Generator) -> Split:
         texts=tuple((rows[i][0],) for i in order),
         labels=np.array([rows[i][1] for i in order], np.int32),
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Acceptability(Evaluation):
+    """Held-out sentences against shuffled copies, by fine-tuning."""
+
+    primary: ClassVar[str] = "accuracy"
+    trains: ClassVar[bool] = True
+
+    sampling: Sampling
+    finetune: FinetuneSettings
+    seeds: tuple[int, ...]
+
+    def refusal(self, run: RunConfig) -> str:
+        del run
+        chosen = self.finetune
+        if chosen.selection != "last" or chosen.patience:
+            return (
+                f"finetune.selection = {chosen.selection!r} with finetune.patience = "
+                f"{chosen.patience} selects on the dev set, which arms are compared on; "
+                "set selection = 'last' and patience = 0."
+            )
+        return ""
+
+    def check_data(self, run: RunConfig) -> None:
+        _sentences(run.data, self.sampling)
+
+    def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
+        started = time.monotonic()
+        task = _sentences(backbone.config.data, self.sampling)
+        labels = task.splits["dev"].labels
+        assert labels is not None, "acceptability labels its own sentences"
+        scores, right, failed = [], [], []
+        for seed in self.seeds:
+            result = finetune(
+                backbone,
+                task,
+                self.finetune,
+                seed=seed,
+                progress_file=folder / f"finetune-{seed}.msgpack",
+            )
+            scores.append(result.scores["dev"]["accuracy"])
+            failed.append(result.failed)
+            right.append((result.predictions["dev"] == labels).astype(int).tolist())
+        majority = float(np.bincount(labels).max() / len(labels))
+        metric = dataclasses.replace(
+            CHANCE, floor=majority, floor_label="majority class"
+        )
+        count = len(labels) // 2
+        note = f"{count} held-out sentences and a shuffled copy of each"
+        return Result(
+            scores={"accuracy": scores},
+            examples={"accuracy": right},
+            metrics={"accuracy": metric},
+            details={},
+            notes=[note, *failure_notes(failed)],
+            seconds=time.monotonic() - started,
+        )
+
+
+@functools.lru_cache(maxsize=4)
+def _sentences(config: DataConfig, sampling: Sampling) -> TaskData:
+    """Made once for all backbones: held-out text takes seconds to decode."""
+    with user_errors():
+        data = data_lib.load(config)
+    return make(heldout_documents(data), sampling)
+
+
+def heldout_documents(data: data_lib.Data) -> list[str]:
+    """Text of the held-out documents."""
+    return [
+        data.tokenizer.decode(data.heldout.document(number).tolist(), skip_special=True)
+        for number in range(data.heldout.num_documents)
+    ]

@@ -1,14 +1,15 @@
-"""What an evaluation is: from a backbone to scores and what they mean.
+"""The interface of evaluations: each takes a pretrained run and returns its scores.
 
-An evaluation takes a backbone and gives scores, one per fine-tuning seed (one in all
-for a zero-shot evaluation), and per-example scores where a score is their mean.
+A score per fine-tuning seed (one in all for a zero-shot evaluation), and per-example
+scores where a score is their mean.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from research.config.sections import RunConfig
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric:
-    """What a number means.
+    """Label, unit, direction and chance level of a score.
 
     Attributes:
       label: for tables and axes.
       unit: '%' for shares (stored as 0..1), or e.g. 'nats/token'.
-      higher_is_better: direction of better.
-      floor: score of knowing nothing (the majority class, chance); None without.
-      floor_label: what that is.
+      higher_is_better: whether a larger score is the better one.
+      floor: score of the majority class, or of guessing; None if there is none.
+      floor_label: what the floor is, in words.
       within_architecture: only arms of one architecture may be compared on it.
     """
 
@@ -40,16 +41,16 @@ class Metric:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """Scores of one backbone on one evaluation.
+    """Scores of one pretrained run on one evaluation.
 
     Attributes:
       scores: metric -> one score per fine-tuning seed.
       examples: metric -> per-example scores of each fine-tuning seed, where the score
         is their mean.
-      metrics: what each metric means.
+      metrics: of each score: label, unit, direction and chance level.
       details: finer scores by name, for results.csv alone.
       notes: what a reader has to know, e.g. partial data.
-      seconds: of this evaluation.
+      seconds: that the evaluation took.
     """
 
     scores: dict[str, list[float]]
@@ -71,10 +72,10 @@ class Result:
 
 
 class Evaluation:
-    """One way of judging a backbone; a frozen dataclass of its settings.
+    """One way of judging a pretrained run; a frozen dataclass of its settings.
 
     Attributes:
-      primary: the metric that stands for the evaluation.
+      primary: the metric that a report shows first.
       trains: whether it fine-tunes (and therefore takes seeds and time).
     """
 
@@ -82,28 +83,28 @@ class Evaluation:
     trains: ClassVar[bool]
 
     def refusal(self, run: RunConfig) -> str:
-        """Why an arm cannot be judged by it, or ''."""
+        """Why this evaluation cannot be used on a run with this config, or ''."""
         del run
         return ""
 
     def metric_names(self) -> tuple[str, ...]:
-        """What a config may name as 'evaluation/metric'."""
+        """Metrics that a config may name, as 'evaluation/metric'."""
         return (self.primary,)
 
     def check_data(self, run: RunConfig) -> None:
-        """Reads what an arm is judged on, so that what is missing is known at once.
+        """Reads the data once, so that missing files are found before any training.
 
         Raises:
-          UserError: if it is not there, or damaged.
+          UserError: if the data is absent or damaged.
         """
         del run
 
     def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
-        """Scores a backbone; may keep progress in `folder` and continue from it."""
+        """Scores a run; may save progress in `folder` and continue from it."""
         raise NotImplementedError
 
 
-# Of two sentences, one is right.
+# Accuracy where one of two sentences is right.
 CHANCE = Metric(
     label="accuracy",
     unit="%",
@@ -112,3 +113,18 @@ CHANCE = Metric(
     floor_label="chance",
     within_architecture=False,
 )
+
+
+def failure_notes(failed: Sequence[str]) -> list[str]:
+    """One note with how many fine-tuning runs failed, and why; none if none did.
+
+    Args:
+      failed: why each run counts as failed, or ''.
+    """
+    reasons = collections.Counter(reason for reason in failed if reason)
+    if not reasons:
+        return []
+    # They stay in the mean: leaving out the runs that fail would favour unstable arms.
+    why = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+    count = f"{reasons.total()} of {len(failed)} fine-tuning runs"
+    return [f"{count} failed and stay in the mean ({why})"]

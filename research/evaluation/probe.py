@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+import pathlib
+import time
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+import objectives
 from objectives.base import Objective
 from objectives.corruption import rows
 from objectives.cross_entropy import weighted_cross_entropy
@@ -26,6 +29,7 @@ from research import data as data_lib
 from research.config.sections import RunConfig
 from research.data import loader
 from research.errors import UserError
+from research.evaluation.interface import Evaluation, Metric, Result
 from research.training import rngs
 from research.training import state as state_lib
 
@@ -38,7 +42,7 @@ _HEADS = {"encoder": MaskedLMHead, "decoder": LMHead, "encoder_decoder": LMHead}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Probe:
+class ProbeResult:
     """What a backbone answers.
 
     Attributes:
@@ -54,7 +58,7 @@ class Probe:
 
 def evaluate(
     backbone: Backbone, objective: Objective, *, num_batches: int, batch_size: int
-) -> Probe:
+) -> ProbeResult:
     """Asks a backbone the targets of `objective` on held-out rows.
 
     Args:
@@ -107,7 +111,7 @@ def evaluate(
         for number, batch in enumerate(batches)
     ]
     loss, correct, count, size = np.asarray(jax.device_get(sums), np.float64).sum(0)
-    return Probe(
+    return ProbeResult(
         loss=loss / count,
         accuracy=correct / count,
         bits_per_byte=loss / math.log(2) / max(size, 1.0),
@@ -130,3 +134,77 @@ def token_head(heads: Any, config: RunConfig) -> Any:
         f"objective {' + '.join(config.objective.name)} has no head that predicts "
         f"tokens, which the probe reads."
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Probe(Evaluation):
+    """The same question on the same corruption for all arms of an architecture.
+
+    Attributes:
+      objectives: architecture -> objective section, as of a run.
+      num_batches, batch_size: of held-out rows.
+    """
+
+    primary: ClassVar[str] = "loss"
+    trains: ClassVar[bool] = False
+
+    objectives: dict[str, Any]
+    num_batches: int
+    batch_size: int
+
+    def metric_names(self) -> tuple[str, ...]:
+        return tuple(PROBE_METRICS)
+
+    def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
+        started = time.monotonic()
+        architecture = backbone.model_config.architecture
+        section = dict(self.objectives[architecture])
+        objective = objectives.create(
+            section.pop("name"),
+            section,
+            vocabulary=backbone.vocabulary,
+            row_length=backbone.config.data.row_length,
+            architecture=architecture,
+        )
+        found = evaluate(
+            backbone,
+            objective,
+            num_batches=self.num_batches,
+            batch_size=self.batch_size,
+        )
+        count = f"{self.num_batches} x {self.batch_size} held-out rows"
+        return Result(
+            scores={
+                "loss": [found.loss],
+                "accuracy": [found.accuracy],
+                "bits_per_byte": [found.bits_per_byte],
+            },
+            examples={},
+            metrics=PROBE_METRICS,
+            details={},
+            notes=[f"{PROBE_NOTES[architecture]}, {count}"],
+            seconds=time.monotonic() - started,
+        )
+
+
+def _probe_metric(label: str, unit: str, higher_is_better: bool) -> Metric:
+    return Metric(
+        label=label,
+        unit=unit,
+        higher_is_better=higher_is_better,
+        floor=None,
+        floor_label="",
+        within_architecture=True,
+    )
+
+
+PROBE_METRICS = {
+    "loss": _probe_metric("loss", "nats/target", False),
+    "accuracy": _probe_metric("accuracy", "%", True),
+    "bits_per_byte": _probe_metric("bits per byte", "bits/byte", False),
+}
+PROBE_NOTES = {
+    "encoder": "encoders: masked tokens",
+    "decoder": "decoders: the next token",
+    "encoder_decoder": "encoder-decoders: corrupted spans",
+}

@@ -1,15 +1,18 @@
-"""The table of evaluations, and how a config names them."""
+"""The table of evaluations, and building one from its section of a config."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from research.comparison.fine_tuned import Acceptability, Glue, Squad
-from research.comparison.zero_shot import Blimp, Probe
 from research.config import strict
 from research.errors import UserError, nearest
+from research.evaluation.acceptability import Acceptability
+from research.evaluation.blimp.evaluation import Blimp
+from research.evaluation.glue.evaluation import Glue
 from research.evaluation.interface import Evaluation
+from research.evaluation.probe import Probe
+from research.evaluation.squad.evaluation import Squad
 
 EVALUATIONS: dict[str, type[Evaluation]] = {
     "acceptability": Acceptability,
@@ -21,7 +24,7 @@ EVALUATIONS: dict[str, type[Evaluation]] = {
 
 
 def create(name: str, settings: Mapping[str, Any]) -> Evaluation:
-    """The evaluation that a section of the config describes.
+    """Builds the evaluation that a section of a config describes.
 
     Args:
       name: of the section, for messages.

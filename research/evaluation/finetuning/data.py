@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from research.errors import UserError
-from research.evaluation.glue.tasks import Task
+from research.evaluation.finetuning.task import Task
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from research.evaluation.finetuning.batching import pad
 from research.evaluation.finetuning.data import Split
 from research.evaluation.finetuning.encoding import EncodedSplit
 from research.evaluation.finetuning.loop import FinetuneSettings
-from research.evaluation.glue.tasks import Task
+from research.evaluation.finetuning.task import Task
 from research.training.trained_run import Backbone
 
 # Logits of a head that serves all of GLUE: MNLI has three classes.

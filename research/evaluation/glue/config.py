@@ -10,9 +10,9 @@ import ml_collections
 from research.config import kinds, strict
 from research.config.parse import plain
 from research.errors import UserError
+from research.evaluation.finetuning.task import Task
 from research.evaluation.glue import protocols
 from research.evaluation.glue.protocols import Protocol
-from research.evaluation.glue.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

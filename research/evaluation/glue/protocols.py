@@ -14,7 +14,7 @@ from typing import Any
 
 from research.errors import UserError, nearest, user_errors
 from research.evaluation.finetuning.loop import FinetuneSettings
-from research.evaluation.glue.tasks import Task
+from research.evaluation.finetuning.task import Task
 
 # Written out: a task that is added to the table is in no published average.
 NINE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")

@@ -25,11 +25,12 @@ from research.evaluation.finetuning.finetune import (
     finetune,
 )
 from research.evaluation.finetuning.loop import FinetuneSettings
+from research.evaluation.finetuning.task import Task
 from research.evaluation.glue import protocols
 from research.evaluation.glue.config import GlueConfig
 from research.evaluation.glue.results import RunRow, RunStore
 from research.evaluation.glue.sources import Source
-from research.evaluation.glue.tasks import DIAGNOSTIC, Task
+from research.evaluation.glue.tasks import DIAGNOSTIC
 from research.machine import arrays
 from research.training import trained_run as backbone_lib
 from research.training.trained_run import Backbone
@@ -42,7 +43,7 @@ _CUT_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Evaluation:
+class GlueRun:
     """One checkpoint on one source under one config.
 
     Attributes:

@@ -12,8 +12,8 @@ import numpy as np
 
 from research.errors import UserError
 from research.evaluation.finetuning.data import Split, TaskData
+from research.evaluation.finetuning.task import Task
 from research.evaluation.glue import embedded, tsv
-from research.evaluation.glue.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from research.evaluation.glue.tasks import Task
+from research.evaluation.finetuning.task import Task
 
 
 def lines(task: Task, predictions: np.ndarray) -> list[str]:

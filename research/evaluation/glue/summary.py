@@ -10,9 +10,9 @@ import numpy as np
 
 from research.evaluation.finetuning import metrics
 from research.evaluation.finetuning.data import TaskData
+from research.evaluation.finetuning.task import Task
 from research.evaluation.glue.protocols import Protocol
 from research.evaluation.glue.results import RunRow
-from research.evaluation.glue.tasks import Task
 
 STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
     "mean": statistics.fmean,

@@ -10,7 +10,7 @@ from research.evaluation.finetuning.metrics import TITLES
 from research.evaluation.glue import summary as summary_lib
 from research.evaluation.glue.config import GlueConfig
 from research.evaluation.glue.results import RunRow
-from research.evaluation.glue.run import PRETRAINED, RANDOM, Evaluation
+from research.evaluation.glue.run import PRETRAINED, RANDOM, GlueRun
 from research.evaluation.glue.summary import Average, Summary
 from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS
 
@@ -36,7 +36,7 @@ _SPEED_ONLY = ("eval_batch_size", "bucket_lengths")
 
 
 def write(
-    evaluation: Evaluation,
+    evaluation: GlueRun,
     rows: dict[tuple[str, str], list[RunRow]],
     missing: Sequence[str],
 ) -> str:
@@ -61,9 +61,7 @@ def write(
     return "\n\n".join(parts) + "\n"
 
 
-def _provenance(
-    evaluation: Evaluation, rows: dict[tuple[str, str], list[RunRow]]
-) -> str:
+def _provenance(evaluation: GlueRun, rows: dict[tuple[str, str], list[RunRow]]) -> str:
     config, rules = evaluation.config, evaluation.config.rules
     any_row = next(iter(rows.values()))[0]
     rules_used: dict[str, list[str]] = {}
@@ -106,7 +104,7 @@ def _changes(config: GlueConfig) -> str:
 
 
 def _main_rows(
-    evaluation: Evaluation, summaries: dict[tuple[str, str], Summary], order: list[str]
+    evaluation: GlueRun, summaries: dict[tuple[str, str], Summary], order: list[str]
 ) -> list[list[str]]:
     cells = []
     for name in order:
@@ -167,7 +165,7 @@ def statistics_of(values: list[float]) -> list[str]:
 
 
 def _averages(
-    evaluation: Evaluation, summaries: dict[tuple[str, str], Summary], order: list[str]
+    evaluation: GlueRun, summaries: dict[tuple[str, str], Summary], order: list[str]
 ) -> str:
     rules = evaluation.config.rules
     found = [summaries[name, PRETRAINED] for name in order]
@@ -230,7 +228,7 @@ def _all_metrics(summaries: dict[tuple[str, str], Summary], order: list[str]) ->
 
 
 def _notes(
-    evaluation: Evaluation,
+    evaluation: GlueRun,
     rows: dict[tuple[str, str], list[RunRow]],
     missing: Sequence[str],
 ) -> list[str]:

@@ -116,7 +116,7 @@ class SquadRow:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SquadEvaluation:
+class SquadRun:
     """One checkpoint on one train and one dev file.
 
     Attributes:
@@ -217,9 +217,7 @@ class SquadEvaluation:
         )
 
 
-def write_predictions(
-    evaluation: SquadEvaluation, rows: Mapping[str, list[SquadRow]]
-) -> None:
+def write_predictions(evaluation: SquadRun, rows: Mapping[str, list[SquadRow]]) -> None:
     """predictions-SEED.json and null_odds-SEED.json, as SQuAD's own script reads them."""
     folder = evaluation.store.workdir
     for row in rows[PRETRAINED]:
@@ -233,7 +231,7 @@ def write_predictions(
             path.write_text(json.dumps(dict(zip(names, values, strict=True))))
 
 
-def write_table(evaluation: SquadEvaluation, rows: Mapping[str, list[SquadRow]]) -> str:
+def write_table(evaluation: SquadRun, rows: Mapping[str, list[SquadRow]]) -> str:
     """results.md: seeds beside the floor and beside answering nothing."""
     row = rows[PRETRAINED][0]
     golds = data.golds_of(evaluation.dev)

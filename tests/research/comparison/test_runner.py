@@ -20,10 +20,10 @@ from research.comparison import (
     runner,
     tuning,
 )
-from research.comparison.fine_tuned import Acceptability
 from research.comparison.pretraining import Stopped
 from research.comparison.report.document import Bullets, Document
 from research.errors import UserError
+from research.evaluation.acceptability import Acceptability
 from research.training import loop
 from research.training import workdir as workdir_lib
 from tests.research.comparison import fixtures

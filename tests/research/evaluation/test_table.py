@@ -6,11 +6,13 @@ import ml_collections
 import numpy as np
 import pytest
 
-from research.comparison import fine_tuned, runner
+from research.comparison import runner
 from research.config.parse import plain
 from research.errors import UserError
-from research.evaluation import table
+from research.evaluation import acceptability, interface, table
 from research.evaluation.glue import embedded
+from research.evaluation.glue.run import GlueRun
+from research.evaluation.squad import evaluation as squad_evaluation
 from tests.research.comparison import fixtures
 
 FAILED = ("", "constant predictions", "not finite", "constant predictions")
@@ -32,14 +34,14 @@ def backbone():
 
 
 def test_no_failure_is_no_note():
-    assert fine_tuned.failure_notes(["", ""]) == []
+    assert interface.failure_notes(["", ""]) == []
 
 
 def test_acceptability_counts_failed_runs(tmp_path, monkeypatch):
     labels = np.array([0, 1])
     dev = types.SimpleNamespace(labels=labels)
     task = types.SimpleNamespace(splits={"dev": dev})
-    monkeypatch.setattr(fine_tuned, "_sentences", lambda *_: task)
+    monkeypatch.setattr(acceptability, "_sentences", lambda *_: task)
 
     def finetune(*_, seed, **__):
         return types.SimpleNamespace(
@@ -48,7 +50,7 @@ def test_acceptability_counts_failed_runs(tmp_path, monkeypatch):
             failed=FAILED[seed],
         )
 
-    monkeypatch.setattr(fine_tuned, "finetune", finetune)
+    monkeypatch.setattr(acceptability, "finetune", finetune)
     settings = fixtures.comparison_base.acceptability(
         num_train=2, num_test=2, seeds=(0, 1, 2, 3)
     )
@@ -77,22 +79,22 @@ def test_glue_counts_failed_runs_by_task(tmp_path, monkeypatch):
             for data in evaluation.tasks
         }
 
-    monkeypatch.setattr(fine_tuned.glue_run.Evaluation, "run", run)
+    monkeypatch.setattr(GlueRun, "run", run)
     result = create(settings).run(backbone(), tmp_path)
     assert [note for note in result.notes if "runs failed" in note] == [f"RTE: {COUNT}"]
 
 
 def test_squad_counts_failed_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(fine_tuned.Squad, "_questions", lambda self: ((), (), ""))
+    monkeypatch.setattr(squad_evaluation.Squad, "_questions", lambda self: ((), (), ""))
     rows = [
         types.SimpleNamespace(scores={"f1": 0.5, "exact_match": 0.5}, failed=reason)
         for reason in FAILED
     ]
     monkeypatch.setattr(
-        fine_tuned.SquadEvaluation, "run", lambda self: {"pretrained": rows}
+        squad_evaluation.SquadRun, "run", lambda self: {"pretrained": rows}
     )
     silence = {"f1": 0.0, "exact_match": 0.0}
-    monkeypatch.setattr(fine_tuned.squad_scoring, "score", lambda *_: silence)
+    monkeypatch.setattr(squad_evaluation.scoring, "score", lambda *_: silence)
     settings = fixtures.comparison_base.squad_questions("train.json", "dev.json")
     result = create(settings).run(backbone(), tmp_path)
     assert COUNT in result.notes

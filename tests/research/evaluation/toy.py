@@ -15,7 +15,8 @@ import models
 from objectives.vocabulary import Vocabulary
 from research.evaluation.finetuning.data import Split, TaskData
 from research.evaluation.finetuning.loop import FinetuneSettings
-from research.evaluation.glue.tasks import TASKS, Task
+from research.evaluation.finetuning.task import Task
+from research.evaluation.glue.tasks import TASKS
 from tests.helpers import DATA, tiny_config, toy_vocabulary
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[EOS]", "[EOD]"]

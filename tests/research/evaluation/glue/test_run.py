@@ -13,7 +13,7 @@ from research.evaluation.glue import config as config_lib
 from research.evaluation.glue import protocols, submission, summary, tables
 from research.evaluation.glue import run as run_lib
 from research.evaluation.glue.results import RunRow, RunStore
-from research.evaluation.glue.run import PRETRAINED, RANDOM, Evaluation, prepare
+from research.evaluation.glue.run import PRETRAINED, RANDOM, GlueRun, prepare
 from research.evaluation.glue.sources import Source
 from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS
 from research.glue import check_trainable, skipped, write_submission
@@ -57,7 +57,7 @@ def random_init(monkeypatch):
 
 def evaluation(workdir, given, source, said=None):
     workdir.mkdir(exist_ok=True)
-    return Evaluation(
+    return GlueRun(
         config=given,
         source=source,
         checkpoint="runs/toy",

@@ -1,0 +1,95 @@
+"""SQuAD as an evaluation of a comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import tempfile
+import time
+from typing import TYPE_CHECKING, ClassVar
+
+from research.config.sections import RunConfig
+from research.evaluation.glue.results import RunStore
+from research.evaluation.glue.run import PRETRAINED
+from research.evaluation.interface import CHANCE, Evaluation, Result, failure_notes
+from research.evaluation.squad import data, scoring
+from research.evaluation.squad import run as squad_run
+from research.evaluation.squad.run import SquadConfig, SquadRow, SquadRun
+
+if TYPE_CHECKING:
+    from research.training.trained_run import Backbone
+
+_SQUAD_METRICS = ("f1", "exact_match")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Squad(Evaluation):
+    """Questions about passages: the span that answers them.
+
+    Attributes:
+      squad: as of research.squad; no floor of its own.
+    """
+
+    primary: ClassVar[str] = "f1"
+    trains: ClassVar[bool] = True
+
+    squad: SquadConfig
+
+    def refusal(self, run: RunConfig) -> str:
+        del run
+        if self.squad.floor_seeds:
+            return "a comparison has floors of its own; set squad.floor_seeds = 0."
+        chosen = self.squad.finetune
+        if chosen.selection != "last" or chosen.patience:
+            return (
+                "SQuAD runs keep their last step; set squad.finetune.selection = 'last' "
+                "and squad.finetune.patience = 0."
+            )
+        return ""
+
+    def metric_names(self) -> tuple[str, ...]:
+        return _SQUAD_METRICS
+
+    def check_data(self, run: RunConfig) -> None:
+        del run
+        self._questions()
+
+    def _questions(self):
+        with tempfile.TemporaryDirectory() as scratch:
+            return squad_run.load_questions(self.squad, pathlib.Path(scratch))
+
+    def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
+        started = time.monotonic()
+        train, dev, caveat = self._questions()
+        evaluation = SquadRun(
+            config=self.squad,
+            caveat=caveat,
+            checkpoint=str(backbone.workdir),
+            backbone=backbone,
+            train=train,
+            dev=dev,
+            store=RunStore(folder, SquadRow),
+            say=lambda line: None,
+        )
+        rows = evaluation.run()[PRETRAINED]
+        golds = data.golds_of(dev)
+        silence = scoring.score(dict.fromkeys(golds, ""), golds)
+        names = _SQUAD_METRICS
+        notes = [f"{len(train):,} train questions, {len(dev):,} dev questions"]
+        notes += failure_notes([row.failed for row in rows])
+        return Result(
+            scores={name: [row.scores[name] for row in rows] for name in names},
+            examples={},
+            metrics={
+                name: dataclasses.replace(
+                    CHANCE,
+                    label=squad_run.TITLES[name],
+                    floor=silence[name],
+                    floor_label="answering nothing",
+                )
+                for name in names
+            },
+            details={},
+            notes=[*notes, *([caveat] if caveat else [])],
+            seconds=time.monotonic() - started,
+        )
