@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from jaxtyping import Array, Bool, Int
 
 from models.pytree import pytree
@@ -22,6 +24,13 @@ class ModelInputs:
         top of the decoder's causal mask (a prefix). Encoders ignore it.
       encoder: inputs of the encoder, for an encoder-decoder only. Cross-attention
         joins equal segment ids.
+      reads: how a decoder reads the rows; encoders ignore it. Static, because the
+        attention kernel and the buckets of relative positions depend on it:
+        'causal': each position sees those before it, and those of `bidirectional`;
+        'both': each position sees its whole segment, as in an encoder, whatever
+          `bidirectional` is;
+        'mixed': some rows causally and some both ways; rows of the second kind have
+          `bidirectional` True everywhere.
     """
 
     tokens: Int[Array, "B L"]
@@ -30,3 +39,4 @@ class ModelInputs:
     token_type_ids: Int[Array, "B L"] | None = None
     bidirectional: Bool[Array, "B L"] | None = None
     encoder: ModelInputs | None = None
+    reads: str = dataclasses.field(default="causal", metadata={"static": True})

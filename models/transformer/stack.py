@@ -124,6 +124,11 @@ class Stack(nnx.Module):
         self, hidden: Float[Array, "B T D"], inputs: ModelInputs, cache: Cache
     ) -> tuple[Float[Array, "B T D"], Cache]:
         """Runs all blocks over the next T tokens, given all before them."""
+        if inputs.reads != "causal":
+            raise ValueError(
+                f"A cache holds the past alone, so decoding reads causally, not "
+                f"reads={inputs.reads!r}: run the whole sequence without a cache."
+            )
         start = (0, cache.index)
         bidirectional = inputs.bidirectional
         if bidirectional is None:
@@ -202,22 +207,28 @@ class Stack(nnx.Module):
     def _context(self, inputs, encoded, encoder_segment_ids) -> Context:
         index = jnp.arange(inputs.tokens.shape[1], dtype=jnp.int32)
         segment_ids = inputs.segment_ids
-        if self.causal:
-            mask = decoder_mask(
-                segment_ids, segment_ids, index, index, inputs.bidirectional
+        causal = self.causal and inputs.reads != "both"
+        prefix = inputs.bidirectional if causal else None
+        if causal and inputs.reads == "mixed" and self.relative_bias is not None:
+            raise ValueError(
+                "position = 'relative_bias' cannot read some rows causally and some "
+                "both ways in one pass: a causal stack puts every later key into "
+                "bucket 0. Give each direction a pass of its own (reads='both' or "
+                "'causal'), or choose another position."
             )
+        if causal:
+            mask = decoder_mask(segment_ids, segment_ids, index, index, prefix)
         else:
             mask = segment_mask(segment_ids, segment_ids)
         cross_mask = None
         if encoder_segment_ids is not None:
             cross_mask = segment_mask(segment_ids, encoder_segment_ids)
-        has_prefix = self.causal and inputs.bidirectional is not None
+        # A prefix is more than segments and order, which is all that kernels know.
+        segments = SegmentMask(ids=segment_ids, causal=causal)
         return Context(
             mask=mask,
-            segments=(
-                None if has_prefix else SegmentMask(ids=segment_ids, causal=self.causal)
-            ),
-            bias=self._bias_by_index(index),
+            segments=segments if prefix is None else None,
+            bias=self._bias_by_index(index, causal),
             rope=self._rope(inputs.positions),
             encoded=encoded,
             cross_mask=cross_mask,
@@ -242,7 +253,7 @@ class Stack(nnx.Module):
             index=cache.index,
         )
 
-    def _bias_by_index(self, index):
+    def _bias_by_index(self, index, causal):
         """One bias for all rows: inside a segment, positions differ as indices do."""
         config = self.config
         if config.position == "alibi":
@@ -251,7 +262,7 @@ class Stack(nnx.Module):
             return relative_bias_by_index(
                 self.relative_bias[...].astype(jnp.float32),
                 index.shape[0],
-                bidirectional=not self.causal,
+                bidirectional=not causal,
                 max_distance=config.relative_max_distance,
             )
         return None

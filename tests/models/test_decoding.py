@@ -19,7 +19,7 @@ def part(inputs, start, stop):
     cut = {
         field.name: getattr(inputs, field.name)[:, start:stop]
         for field in dataclasses.fields(inputs)
-        if field.name != "encoder" and getattr(inputs, field.name) is not None
+        if isinstance(getattr(inputs, field.name), jax.Array)
     }
     return ModelInputs(**cut)
 
@@ -122,3 +122,10 @@ def test_a_cache_longer_than_the_table_is_refused():
     model = tiny.build(architecture="decoder", max_seq_len=8)
     with pytest.raises(ValueError, match="9 tokens .* max_seq_len = 8"):
         model.init_cache(1, 9)
+
+
+def test_cached_decoding_reads_causally():
+    model = tiny.build(architecture="decoder")
+    inputs = dataclasses.replace(tiny.inputs(), reads="both")
+    with pytest.raises(ValueError, match="decoding reads causally"):
+        model.decode_step(inputs, model.init_cache(2, 10))

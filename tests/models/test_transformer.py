@@ -98,16 +98,38 @@ def test_prefix_is_seen_by_its_whole_segment():
     )
 
 
-def test_all_bidirectional_decoder_sees_what_an_encoder_sees():
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_decoder_that_reads_both_ways_is_an_encoder(position):
     inputs = tiny.inputs()
+    decoder = tiny.build(architecture="decoder", position=position)
+    encoder = tiny.build(architecture="encoder", position=position)
+    expected = tiny.run(encoder, inputs)
+    both = dataclasses.replace(inputs, reads="both")
+    np.testing.assert_allclose(tiny.run(decoder, both), expected, atol=1e-5)
     everything = jnp.ones(inputs.tokens.shape, bool)
-    decoder = tiny.build(architecture="decoder", position="alibi")
-    encoder = tiny.build(architecture="encoder", position="alibi")
-    np.testing.assert_allclose(
-        tiny.run(decoder, dataclasses.replace(inputs, bidirectional=everything)),
-        tiny.run(encoder, inputs),
-        atol=1e-6,
-    )
+    marked = dataclasses.replace(inputs, bidirectional=everything, reads="mixed")
+    if position != "relative_bias":
+        np.testing.assert_allclose(tiny.run(decoder, marked), expected, atol=1e-5)
+
+
+def test_rows_of_one_batch_may_be_read_in_different_ways():
+    inputs = tiny.inputs()
+    model = tiny.build(architecture="decoder", position="rope")
+    second = jnp.zeros(inputs.tokens.shape, bool).at[1].set(True)
+    mixed = dataclasses.replace(inputs, bidirectional=second, reads="mixed")
+    hidden = tiny.run(model, mixed)
+    both = tiny.run(model, dataclasses.replace(inputs, reads="both"))
+    np.testing.assert_allclose(hidden[0], tiny.run(model, inputs)[0], atol=1e-5)
+    np.testing.assert_allclose(hidden[1], both[1], atol=1e-5)
+
+
+def test_relative_buckets_of_a_decoder_serve_one_way_of_reading_at_a_time():
+    inputs = tiny.inputs()
+    model = tiny.build(architecture="decoder", position="relative_bias")
+    everything = jnp.ones(inputs.tokens.shape, bool)
+    mixed = dataclasses.replace(inputs, bidirectional=everything, reads="mixed")
+    with pytest.raises(ValueError, match="bucket 0"):
+        model(mixed)
 
 
 @pytest.mark.parametrize(
