@@ -203,7 +203,7 @@ def _gpu(config: ml_collections.ConfigDict) -> None:
         "tfds", ("cola", "sst2", "mrpc", "stsb", "rte", "mnli"), protocol="turc"
     )
     config.evaluations.squad = comparison_base.squad_questions(
-        "embedded", "embedded", seeds=(0,)
+        "train-v1.1.json", "dev-v1.1.json", seeds=(0,)
     )
     average, squad = "glue/average", "squad/f1"
     config.primary.update(metric=average, reference="masked_lm")

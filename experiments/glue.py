@@ -1,11 +1,8 @@
 r"""Fine-tunes a pretrained run on GLUE and scores it.
 
     python -m research.glue --config=experiments/glue.py --checkpoint=runs/mlm \
-        --workdir=runs/mlm-glue [--tasks=cola,mrpc,rte] \
-        [--config.source=FOLDER_OF_THE_OFFICIAL_TSVS] [--config.protocol=bert]
-
-Without a source it runs on the embedded stand-in: a minute a task and seed on two CPU
-cores for a 4x256 model, and scores that say nothing about English.
+        --workdir=runs/mlm-glue --config.source=FOLDER_OF_THE_OFFICIAL_TSVS \
+        [--tasks=cola,mrpc,rte] [--config.protocol=bert]
 """
 
 import ml_collections
@@ -16,8 +13,8 @@ def get_config() -> ml_collections.ConfigDict:
     """Every field; what is None is as the protocol says."""
     return ml_collections.ConfigDict(
         {
-            # 'embedded', 'tfds', 'tfds:FOLDER' or a folder of the official TSVs
-            "source": "embedded",
+            # A folder of the official TSVs (one subfolder a task), 'tfds', 'tfds:FOLDER'
+            "source": "",
             # 'bert', 'turc', 'roberta', 'electra', 'mosaic', 'cramming', 'babylm'
             "protocol": "bert",
             "which": "last",  # checkpoint: 'last' or 'best'

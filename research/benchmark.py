@@ -5,8 +5,8 @@
 Suites: cpu (training steps beside transformers + torch, then corruption, generation,
 input, start-up and finetuning), each of these alone, gpu (base size on one GPU, with
 peers), scaling (all meshes over the devices there are, made up on a CPU). finetuning is
-RTE and MRPC beside transformers' Trainer; of the folder --glue, or of the embedded
-stand-in. Speeds are never tests: machines differ and are noisy.
+RTE and MRPC beside transformers' Trainer; of the folder --glue, or made-up sentences
+without it. Speeds are never tests: machines differ and are noisy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SUITE = flags.DEFINE_string(
 _ROUNDS = flags.DEFINE_integer("rounds", 8, "Alternating rounds of each measurement.")
 _PEERS = flags.DEFINE_bool("peers", True, "Measure transformers + torch side by side.")
 _GLUE = flags.DEFINE_string(
-    "glue", "embedded", "Folder of GLUE's official TSVs, for the suite finetuning."
+    "glue", "", "Folder of GLUE's official TSVs, for the suite finetuning."
 )
 _JSON = flags.DEFINE_string("json", None, "File to write the figures to as well.")
 

@@ -1,7 +1,8 @@
 r"""Fine-tunes a pretrained run on GLUE and scores it.
 
     python -m research.glue --config=experiments/glue.py --checkpoint=runs/mlm \
-        --workdir=runs/mlm-glue [--tasks=cola,mrpc,rte] [--config.protocol=bert]
+        --workdir=runs/mlm-glue --config.source=FOLDER_OF_THE_OFFICIAL_TSVS \
+        [--tasks=cola,mrpc,rte] [--config.protocol=bert]
 
 The workdir gets results.jsonl (one line a run), results.md, predictions/, submission/ and
 config.json. A second start skips finished runs and continues an unfinished one.

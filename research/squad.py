@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import json
 import pathlib
-import tempfile
 from collections.abc import Sequence
 
 from absl import flags
@@ -43,14 +42,12 @@ def main(argv: Sequence[str]) -> None:
     host_memory.keep_freed()
     compilation_cache.enable()
     config = run.parse(given)
-    with tempfile.TemporaryDirectory() as folder:
-        train, dev, caveat = run.load_questions(config, pathlib.Path(folder))
+    train, dev = run.load_questions(config)
     backbone = backbone_lib.load(checkpoint, which=config.which)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(plain(given), indent=2))
     evaluation = SquadRun(
         config=config,
-        caveat=caveat,
         checkpoint=checkpoint,
         backbone=backbone,
         train=train,

@@ -96,19 +96,22 @@ def measure(*, rounds: int, with_peers: bool, source: str) -> Table:
     Args:
       rounds: turns of each side; a turn is an epoch of ROWS rows.
       with_peers: whether Trainer is measured too.
-      source: 'embedded' or a folder of the official TSVs.
+      source: a folder of the official TSVs; '' = made-up sentences.
     """
     rows = []
-    for shape in SHAPES:
-        for name in TASKS:
-            case = make_case(name, shape, source)
-            print(f"measuring {case.label} ...", flush=True)
-            rows.append(_measure(case, rounds, with_peers))
+    with tempfile.TemporaryDirectory() as folder:
+        if not source:
+            write_made_up(pathlib.Path(folder))
+        for shape in SHAPES:
+            for name in TASKS:
+                case = make_case(name, shape, source or folder)
+                print(f"measuring {case.label} ...", flush=True)
+                rows.append(_measure(case, rounds, with_peers))
     return Table(
         title=f"fine-tuning: batch {BATCH_SIZE}, {ROWS} rows a round, dropout 0.1",
         rows=tuple(rows),
         notes=(
-            f"source: {source}; ids of a WordPiece vocabulary of the task's sentences",
+            f"source: {source or 'random words'}; ids of a WordPiece vocabulary of the task's sentences",
             "ours ms: per example, rows bucketed by length; tokens: mean length of a row",
             "to compile: once, before the first round, for every shape; kept on disk",
             (
@@ -121,14 +124,32 @@ def measure(*, rounds: int, with_peers: bool, source: str) -> Table:
 
 
 def check(source: str) -> None:
-    """Reads what will be measured, before anything else is.
+    """Reads the files of a source once, before anything is measured.
 
     Raises:
       UserError: the source does not exist or lacks a task.
     """
+    if not source:
+        return
     missing = sources.load(source, tasks.resolve(TASKS)).missing
     if missing:
         raise UserError("\n       ".join(missing.values()))
+
+
+def write_made_up(folder: pathlib.Path) -> None:
+    """Writes files of TASKS with random words, about as long as the official rows."""
+    rng = np.random.default_rng(0)
+    words = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in "dklmnrst"]
+    for task in tasks.resolve(TASKS):
+        (folder / task.title).mkdir()
+        for split, count in (("train", ROWS), ("dev", BATCH_SIZE)):
+            lines = ["\t".join((*task.texts, task.label))]
+            for row in range(count):
+                lengths = rng.integers(8, 45, len(task.texts))
+                texts = [" ".join(rng.choice(words, n)) + " ." for n in lengths]
+                label = task.labels[row % len(task.labels)]
+                lines.append("\t".join((*texts, label)))
+            (folder / task.title / f"{split}.tsv").write_text("\n".join(lines))
 
 
 def make_case(name: str, shape: str, source: str) -> Case:

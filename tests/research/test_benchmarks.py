@@ -8,7 +8,6 @@ import pytest
 from research.benchmarks import finetuning, gpu, ours, scaling, worker
 from research.config import parse as config_lib
 from research.errors import UserError
-from research.evaluation.glue import embedded
 
 LIMITS = {"platform": "gpu", "kind": "NVIDIA H200", "matrix_rate": 700e12}
 CPU = {"platform": "cpu", "kind": "cpu"}
@@ -18,8 +17,10 @@ def test_a_source_that_lacks_a_task_is_refused_before_anything_is_measured(tmp_p
     with pytest.raises(UserError, match="no such folder"):
         finetuning.check(str(tmp_path / "nope"))
     glue = tmp_path / "glue"
-    embedded.write(glue)
+    glue.mkdir()
+    finetuning.write_made_up(glue)
     finetuning.check(str(glue))
+    assert len(finetuning.make_case("rte", "2 x 128", str(glue)).train) == 512
     shutil.rmtree(glue / "MRPC")
     with pytest.raises(UserError, match="MRPC: no files in"):
         finetuning.check(str(glue))

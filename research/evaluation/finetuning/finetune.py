@@ -1,6 +1,6 @@
 """Fine-tunes a pretrained backbone on one sentence task, with one seed.
 
-data = sources.load("embedded", tasks.resolve(["cola"])).tasks["cola"]
+data = sources.load("FOLDER", tasks.resolve(["cola"])).tasks["cola"]
 result = finetune(backbone, data, settings, seed=0)
 result.scores["dev"]["matthews"]
 """

@@ -52,7 +52,7 @@ class GlueConfig:
     """What to evaluate on, and how.
 
     Attributes:
-      source: 'embedded', 'tfds', 'tfds:FOLDER' or a folder of the official TSVs.
+      source: a folder of the official TSVs, 'tfds' or 'tfds:FOLDER'.
       protocol: a key of protocols.PROTOCOLS.
       which: checkpoint of the run, 'last' or 'best'.
       seeds, learning_rates, batch_sizes: () = the protocol's.

@@ -93,7 +93,6 @@ class Glue(Evaluation):
             )
         scores, metrics = _with_average(scores, metrics)
         notes = [f"protocol {self.glue.protocol}, source {source.name}"]
-        notes += [source.caveat] if source.caveat else []
         notes += [*source.missing.values(), *failures]
         return Result(
             scores=scores,

@@ -1,10 +1,9 @@
-"""Where the rows of GLUE come from: official TSVs, TFDS, or the embedded stand-in."""
+"""Where the rows of GLUE come from: the official TSV files or TFDS."""
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,22 +12,20 @@ import numpy as np
 from research.errors import UserError
 from research.evaluation.finetuning.data import Split, TaskData
 from research.evaluation.finetuning.task import Task
-from research.evaluation.glue import embedded, tsv
+from research.evaluation.glue import tsv
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """What a source had to give.
+    """The tasks that were found in a source.
 
     Attributes:
-      name: how tables call it.
-      caveat: what a reader of its scores must know; '' for the official data.
+      name: as shown in tables.
       tasks: data of every task that it has, by name.
       missing: why each other task that was asked for is absent, by name.
     """
 
     name: str
-    caveat: str
     tasks: dict[str, TaskData]
     missing: dict[str, str]
 
@@ -37,55 +34,41 @@ def load(source: str, tasks: Iterable[Task]) -> Source:
     """Reads `tasks` from a source.
 
     Args:
-      source: 'embedded'; 'tfds' or 'tfds:FOLDER' (its data_dir); or a folder that
-        holds the official downloads, one subfolder a task.
+      source: 'tfds' or 'tfds:FOLDER' (its data_dir); or a folder that holds the
+        official downloads, one subfolder a task.
       tasks: rows of the table.
 
     Raises:
-      UserError: the source is unknown or holds none of the tasks, or a file is
-        broken (file, line and what was expected).
-      UserError: TFDS has to download and cannot.
+      UserError: the source is unknown or holds none of the tasks, a file is broken
+        (file, line and what was expected), or TFDS has to download and cannot.
     """
     tasks = tuple(tasks)
-    if source == "embedded":
-        with tempfile.TemporaryDirectory() as written:
-            embedded.write(pathlib.Path(written))
-            found = _from_folder(pathlib.Path(written), tasks, check_sizes=False)
-        return Source("embedded stand-in", embedded.CAVEAT, *found)
     if source == "tfds" or source.startswith("tfds:"):
         data_dir = source.partition(":")[2] or None
         loaded = {task.name: _from_tfds(task, data_dir) for task in tasks}
-        return Source(source, "", loaded, {})
+        return Source(source, loaded, {})
     folder = pathlib.Path(source).expanduser()
-    if not folder.is_dir():
+    if not source or not folder.is_dir():
         raise UserError(
-            f"source = {source!r}: no such folder. Give 'embedded', 'tfds', "
-            f"'tfds:FOLDER', or a folder with the official GLUE downloads."
+            f"source = {source!r}: no such folder. Give a folder with the official "
+            f"GLUE downloads (one subfolder a task), 'tfds', or 'tfds:FOLDER'."
         )
-    loaded, missing = _from_folder(folder, tasks, check_sizes=True)
+    loaded, missing = {}, {}
+    for task in tasks:
+        data = read_folder(folder / task.title, task)
+        if data.splits:
+            loaded[task.name] = data
+        else:
+            missing[task.name] = f"{task.title}: no files in {folder / task.title}"
     if not loaded:
         raise UserError(
             f"{folder}: none of the tasks is there; expected a subfolder with the "
             f"official files for each of {', '.join(task.title for task in tasks)}."
         )
-    return Source(str(folder), "", loaded, missing)
+    return Source(str(folder), loaded, missing)
 
 
-def _from_folder(
-    folder: pathlib.Path, tasks: tuple[Task, ...], *, check_sizes: bool
-) -> tuple[dict[str, TaskData], dict[str, str]]:
-    loaded, missing = {}, {}
-    for task in tasks:
-        if (folder / task.title).is_dir():
-            data = read_folder(folder / task.title, task, check_sizes=check_sizes)
-            if data.splits:
-                loaded[task.name] = data
-                continue
-        missing[task.name] = f"{task.title}: no files in {folder / task.title}"
-    return loaded, missing
-
-
-def read_folder(folder: pathlib.Path, task: Task, *, check_sizes: bool) -> TaskData:
+def read_folder(folder: pathlib.Path, task: Task) -> TaskData:
     """Reads the official files of one task; absent ones become notes.
 
     Raises:
@@ -100,9 +83,7 @@ def read_folder(folder: pathlib.Path, task: Task, *, check_sizes: bool) -> TaskD
         splits[name], note = _read_split(path, task, name)
         if note:
             notes.append(note)
-    if check_sizes:
-        notes += _size_notes(task, splits)
-    return TaskData(task, splits, tuple(notes))
+    return TaskData(task, splits, (*notes, *_size_notes(task, splits)))
 
 
 def _read_split(path: pathlib.Path, task: Task, name: str) -> tuple[Split, str]:

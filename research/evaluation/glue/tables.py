@@ -46,10 +46,8 @@ def write(
         for (name, init), found in rows.items()
     }
     order = [name for name in TASKS if (name, PRETRAINED) in summaries]
-    caveat = evaluation.source.caveat
     parts = [
         f"# GLUE: {evaluation.checkpoint}",
-        *([f"**{caveat}**"] if caveat else []),
         _provenance(evaluation, rows),
         table(_HEADER, _main_rows(evaluation, summaries, order)),
         _averages(evaluation, summaries, order),

@@ -92,8 +92,11 @@ def read(path: pathlib.Path) -> tuple[Question, ...]:
             for paragraph in article["paragraphs"]
             for entry in paragraph["qas"]
         )
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; give a SQuAD JSON file.") from error
+    except OSError as error:
+        raise UserError(
+            f"{str(path)!r} cannot be read ({error.strerror}); give a SQuAD JSON file "
+            f"as train_file and as dev_file."
+        ) from error
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: no SQuAD JSON ({type(error).__name__}: {error}); expected "

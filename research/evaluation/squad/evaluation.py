@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import tempfile
 import time
 from typing import TYPE_CHECKING, ClassVar
 
@@ -52,18 +51,13 @@ class Squad(Evaluation):
 
     def check_data(self, run: RunConfig) -> None:
         del run
-        self._questions()
-
-    def _questions(self):
-        with tempfile.TemporaryDirectory() as scratch:
-            return squad_run.load_questions(self.squad, pathlib.Path(scratch))
+        squad_run.load_questions(self.squad)
 
     def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
         started = time.monotonic()
-        train, dev, caveat = self._questions()
+        train, dev = squad_run.load_questions(self.squad)
         evaluation = SquadRun(
             config=self.squad,
-            caveat=caveat,
             checkpoint=str(backbone.workdir),
             backbone=backbone,
             train=train,
@@ -90,6 +84,6 @@ class Squad(Evaluation):
                 for name in names
             },
             details={},
-            notes=[*notes, *([caveat] if caveat else [])],
+            notes=notes,
             seconds=time.monotonic() - started,
         )

@@ -33,7 +33,7 @@ from research.evaluation.glue.tables import (
     statistics_of,
     table,
 )
-from research.evaluation.squad import data, embedded, scoring
+from research.evaluation.squad import data, scoring
 from research.evaluation.squad.data import Question, Windows
 from research.evaluation.squad.finetune import SquadResult, finetune_squad
 from research.training import trained_run as backbone_lib
@@ -121,7 +121,6 @@ class SquadRun:
 
     Attributes:
       config: see experiments/squad.py.
-      caveat: what a reader must know of the data; ''.
       checkpoint: where the backbone comes from.
       backbone: pretrained.
       train, dev: questions.
@@ -130,7 +129,6 @@ class SquadRun:
     """
 
     config: SquadConfig
-    caveat: str
     checkpoint: str
     backbone: Backbone
     train: tuple[Question, ...]
@@ -281,7 +279,6 @@ def write_table(evaluation: SquadRun, rows: Mapping[str, list[SquadRow]]) -> str
     ]
     parts = [
         f"# SQuAD: {evaluation.checkpoint}",
-        *([f"**{evaluation.caveat}**"] if evaluation.caveat else []),
         bullets(facts),
         table(header, body) if body else "The dev file has no answers: nothing scored.",
     ]
@@ -299,23 +296,14 @@ def _words(scores: Mapping[str, float]) -> str:
 
 
 def load_questions(
-    config: SquadConfig, folder: pathlib.Path
-) -> tuple[tuple[Question, ...], tuple[Question, ...], str]:
-    """(train, dev, caveat) of the config; `folder` takes the stand-in's files.
+    config: SquadConfig,
+) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
+    """Train and dev questions of the config's files.
 
     Raises:
       UserError: a file that is absent or no SQuAD.
     """
-    paths = {"train": config.train_file, "dev": config.dev_file}
-    caveat = ""
-    if "embedded" in paths.values():
-        written = embedded.write(folder)
-        caveat = embedded.CAVEAT
-        paths = {
-            name: str(written[name]) if path == "embedded" else path
-            for name, path in paths.items()
-        }
-    train, dev = (data.read(pathlib.Path(path)) for path in paths.values())
+    train = data.read(pathlib.Path(config.train_file))
     if config.max_train_questions:
         train = train[: config.max_train_questions]
-    return train, dev, caveat
+    return train, data.read(pathlib.Path(config.dev_file))

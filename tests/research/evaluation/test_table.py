@@ -10,10 +10,10 @@ from research.comparison import runner
 from research.config.parse import plain
 from research.errors import UserError
 from research.evaluation import acceptability, interface, table
-from research.evaluation.glue import embedded
 from research.evaluation.glue.run import GlueRun
 from research.evaluation.squad import evaluation as squad_evaluation
 from tests.research.comparison import fixtures
+from tests.research.evaluation.glue import made_up
 
 FAILED = ("", "constant predictions", "not finite", "constant predictions")
 COUNT = (
@@ -59,7 +59,7 @@ def test_acceptability_counts_failed_runs(tmp_path, monkeypatch):
 
 
 def test_glue_counts_failed_runs_by_task(tmp_path, monkeypatch):
-    embedded.write(tmp_path / "glue")
+    made_up.write(tmp_path / "glue")
     settings = fixtures.comparison_base.glue_tasks(
         str(tmp_path / "glue"), ("rte", "wnli")
     )
@@ -85,7 +85,9 @@ def test_glue_counts_failed_runs_by_task(tmp_path, monkeypatch):
 
 
 def test_squad_counts_failed_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(squad_evaluation.Squad, "_questions", lambda self: ((), (), ""))
+    monkeypatch.setattr(
+        squad_evaluation.squad_run, "load_questions", lambda config: ((), ())
+    )
     rows = [
         types.SimpleNamespace(scores={"f1": 0.5, "exact_match": 0.5}, failed=reason)
         for reason in FAILED
@@ -119,7 +121,7 @@ def test_squad_keeps_the_last_step():
 def test_the_diagnostic_of_glue_is_no_metric():
     config = fixtures.comparison(**{"primary.metric": "glue/ax"})
     config.evaluations.glue = fixtures.comparison_base.glue_tasks(
-        "embedded", ("mnli", "ax")
+        "FOLDER", ("mnli", "ax")
     )
     with pytest.raises(UserError, match=r"'glue/ax'.*Valid:.*glue/average, glue/mnli"):
         runner.check_evaluations(fixtures.config_lib.parse(config))

@@ -10,6 +10,7 @@ from research.evaluation.glue import sources
 from research.evaluation.glue.summary import majority_scores
 from research.evaluation.glue.tasks import TASKS
 from tests.helpers import DATA
+from tests.research.evaluation.glue import made_up
 from tests.research.evaluation.toy import needs_glue
 
 
@@ -70,8 +71,9 @@ def test_rows_must_match():
         metrics.score(("accuracy",), np.zeros(3), np.zeros(2))
 
 
-def test_majority_of_train_scored_on_dev():
-    data = sources.load("embedded", [TASKS["mrpc"]]).tasks["mrpc"]
+def test_majority_of_train_scored_on_dev(tmp_path):
+    made_up.write(tmp_path)
+    data = sources.load(str(tmp_path), [TASKS["mrpc"]]).tasks["mrpc"]
     dev = data.splits["dev"].labels
     train = data.splits["train"].labels
     assert train.mean() > 0.5  # The majority class is 1.

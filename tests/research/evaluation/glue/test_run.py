@@ -38,7 +38,7 @@ def source_of(*names, rows=48):
         tasks["ax"] = dataclasses.replace(
             word_task(DIAGNOSTIC, rows=4), splits={"test": ax}
         )
-    return Source("toy data", "Toy words.", tasks, {"qqp": "QQP: no files in X"})
+    return Source("toy data", tasks, {"qqp": "QQP: no files in X"})
 
 
 @pytest.fixture
@@ -164,7 +164,6 @@ def test_the_table_says_everything(whole):
     made, rows, _ = whole
     text = tables.write(made, rows, skipped(made.source))
     for needed in (
-        "Toy words.",
         "mosaic (Portes et al. 2023",
         "changed from the protocol: seeds = (0, 1)",
         "| task | split | metric | majority | random init | mean | sd | median | seeds",
@@ -407,7 +406,7 @@ def test_bad_configs():
 def test_missing_pieces_are_said():
     source = source_of("sst2")
     no_train = dataclasses.replace(source.tasks["sst2"], splits={})
-    source = Source("x", "", {"sst2": no_train, "ax": word_task(DIAGNOSTIC)}, {})
+    source = Source("x", {"sst2": no_train, "ax": word_task(DIAGNOSTIC)}, {})
     assert skipped(source) == [
         "SST-2: no labelled train set",
         "diagnostic: its rows are answered by MNLI's model; add mnli",

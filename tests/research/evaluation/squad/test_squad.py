@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from research.errors import UserError
-from research.evaluation.squad import data, embedded, scoring
+from research.evaluation.squad import data, scoring
 from research.evaluation.squad.data import Question, Windows
 from research.evaluation.squad.finetune import finetune_squad, make_program
 from research.evaluation.squad.scoring import Answer
@@ -209,7 +209,7 @@ def test_no_room_for_a_passage(backbone):
 
 def test_broken_files(tmp_path):
     path = tmp_path / "x.json"
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="No such file.*give a SQuAD JSON"):
         data.read(path)
     path.write_text("{")
     with pytest.raises(UserError, match="no SQuAD JSON"):
@@ -226,14 +226,29 @@ def test_broken_files(tmp_path):
         data.read(path)
 
 
-def test_stand_in_reads_back(tmp_path):
-    paths = embedded.write(tmp_path)
-    for split, size in embedded.SIZES.items():
-        questions = data.read(paths[split])
-        assert len(questions) == 3 * size
-        impossible = sum(not q.answers for q in questions) / len(questions)
-        assert 0.1 < impossible < 0.45
-        assert len({q.name for q in questions}) == len(questions)
+def test_files_of_both_versions_and_without_answers(tmp_path):
+    answers = [
+        {"text": "blue", "answer_start": 3},
+        {"text": "is blue", "answer_start": 0},
+    ]
+    entries = [
+        {"id": "1.1", "question": "what ?", "answers": answers},
+        {
+            "id": "2.0",
+            "question": "who ?",
+            "answers": answers[:1],
+            "is_impossible": True,
+        },
+        {"id": "test", "question": "when ?"},
+    ]
+    paragraph = {"context": "is blue", "qas": entries}
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    assert data.read(path) == (
+        Question("1.1", "what ?", "is blue", ("blue", "is blue"), (3, 0), True),
+        Question("2.0", "who ?", "is blue", (), (), True),
+        Question("test", "when ?", "is blue", (), (), False),
+    )
 
 
 @pytest.mark.skipif(not (DATA / "squad").is_dir(), reason=f"no files in {DATA}/squad")
