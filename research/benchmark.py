@@ -19,7 +19,7 @@ from absl import flags
 
 from research.config import command_line
 from research.errors import UserError, nearest
-from research.machine import host_memory
+from research.machine import files, host_memory
 
 _SUITE = flags.DEFINE_string(
     "suite",
@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
         tables.append(suites[name]())
         tables[-1].show(console)
         if file is not None:  # After each: a later suite may fail.
-            file.write_text(table.to_json(tables))
+            files.write(file, table.to_json(tables))
     return 0
 
 

@@ -27,7 +27,7 @@ from research.evaluation.glue import summary as summary_lib
 from research.evaluation.glue.results import RunRow, RunStore
 from research.evaluation.glue.run import AX_SPLIT, PRETRAINED, GlueRun
 from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS
-from research.machine import compilation_cache, host_memory
+from research.machine import compilation_cache, files, host_memory
 from research.training import trained_run as backbone_lib
 
 config_flags.DEFINE_config_file("config", None, "experiments/glue.py")
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     check_trainable(source)
     backbone = backbone_lib.load(checkpoint, which=config.which)
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(json.dumps(plain(given), indent=2))
+    files.write(workdir / "config.json", json.dumps(plain(given), indent=2))
     evaluation = GlueRun(
         config=config,
         source=source,
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
     if config.submission:
         missing = [*missing, *write_submission(evaluation, rows)]
     text = tables.write(evaluation, rows, missing)
-    (workdir / "results.md").write_text(text, encoding="utf-8")
+    files.write(workdir / "results.md", text)
     print(f"\n{text}\n{workdir / 'results.md'}")
 
 

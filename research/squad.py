@@ -22,7 +22,7 @@ from research.config.parse import plain
 from research.evaluation.glue.results import RunStore
 from research.evaluation.squad import run
 from research.evaluation.squad.run import SquadRow, SquadRun
-from research.machine import compilation_cache, host_memory
+from research.machine import compilation_cache, files, host_memory
 from research.training import trained_run as backbone_lib
 
 config_flags.DEFINE_config_file("config", None, "experiments/squad.py")
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     train, dev = run.load_questions(config)
     backbone = backbone_lib.load(checkpoint, which=config.which)
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(json.dumps(plain(given), indent=2))
+    files.write(workdir / "config.json", json.dumps(plain(given), indent=2))
     evaluation = SquadRun(
         config=config,
         checkpoint=checkpoint,
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     rows = evaluation.run()
     run.write_predictions(evaluation, rows)
     text = run.write_table(evaluation, rows)
-    (workdir / "results.md").write_text(text, encoding="utf-8")
+    files.write(workdir / "results.md", text)
     print(f"\n{text}\n{workdir / 'results.md'}")
 
 

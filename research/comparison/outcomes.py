@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pathlib
 import traceback
 from typing import Any
+
+from research.machine import files
 
 DONE = "done.json"
 # A task that failed is tried once more, in case the machine was to blame.
@@ -28,9 +29,7 @@ def write(path: pathlib.Path, values: dict[str, Any]) -> None:
     """Writes values with their hash; readers see all of the file or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**values, _HASH: digest(values)}, indent=1)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text)
-    draft.replace(path)
+    files.write(path, text)
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import tokenizers
 from models.transformer.config import TransformerConfig
 from objectives.vocabulary import Vocabulary
 from research.data.tokenizer import Tokenizer
+from research.machine import files
 
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "merges.txt", "vocab.bpe")
 
@@ -81,7 +82,7 @@ def write_tokenizer(
         **roles,
     }
     path = folder / "tokenizer_config.json"
-    path.write_text(json.dumps(settings, indent=2) + "\n")
+    files.write(path, json.dumps(settings, indent=2) + "\n")
 
 
 def _inputs(config: TransformerConfig) -> list[str]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from research.conversion import safetensors
 from research.conversion.importer import Checkpoint
+from research.machine import files
 
 FOLDER = "huggingface"
 _CONFIG, _ORIGIN, _CARRIED = "config.json", "origin.json", "carried.safetensors"
@@ -61,7 +62,7 @@ def save(
             if dtype != "F32"
         },
     }
-    (target / _ORIGIN).write_text(json.dumps(values, indent=1) + "\n")
+    files.write(target / _ORIGIN, json.dumps(values, indent=1) + "\n")
     if carried:
         specs = {name: (tensor.dtype, tensor.shape) for name, tensor in carried.items()}
         safetensors.write(target / _CARRIED, specs, carried.__getitem__)

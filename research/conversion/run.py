@@ -17,6 +17,7 @@ from research.config import parse as config_lib
 from research.conversion import exporter, hub, importer, model_card, origin, safetensors
 from research.conversion.family import matches
 from research.data.tokenizer import Tokenizer
+from research.machine import files
 from research.training import program, rngs, state, streamed, workdir
 
 # Embeddings are padded to multiples of up to some hundreds; more is another tokenizer's.
@@ -102,7 +103,7 @@ def import_checkpoint(
     origin.save(target, source, folder, checkpoint, carried)
     streamed.save_params(target / "checkpoints", params)
     workdir.add_session(target, 0)
-    (target / CONTINUE).write_text(_CONTINUE)
+    files.write(target / CONTINUE, _CONTINUE)
     # Last: a workdir with a config is a whole one.
     workdir.save_config(target, config)
     _report_import(source, target, checkpoint, params, carried, fresh)
@@ -224,9 +225,9 @@ def export_workdir(
     objective = config_lib.create_objective(run, vocabulary)
     hf_config = export.hf_config | exporter.special_ids(export, objective)
     hf_config["dtype"] = exporter.dtype_of(specs)
-    (target / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n")
+    files.write(target / "config.json", json.dumps(hf_config, indent=2) + "\n")
     hub.write_tokenizer(target, tokenizer, vocabulary, config=model_config)
-    (target / "README.md").write_text(card)
+    files.write(target / "README.md", card)
     _report_export(source, target, export, step, came, carried)
     return 0
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 import ml_dtypes
 import numpy as np
 
+from research.machine import files
+
 DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -154,17 +156,12 @@ def write(
     encoded = json.dumps(header, separators=(",", ":")).encode()
     # Data begins aligned to 8 bytes.
     encoded += b" " * (-len(encoded) % 8)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(struct.pack("<Q", len(encoded)))
-            file.write(encoded)
-            for name, (dtype, shape) in specs.items():
-                tensor = np.asarray(load(name), dtype, order="C")
-                if tensor.shape != shape:
-                    raise ValueError(f"{name}: shape {tensor.shape}, declared {shape}.")
-                # As bytes: bfloat16 is no dtype that buffers know.
-                file.write(tensor.reshape(-1).view(np.uint8).data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)))
+        file.write(encoded)
+        for name, (dtype, shape) in specs.items():
+            tensor = np.asarray(load(name), dtype, order="C")
+            if tensor.shape != shape:
+                raise ValueError(f"{name}: shape {tensor.shape}, declared {shape}.")
+            # As bytes: bfloat16 is no dtype that buffers know.
+            file.write(tensor.reshape(-1).view(np.uint8).data)

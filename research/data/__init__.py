@@ -12,8 +12,6 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
-import tempfile
 from typing import Any
 
 from objectives.vocabulary import Vocabulary
@@ -192,18 +190,13 @@ def _configured_tokenizer(
 
 
 def _save_whole(tokenizer: Tokenizer, folder: pathlib.Path) -> None:
-    """Saves into a folder that appears at once, or was there already."""
+    """Saves into a folder of the cache that other processes may write as well."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.mkdtemp(prefix=".writing-", dir=folder.parent)
-        try:
+        with files.making_folder(folder) as temporary:
             tokenizer.save(temporary)
-            os.rename(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        if not folder.is_dir():
-            raise cannot_write("tokenizer", folder.parent, error) from error
+        raise cannot_write("tokenizer", folder.parent, error) from error
 
 
 def _store_name(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer) -> str:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
-import os
 import pathlib
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,10 +20,10 @@ from research.data.corpora import Corpus
 from research.data.errors import DataError, cannot_write
 from research.data.tokenizer import Tokenizer
 from research.data.tokenizer_training import one_thread
+from research.machine import files
 from research.machine.locking import locked
 
 CHUNK_CHARACTERS = 1 << 18
-TEMPORARY = ".writing-"
 
 
 def build(
@@ -55,7 +53,7 @@ def build(
     if not folder.exists():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with locked(folder.parent / f".{folder.name}.lock"):
+            with locked(folder.parent / f".{folder.name}.lock", wait=True):
                 if not folder.exists():
                     _remove_leftovers(folder)
                     _write(folder, corpus, tokenizer, heldout_fraction, num_workers)
@@ -80,26 +78,12 @@ def _write(
     heldout_fraction: float,
     num_workers: int,
 ) -> None:
-    temporary = pathlib.Path(
-        tempfile.mkdtemp(prefix=f"{TEMPORARY}{folder.name}-", dir=folder.parent)
-    )
-    try:
+    # Where there are no locks another process may be first: its store is kept.
+    with files.making_folder(folder) as temporary:
         header = _write_files(
             temporary, corpus, tokenizer, heldout_fraction, num_workers
         )
         store.write_header(temporary, header)
-        for path in temporary.iterdir():
-            _sync(path)
-        _sync(temporary)
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            # Where there are no locks another process may have been first.
-            if not folder.exists():
-                raise
-        _sync(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_files(
@@ -307,16 +291,7 @@ class _SplitWriter:
         }
 
 
-def _sync(path: pathlib.Path) -> None:
-    """Waits until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _remove_leftovers(folder: pathlib.Path) -> None:
     """Removes what writers of this store that were killed have left."""
-    for path in folder.parent.glob(f"{TEMPORARY}{folder.name}-*"):
+    for path in folder.parent.glob(f"{files.TEMPORARY}{folder.name}-*"):
         shutil.rmtree(path, ignore_errors=True)

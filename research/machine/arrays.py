@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import zipfile
 from typing import Any
 
 import jax
 import numpy as np
+
+from research.machine import files
 
 _META = "meta"
 
@@ -26,10 +27,8 @@ def save(path: pathlib.Path, tree: Any, meta: dict[str, Any]) -> None:
     }
     arrays[_META] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    with temporary.open("wb") as file:
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
-    temporary.replace(path)
 
 
 def load(path: pathlib.Path, like: Any) -> tuple[Any, dict[str, Any]] | None:

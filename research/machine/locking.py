@@ -1,67 +1,59 @@
-"""One process at a time."""
+"""Locks between processes. The system frees a lock when its holder ends or is killed."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO
 
-try:
-    import fcntl
-except ImportError:  # Not a POSIX system: processes may do the same work twice.
-    fcntl = None  # type: ignore[assignment]
+import filelock
 
 
-@contextmanager
-def locked(path: pathlib.Path) -> Iterator[None]:
-    """Holds a lock that ends with this process, waiting for whoever holds it.
+class HeldError(Exception):
+    """Another process holds a lock; the text says which one."""
 
-    The file at `path` is there only while someone holds or waits for the lock. Where
-    the file system has no locks there is none, and several may go ahead at once.
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path, *, wait: bool) -> Iterator[None]:
+    """Holds the lock of `path`, a file that names its holder and is then removed.
+
+    On a file system without locks a message says so, and nothing is held.
+
+    Args:
+      path: file of the lock.
+      wait: whether to wait for another holder.
 
     Raises:
+      HeldError: another process holds the lock, and `wait` is False.
       OSError: the file cannot be written.
     """
-    file = _acquire(path)
+    path.touch()  # What fails below is then the lock, not the file.
+    lock = filelock.FileLock(path, fallback_to_soft=False)
     try:
+        _acquire(lock, path, wait)
+    except OSError as error:
+        print(
+            f"The file system of {path.parent} has no locks ({error.strerror}): nothing "
+            "keeps a second process from doing the same work at the same time.",
+            file=sys.stderr,
+        )
+    try:
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
         path.unlink(missing_ok=True)
-        file.close()
+        lock.release()
 
 
-def _acquire(path: pathlib.Path) -> IO[str]:
-    while True:
-        file = path.open("w")
-        try:
-            _wait_for(file, path)
-        except OSError:
-            return file
-        except BaseException:
-            file.close()
-            raise
-        # The holder before may have removed the file that this one waited for.
-        if _is_at(file, path):
-            return file
-        file.close()
-
-
-def _wait_for(file: IO[str], path: pathlib.Path) -> None:
-    if fcntl is None:
-        return
+def _acquire(lock: filelock.BaseFileLock, path: pathlib.Path, wait: bool) -> None:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        name = path.stem.lstrip(".")
-        print(f"Waiting for another process that writes {name} ...", file=sys.stderr)
-        fcntl.flock(file, fcntl.LOCK_EX)
-
-
-def _is_at(file: IO[str], path: pathlib.Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        holder = path.read_text().strip() or "another process"
+        if not wait:
+            raise HeldError(holder) from None
+        print(f"Waiting for {holder}, which holds {path} ...", file=sys.stderr)
+        lock.acquire()

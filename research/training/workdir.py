@@ -13,10 +13,8 @@ import contextlib
 import datetime
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -27,12 +25,7 @@ import ml_collections
 
 from research.config.parse import differing_fields, plain
 from research.errors import UserError
-from research.machine import files
-
-try:
-    import fcntl
-except ImportError:  # Not a POSIX system: two runs are then not kept apart.
-    fcntl = None  # type: ignore[assignment]
+from research.machine import files, locking
 
 CONFIG, RUN, METRICS, LOCK = "config.json", "run.json", "metrics.jsonl", ".lock"
 UNLOGGED = "unlogged.jsonl"
@@ -69,39 +62,20 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     if jax.process_index() != 0:
         yield
         return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = open(workdir / LOCK, "a+")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(
-            f"workdir {workdir} cannot be written: {error.strerror}. Choose another."
-        ) from error
-    with file:
-        _take(file, workdir)
+    with contextlib.ExitStack() as held:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locking.locked(workdir / LOCK, wait=False))
+        except locking.HeldError as error:
+            raise InUseError(
+                f"workdir {workdir} is in use by {error}. Wait for it, stop it, or "
+                "choose another workdir."
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"workdir {workdir} cannot be written: {error.strerror}. Choose another."
+            ) from error
         yield
-
-
-def _take(file: Any, workdir: pathlib.Path) -> None:
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        raise InUseError(
-            f"workdir {workdir} is in use by {file.read().strip() or 'another run'}. "
-            f"Wait for it, stop it, or choose another workdir."
-        ) from None
-    except OSError as error:
-        print(
-            f"The file system of {workdir} has no locks ({error.strerror}): nothing "
-            f"keeps a second run out of it.",
-            file=sys.stderr,
-        )
-    file.seek(0)
-    file.truncate()
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
 
 
 def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import pathlib
 
 from matplotlib.figure import Figure
@@ -25,6 +24,7 @@ from research.comparison.report.sections import (
     summary,
 )
 from research.comparison.results import Results
+from research.machine import files
 
 HTML_FILE = "report.html"
 MARKDOWN_FILE = "report.md"
@@ -42,9 +42,9 @@ def build(workdir: pathlib.Path) -> Results:
     doc = compose(found, workdir / FIGURES_FOLDER)
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows(record.as_csv(found))
-    _write(workdir / HTML_FILE, html.render(doc))
-    _write(workdir / MARKDOWN_FILE, markdown.render(doc))
-    _write(workdir / CSV_FILE, table.getvalue())
+    files.write(workdir / HTML_FILE, html.render(doc))
+    files.write(workdir / MARKDOWN_FILE, markdown.render(doc))
+    files.write(workdir / CSV_FILE, table.getvalue())
     return found
 
 
@@ -80,13 +80,6 @@ def compose(found: Results, figures_folder: pathlib.Path) -> Document:
         ),
         blocks=blocks,
     )
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    """Readers see the old report or the new one, never half of one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def closing(found: Results) -> str:

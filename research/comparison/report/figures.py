@@ -24,6 +24,8 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from research.machine import files
+
 INK = "#1f2933"
 MUTED = "#66727f"
 GRID = "#e4e8ec"
@@ -523,7 +525,7 @@ def save(figure: Figure, folder: pathlib.Path, name: str) -> str:
         figure.savefig(folder / f"{name}.png", dpi=160, metadata={"Software": None})
     plt.close(figure)
     text = _renumbered(buffer.getvalue(), name)
-    (folder / f"{name}.svg").write_text(text)
+    files.write(folder / f"{name}.svg", text)
     text = text[text.index("<svg") :]
     return re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
 

@@ -10,6 +10,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from research.machine import files
+
 RESULTS_FILE = "results.jsonl"
 PREDICTIONS_FOLDER = "predictions"
 
@@ -119,9 +121,8 @@ class RunStore(Generic[AnyRow]):
         """Keeps a finished run, predictions first: a row promises them."""
         path = self._predictions_path(row.key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".tmp{os.getpid()}.npz")
-        np.savez(temporary, **dict[str, Any](predictions))
-        temporary.replace(path)
+        with files.replacing(path) as temporary:
+            np.savez(temporary, **dict[str, Any](predictions))
         text = json.dumps(dataclasses.asdict(row))  # type: ignore[call-overload]
         with self.path.open("ab+") as file:
             # After a line that was cut off, begin a new one.

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from research.evaluation.finetuning.task import Task
+from research.machine import files
 
 
 def lines(task: Task, predictions: np.ndarray) -> list[str]:
@@ -31,7 +32,7 @@ def write(
     """Writes the file of one test split and returns its path."""
     path = folder / task.submission[split]
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines(task, predictions)) + "\n", encoding="utf-8")
+    files.write(path, "\n".join(lines(task, predictions)) + "\n")
     return path
 
 

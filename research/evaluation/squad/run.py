@@ -36,6 +36,7 @@ from research.evaluation.glue.tables import (
 from research.evaluation.squad import data, scoring
 from research.evaluation.squad.data import Question, Windows
 from research.evaluation.squad.finetune import SquadResult, finetune_squad
+from research.machine import files
 from research.training import trained_run as backbone_lib
 from research.training.trained_run import Backbone
 
@@ -226,7 +227,7 @@ def write_predictions(evaluation: SquadRun, rows: Mapping[str, list[SquadRow]]) 
             texts = ["" if odd > 0 else t for t, odd in zip(texts, odds, strict=True)]
         for name, values in (("predictions", texts), ("null_odds", odds)):
             path = folder / f"{name}-{row.seed}.json"
-            path.write_text(json.dumps(dict(zip(names, values, strict=True))))
+            files.write(path, json.dumps(dict(zip(names, values, strict=True))))
 
 
 def write_table(evaluation: SquadRun, rows: Mapping[str, list[SquadRow]]) -> str:

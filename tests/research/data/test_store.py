@@ -11,6 +11,7 @@ import pytest
 from research.data import corpora, store, store_writer
 from research.data.errors import DataError
 from research.data.tokenizer import Tokenizer
+from research.machine import files
 from tests.research.data import helpers
 
 TEXTS = [*helpers.sentences(200), "漢字 😀"]
@@ -117,7 +118,7 @@ def test_without_locks_one_of_two_writers_is_kept(
     monkeypatch.setattr(store_writer, "_write_files", overtaken)
     store_writer._write(*arguments)
     assert store.open_store(tmp_path / "s")["train"].num_tokens > 0
-    assert not list(tmp_path.glob(f"{store_writer.TEMPORARY}*"))
+    assert not list(tmp_path.glob(f"{files.TEMPORARY}*"))
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.02, 0.5])
@@ -185,7 +186,7 @@ def test_damaged_corpus_leaves_nothing(tmp_path, tokenizer):
 
 
 def test_leftovers_of_killed_writers_are_removed(tmp_path, corpus, tokenizer):
-    leftover = tmp_path / f"{store_writer.TEMPORARY}s-abc"
+    leftover = tmp_path / f"{files.TEMPORARY}s-abc"
     leftover.mkdir()
     (leftover / "train.tokens").write_bytes(b"half")
     build(tmp_path / "s", corpus, tokenizer)

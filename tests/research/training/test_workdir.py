@@ -1,6 +1,7 @@
 """One run at a time, one config, and metrics without gaps or repeats."""
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -36,7 +37,7 @@ def test_without_locks_a_run_goes_on_and_says_so(tmp_path, monkeypatch, capsys):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(workdir.fcntl, "flock", no_locks)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     with workdir.locked(tmp_path):
         assert "process" in (tmp_path / workdir.LOCK).read_text()
     (line,) = capsys.readouterr().err.splitlines()
