@@ -59,7 +59,7 @@ def install(monkeypatch, fakes, *, draws=False):
     # There is no corpus to make sentences of.
     monkeypatch.setattr(Acceptability, "check_data", lambda self, run: None)
     if not draws:  # figures take seconds
-        monkeypatch.setattr(runner.report, "compose", compose_nothing)
+        monkeypatch.setattr(runner.build, "compose", compose_nothing)
     return fakes
 
 
