@@ -1,7 +1,7 @@
-"""Which process does which task: claims that outlive neither their process nor a kill.
+"""Which process does which job: claims that outlive neither their process nor a kill.
 
-A task's folder holds numbered claim files, `claim.1`, `claim.2`, ...; the highest number
-holds the task. A claim is made by creating the next number exclusively, which the file
+A job's folder holds numbered claim files, `claim.1`, `claim.2`, ...; the highest number
+holds the job. A claim is made by creating the next number exclusively, which the file
 system grants to one process only, and nothing is ever renamed or deleted: two processes
 that both find a dead claim race for the same number, and one loses.
 
@@ -73,16 +73,16 @@ class Claims:
         self._held: dict[pathlib.Path, pathlib.Path] = {}
         # Of other machines' claims: last change seen, and when it was seen.
         self._seen: dict[pathlib.Path, tuple[int, float]] = {}
-        # Tasks that are not to be claimed before a time.
+        # Jobs that are not to be claimed before a time.
         self._left_alone: dict[pathlib.Path, float] = {}
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
         self._heart.start()
 
     def acquire(self, folder: pathlib.Path) -> bool:
-        """Claims the task of `folder`; False while another live process holds it.
+        """Claims the job of `folder`; False while another live process holds it.
 
-        What the task needs must be looked at again after this: the last holder may
+        What the job needs must be looked at again after this: the last holder may
         have finished in between.
         """
         if time.monotonic() < self._left_alone.get(folder, 0.0):
@@ -106,22 +106,22 @@ class Claims:
         return True
 
     def release(self, folder: pathlib.Path) -> None:
-        """Gives a task up, finished or not."""
+        """Gives a job up, finished or not."""
         claim = self._held.pop(folder)
         released = claim.with_name(claim.name.replace("claim", "released"))
         released.touch()
 
     def leave_alone(self, folder: pathlib.Path) -> None:
-        """Claims a task no more for a while: someone given up for dead is still at it."""
+        """Claims a job no more for a while: someone given up for dead is still at it."""
         self._left_alone[folder] = time.monotonic() + LEFT_ALONE_SECONDS
 
     def holds(self, folder: pathlib.Path) -> bool:
-        """Whether this process still holds the task: nobody gave it up for dead."""
+        """Whether this process still holds the job: nobody gave it up for dead."""
         claim = self._held.get(folder)
         return claim is not None and _latest(folder)[1] == claim
 
     def holder(self, folder: pathlib.Path) -> Holder | None:
-        """The live process that holds the task, if there is one."""
+        """The live process that holds the job, if there is one."""
         _, current = _latest(folder)
         if current is None or not self.alive(current):
             return None

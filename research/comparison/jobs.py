@@ -1,4 +1,4 @@
-"""Everything a comparison has to do, as independent tasks with folders of their own.
+"""Everything a comparison has to do, as independent jobs with folders of their own.
 
 rates/ARM                                   time of a step (budgets in seconds only)
 tuning/ARM/lr-RATE/seed-S                   a trial run
@@ -17,14 +17,14 @@ KINDS = ("rate", "trial", "run", "evaluation")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Task:
+class Job:
     """One unit of work.
 
     Attributes:
       folder: its folder in the workdir, and its name.
       kind: one of KINDS.
       arm: name of the arm.
-      needs: folders of tasks that must have finished.
+      needs: folders of jobs that must have finished.
       seed: pretraining seed; None for a rate.
       learning_rate: of a trial.
       evaluation: name of the evaluation.
@@ -58,29 +58,29 @@ class Task:
         return f"{titles.get(self.kind, 'evaluating')} {', '.join(words)}"
 
 
-def plan(config: ComparisonConfig) -> list[Task]:
-    """All tasks, in the order in which a single process does them.
+def plan(config: ComparisonConfig) -> list[Job]:
+    """All jobs, in the order in which a single process does them.
 
     Seeds come one after another, so that an unfinished comparison has whole seeds.
     """
-    tasks = []
+    jobs = []
     timed = config.budget.axis == "device_seconds"
     for arm in config.arms:
         if timed:
-            tasks.append(
-                Task(folder=f"rates/{arm.name}", kind="rate", arm=arm.name, needs=())
+            jobs.append(
+                Job(folder=f"rates/{arm.name}", kind="rate", arm=arm.name, needs=())
             )
     for arm in config.arms:
         needs: tuple[str, ...] = (f"rates/{arm.name}",) if timed else ()
-        tasks += _trials(config, arm.name, needs)
+        jobs += _trials(config, arm.name, needs)
     for seed in config.seeds:
         for arm in config.arms:
             needs = tuple(
-                t.folder for t in tasks if t.kind != "run" and t.arm == arm.name
+                t.folder for t in jobs if t.kind != "run" and t.arm == arm.name
             )
             needs = tuple(n for n in needs if not n.startswith("evaluations/"))
-            tasks.append(
-                Task(
+            jobs.append(
+                Job(
                     folder=run_folder(arm.name, seed),
                     kind="run",
                     arm=arm.name,
@@ -88,8 +88,8 @@ def plan(config: ComparisonConfig) -> list[Task]:
                     seed=seed,
                 )
             )
-        tasks += _evaluations(config, seed)
-    return tasks
+        jobs += _evaluations(config, seed)
+    return jobs
 
 
 def run_folder(arm: str, seed: int) -> str:
@@ -121,9 +121,9 @@ def floor_arms(config: ComparisonConfig) -> dict[str, str]:
     }
 
 
-def _trials(config: ComparisonConfig, arm: str, needs: tuple[str, ...]) -> list[Task]:
+def _trials(config: ComparisonConfig, arm: str, needs: tuple[str, ...]) -> list[Job]:
     return [
-        Task(
+        Job(
             folder=trial_folder(arm, rate, seed),
             kind="trial",
             arm=arm,
@@ -136,14 +136,14 @@ def _trials(config: ComparisonConfig, arm: str, needs: tuple[str, ...]) -> list[
     ]
 
 
-def _evaluations(config: ComparisonConfig, seed: int) -> list[Task]:
+def _evaluations(config: ComparisonConfig, seed: int) -> list[Job]:
     """Final scores first, then floors, then earlier points."""
     points: list[float | None] = [1.0]
     points += [None] if config.floor else []
     points += [point for point in reversed(config.points) if point < 1]
     floors = set(floor_arms(config).values())
     return [
-        Task(
+        Job(
             folder=evaluation_folder(evaluation, arm.name, seed, point),
             kind="evaluation",
             arm=arm.name,

@@ -1,6 +1,6 @@
-"""What is left of a task when it ends: checked files that are written whole.
+"""What is left of a job when it ends: checked files that are written whole.
 
-A finished task has `done.json`, every failed attempt a `failure.N.json`. Each holds the
+A finished job has `done.json`, every failed attempt a `failure.N.json`. Each holds the
 hash of its own content, so that a file that was edited or cut is found out instead of
 believed.
 """
@@ -16,7 +16,7 @@ from typing import Any
 from research.machine import files
 
 DONE = "done.json"
-# A task that failed is tried once more, in case the machine was to blame.
+# A job that failed is tried once more, in case the machine was to blame.
 MAX_ATTEMPTS = 2
 _HASH = "sha256"
 
@@ -56,7 +56,7 @@ def digest(values: dict[str, Any]) -> str:
 
 
 def is_done(folder: pathlib.Path) -> bool:
-    """Whether the task of a folder has finished."""
+    """Whether the job of a folder has finished."""
     return (folder / DONE).exists()
 
 
@@ -66,7 +66,7 @@ def failures(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def has_failed(folder: pathlib.Path) -> bool:
-    """Whether the task has used up its attempts."""
+    """Whether the job has used up its attempts."""
     return len(failures(folder)) >= MAX_ATTEMPTS and not is_done(folder)
 
 

@@ -18,7 +18,7 @@ from research.comparison import budgets, jobs, outcomes, results, tuning
 from research.comparison.arms import Arm
 from research.comparison.budgets import StepCost
 from research.comparison.config import ComparisonConfig
-from research.comparison.jobs import Task
+from research.comparison.jobs import Job
 from research.config import parse as run_config
 from research.config.sections import DataConfig
 from research.errors import UserError, user_errors
@@ -110,9 +110,9 @@ def check_budget(config: ComparisonConfig) -> None:
         budgets.num_train_steps(config.budget, step_costs(config, pathlib.Path()))
 
 
-def measure_rate(config: ComparisonConfig, task: Task) -> dict[str, Any]:
+def measure_rate(config: ComparisonConfig, job: Job) -> dict[str, Any]:
     """Times an arm's train step: device-seconds of one step, compilation excluded."""
-    parts = workload(config.arm(task.arm)).program
+    parts = workload(config.arm(job.arm)).program
     state = parts.init()
     steps = program.Steps(parts, 0)
     try:
@@ -134,27 +134,27 @@ def measure_rate(config: ComparisonConfig, task: Task) -> dict[str, Any]:
 
 
 def run_settings(
-    config: ComparisonConfig, task: Task, folder: pathlib.Path
+    config: ComparisonConfig, job: Job, folder: pathlib.Path
 ) -> ml_collections.ConfigDict:
     """The config of a run or trial: its seed, learning rate and fitted schedule."""
-    arm = config.arm(task.arm)
+    arm = config.arm(job.arm)
     cost = step_cost(arm, folder)
-    steps = budgets.num_train_steps(config.budget, {task.arm: cost})[task.arm]
-    rate = task.learning_rate
-    if task.kind == "trial":
+    steps = budgets.num_train_steps(config.budget, {job.arm: cost})[job.arm]
+    rate = job.learning_rate
+    if job.kind == "trial":
         steps = max(
             config.budget.num_evals, round(config.tuning.budget_fraction * steps)
         )
     elif config.tuning.learning_rates:
-        rate = tuning.best(results.load(folder), task.arm)
+        rate = tuning.best(results.load(folder), job.arm)
         if rate is None:
-            raise UserError(f"{task.arm} has no learning rate: its trials failed.")
-    assert task.seed is not None
+            raise UserError(f"{job.arm} has no learning rate: its trials failed.")
+    assert job.seed is not None
     return budgets.fit(
         arm.config,
         budget=config.budget,
         steps=steps,
-        seed=task.seed,
+        seed=job.seed,
         learning_rate=rate,
         points=config.points,
     )
@@ -162,7 +162,7 @@ def run_settings(
 
 def run(
     config: ComparisonConfig,
-    task: Task,
+    job: Job,
     folder: pathlib.Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -177,13 +177,13 @@ def run(
     Raises:
       Stopped: if a signal came meanwhile; the run is saved and goes on later.
     """
-    settings = run_settings(config, task, folder)
-    run_folder = folder / task.folder
+    settings = run_settings(config, job, folder)
+    run_folder = folder / job.folder
     result = pretrain.pretrain(settings, run_folder, say=say)
     if result.stopped_by is not None:
         # The run itself may have finished; what stops is the comparison.
         raise Stopped(result.stopped_by, guards.exit_code(result.stopped_by))
-    summary = summarise(workload(config.arm(task.arm)), settings, run_folder)
+    summary = summarise(workload(config.arm(job.arm)), settings, run_folder)
     return {
         "summary": {**summary, "peak_memory_bytes": result.peak_bytes},
         "metrics_sha256": results.metrics_digest(run_folder),
@@ -252,12 +252,12 @@ def summarise(
 
 
 def point_folder(
-    config: ComparisonConfig, task: Task, folder: pathlib.Path
+    config: ComparisonConfig, job: Job, folder: pathlib.Path
 ) -> tuple[pathlib.Path, int]:
     """Where the run of an evaluation is, and the step of the evaluation's point."""
-    assert task.seed is not None
-    run_folder = folder / jobs.run_folder(task.arm, task.seed)
+    assert job.seed is not None
+    run_folder = folder / jobs.run_folder(job.arm, job.seed)
     steps = workdir.load_config(run_folder).train.num_train_steps
-    point = 1.0 if task.point is None else task.point
+    point = 1.0 if job.point is None else job.point
     found = budgets.point_steps(steps, config.points, config.budget)
     return run_folder, found[point]

@@ -14,7 +14,7 @@ import numpy as np
 from research.comparison import config as config_lib
 from research.comparison import jobs, outcomes
 from research.comparison.config import ComparisonConfig
-from research.comparison.jobs import Task
+from research.comparison.jobs import Job
 from research.comparison.statistics import Scores
 from research.errors import UserError
 from research.evaluation.interface import Metric, Result
@@ -37,14 +37,14 @@ class Run:
     """One pretraining run, as far as it got.
 
     Attributes:
-      task: which run.
+      job: which run.
       state: one of STATES.
       train, heldout: losses, in nats per target.
       summary: what the finished run recorded; empty until then.
       config: of the run; empty until it started.
     """
 
-    task: Task
+    job: Job
     state: str
     train: Curve
     heldout: Curve
@@ -56,7 +56,7 @@ class Run:
 class Problem:
     """Something that is not there, or not as it should be."""
 
-    task: Task
+    job: Job
     state: str
     detail: str
 
@@ -69,7 +69,7 @@ class Results:
       runs: (arm, seed) -> run.
       trials: (arm, learning rate, seed) -> run.
       scores: (evaluation, arm, point) -> seed -> result; point None is the floor.
-      problems: tasks that are not done, with what is known about why.
+      problems: jobs that are not done, with what is known about why.
     """
 
     config: ComparisonConfig
@@ -78,7 +78,7 @@ class Results:
     trials: Mapping[tuple[str, float, int], Run]
     scores: Mapping[tuple[str, str, float | None], Mapping[int, Result]]
     problems: tuple[Problem, ...]
-    num_tasks: int
+    num_jobs: int
 
     @property
     def is_complete(self) -> bool:
@@ -158,21 +158,21 @@ def load(workdir: pathlib.Path) -> Results:
     scores: dict[tuple[str, str, float | None], dict[int, Result]] = {}
     problems = []
     plan = jobs.plan(config)
-    for task in plan:
-        state, value, detail = _read_task(workdir, task)
+    for job in plan:
+        state, value, detail = _read_job(workdir, job)
         if state != "done":
-            problems.append(Problem(task=task, state=state, detail=detail))
-        if task.kind in ("run", "trial"):
-            run = _read_run(workdir / task.folder, task, state, value)
-            assert task.seed is not None
-            if task.kind == "run":
-                runs[task.arm, task.seed] = run
+            problems.append(Problem(job=job, state=state, detail=detail))
+        if job.kind in ("run", "trial"):
+            run = _read_run(workdir / job.folder, job, state, value)
+            assert job.seed is not None
+            if job.kind == "run":
+                runs[job.arm, job.seed] = run
             else:
-                assert task.learning_rate is not None
-                trials[task.arm, task.learning_rate, task.seed] = run
-        elif task.kind == "evaluation" and state == "done":
-            key = (str(task.evaluation), task.arm, task.point)
-            scores.setdefault(key, {})[int(task.seed or 0)] = Result.from_json(
+                assert job.learning_rate is not None
+                trials[job.arm, job.learning_rate, job.seed] = run
+        elif job.kind == "evaluation" and state == "done":
+            key = (str(job.evaluation), job.arm, job.point)
+            scores.setdefault(key, {})[int(job.seed or 0)] = Result.from_json(
                 value["result"]
             )
     return Results(
@@ -182,13 +182,13 @@ def load(workdir: pathlib.Path) -> Results:
         trials=trials,
         scores=scores,
         problems=tuple(problems),
-        num_tasks=len(plan),
+        num_jobs=len(plan),
     )
 
 
-def _read_task(workdir: pathlib.Path, task: Task) -> tuple[str, dict[str, Any], str]:
-    """State of a task, what it recorded, and what is known if it is not done."""
-    folder = workdir / task.folder
+def _read_job(workdir: pathlib.Path, job: Job) -> tuple[str, dict[str, Any], str]:
+    """State of a job, what it recorded, and what is known if it is not done."""
+    folder = workdir / job.folder
     if outcomes.is_done(folder):
         try:
             value = outcomes.read(folder / outcomes.DONE)
@@ -227,7 +227,7 @@ def _check_metrics(folder: pathlib.Path, value: Mapping[str, Any]) -> None:
 
 
 def _read_run(
-    folder: pathlib.Path, task: Task, state: str, value: Mapping[str, Any]
+    folder: pathlib.Path, job: Job, state: str, value: Mapping[str, Any]
 ) -> Run:
     records = list(read_lines(folder / METRICS_FILE))
     config_path = folder / "config.json"
@@ -238,7 +238,7 @@ def _read_run(
         except ValueError:
             config = {}
     return Run(
-        task=task,
+        job=job,
         state=state,
         train=_curve(record for record in records if record["split"] == "train"),
         heldout=_curve(record for record in records if record["split"] == "eval"),

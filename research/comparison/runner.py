@@ -1,7 +1,7 @@
-"""Does the tasks of a comparison, alone or together with other processes.
+"""Does the jobs of a comparison, alone or together with other processes.
 
-Any number of processes may run this over one workdir: each takes the first task that
-can be done and nobody works on. Finished tasks are never done again, interrupted ones go
+Any number of processes may run this over one workdir: each takes the first job that
+can be done and nobody works on. Finished jobs are never done again, interrupted ones go
 on where they stopped, failed ones are tried once more.
 """
 
@@ -17,7 +17,7 @@ from research.comparison import config as config_lib
 from research.comparison import jobs, outcomes, pretraining, results
 from research.comparison.claims import Claims
 from research.comparison.config import ComparisonConfig
-from research.comparison.jobs import Task
+from research.comparison.jobs import Job
 from research.comparison.pretraining import Stopped
 from research.comparison.report import build
 from research.comparison.view import View
@@ -28,7 +28,7 @@ from research.machine import compilation_cache, host_memory
 from research.training import trained_run as backbone_lib
 from research.training import workdir as workdir_lib
 
-# How often to look whether other processes have finished what a task needs.
+# How often to look whether other processes have finished what a job needs.
 _POLL_SECONDS = 2.0
 
 
@@ -40,7 +40,7 @@ def run(config: Any, workdir: pathlib.Path) -> int:
       workdir: its folder.
 
     Returns:
-      The exit code: 0 when all is done, 1 if tasks failed for good, else that of the
+      The exit code: 0 when all is done, 1 if jobs failed for good, else that of the
       signal that stopped it.
 
     Raises:
@@ -134,9 +134,9 @@ def check_data(config: ComparisonConfig, workdir: pathlib.Path) -> None:
       UserError: if some of it is missing or damaged.
     """
     left = {
-        task.evaluation
-        for task in jobs.plan(config)
-        if task.evaluation and not outcomes.is_done(workdir / task.folder)
+        job.evaluation
+        for job in jobs.plan(config)
+        if job.evaluation and not outcomes.is_done(workdir / job.folder)
     }
     for name in sorted(left):
         evaluation = table.create(name, config.evaluations[name])
@@ -191,12 +191,12 @@ def _work(
 ) -> None:
     plan = jobs.plan(config)
     while True:
-        left = [task for task in plan if not _ended(workdir / task.folder)]
+        left = [job for job in plan if not _ended(workdir / job.folder)]
         blocked = _blocked(plan, workdir)
-        possible = [task for task in left if task.folder not in blocked]
+        possible = [job for job in left if job.folder not in blocked]
         if not possible:
             return
-        if not any(_try(task, config, workdir, claims, view) for task in possible):
+        if not any(_try(job, config, workdir, claims, view) for job in possible):
             view.waiting()
             time.sleep(_POLL_SECONDS)
 
@@ -205,78 +205,78 @@ def _ended(folder: pathlib.Path) -> bool:
     return outcomes.is_done(folder) or outcomes.has_failed(folder)
 
 
-def _blocked(plan: list[Task], workdir: pathlib.Path) -> set[str]:
-    """Tasks that wait for one that has failed for good, however far back."""
+def _blocked(plan: list[Job], workdir: pathlib.Path) -> set[str]:
+    """Jobs that wait for one that has failed for good, however far back."""
     blocked: set[str] = set()
-    for task in plan:  # which lists what a task needs before it
-        needs = task.needs
-        if task.kind == "run":
+    for job in plan:  # which lists what a job needs before it
+        needs = job.needs
+        if job.kind == "run":
             # A learning rate that failed is one that is not chosen.
             needs = tuple(need for need in needs if not need.startswith("tuning/"))
         if any(n in blocked or outcomes.has_failed(workdir / n) for n in needs):
-            blocked.add(task.folder)
+            blocked.add(job.folder)
     return blocked
 
 
 def _try(
-    task: Task,
+    job: Job,
     config: ComparisonConfig,
     workdir: pathlib.Path,
     claims: Claims,
     view: View,
 ) -> bool:
-    """Does a task if it is ready and nobody else does it; whether it was tried."""
-    folder = workdir / task.folder
-    if not all(_ended(workdir / need) for need in task.needs):
+    """Does a job if it is ready and nobody else does it; whether it was tried."""
+    folder = workdir / job.folder
+    if not all(_ended(workdir / need) for need in job.needs):
         return False
     if not claims.acquire(folder):
         return False
     try:
         if _ended(folder):
             return True
-        view.begin(task)
+        view.begin(job)
         started = time.monotonic()
-        value = EXECUTE[task.kind](config, task, workdir, view.say)
+        value = EXECUTE[job.kind](config, job, workdir, view.say)
         if not claims.holds(folder):
             # Given up for dead by another machine, which has taken over.
-            view.end(task, "taken over by another process")
+            view.end(job, "taken over by another process")
             return True
         seconds = time.monotonic() - started
         outcomes.write(folder / outcomes.DONE, {**value, "task_seconds": seconds})
-        view.end(task, "")
+        view.end(job, "")
     except workdir_lib.InUseError as error:
         # By the last holder: given up for dead, but only its heartbeat had stalled.
         claims.leave_alone(folder)
-        view.end(task, f"left to another process: {error}")
+        view.end(job, f"left to another process: {error}")
         return False
     except Exception as error:  # noqa: BLE001 - whatever it is, it is recorded
         outcomes.write_failure(folder, error)
-        view.end(task, f"failed: {type(error).__name__}: {error}")
+        view.end(job, f"failed: {type(error).__name__}: {error}")
     finally:
         claims.release(folder)
-        # Tasks are of different shapes: what one needed need not stay for the next.
+        # Jobs are of different shapes: what one needed need not stay for the next.
         host_memory.give_back()
     return True
 
 
 Execute = Callable[
-    [ComparisonConfig, Task, pathlib.Path, Callable[[str], None]], dict[str, Any]
+    [ComparisonConfig, Job, pathlib.Path, Callable[[str], None]], dict[str, Any]
 ]
 
 
-def _rate(config, task, workdir, say) -> dict[str, Any]:
+def _rate(config, job, workdir, say) -> dict[str, Any]:
     del workdir, say
-    return pretraining.measure_rate(config, task)
+    return pretraining.measure_rate(config, job)
 
 
-def _evaluate(config, task, workdir, say) -> dict[str, Any]:
+def _evaluate(config, job, workdir, say) -> dict[str, Any]:
     del say
-    run_folder, step = pretraining.point_folder(config, task, workdir)
+    run_folder, step = pretraining.point_folder(config, job, workdir)
     backbone = backbone_lib.load(run_folder, str(step))
-    if task.point is None:
-        backbone = backbone_lib.random_init(backbone, task.seed)
-    evaluation = table.create(task.evaluation, config.evaluations[task.evaluation])
-    result = evaluation.run(backbone, workdir / task.folder)
+    if job.point is None:
+        backbone = backbone_lib.random_init(backbone, job.seed)
+    evaluation = table.create(job.evaluation, config.evaluations[job.evaluation])
+    result = evaluation.run(backbone, workdir / job.folder)
     return {
         "result": result.to_json(),
         "step": backbone.step,

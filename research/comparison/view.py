@@ -1,7 +1,7 @@
 """What a person sees while a comparison runs.
 
 In a terminal, a small table that is redrawn in place: every arm and seed, what is being
-done, the run's own line of progress, and the time left. Elsewhere, a line for every task
+done, the run's own line of progress, and the time left. Elsewhere, a line for every job
 that begins or ends.
 """
 
@@ -19,14 +19,14 @@ from rich.text import Text
 
 from research.comparison import budgets, jobs, outcomes
 from research.comparison.config import ComparisonConfig
-from research.comparison.jobs import Task
+from research.comparison.jobs import Job
 from research.comparison.report import formats
 
 _MARKS = {"done": "●", "failed": "✗", "running": "◐", "left": "○"}
 
 
 class View:
-    """Follows the tasks of this process; a context manager."""
+    """Follows the jobs of this process; a context manager."""
 
     def __init__(self, config: ComparisonConfig, workdir: pathlib.Path):
         self._config = config
@@ -34,16 +34,16 @@ class View:
         self._plan = jobs.plan(config)
         self._console = Console(stderr=False)
         self._live: Live | None = None
-        self._task: Task | None = None
+        self._job: Job | None = None
         self._line = ""
         self._started = time.monotonic()
-        self._task_started = self._started
-        # Seconds that finished tasks of a kind took, those of earlier sessions included.
+        self._job_started = self._started
+        # Seconds that finished jobs of a kind took, those of earlier sessions included.
         self._durations: dict[tuple[str, str | None], list[float]] = defaultdict(list)
-        for task in self._plan:
-            seconds = _seconds_taken(workdir / task.folder)
+        for job in self._plan:
+            seconds = _seconds_taken(workdir / job.folder)
             if seconds is not None:
-                self._durations[task.kind, task.evaluation].append(seconds)
+                self._durations[job.kind, job.evaluation].append(seconds)
         self._is_waiting = False
 
     def __enter__(self) -> Self:
@@ -61,33 +61,33 @@ class View:
         if self._live is not None:
             self._live.stop()
 
-    def begin(self, task: Task) -> None:
-        """A task of this process begins."""
-        self._task, self._line = task, ""
-        self._task_started = time.monotonic()
+    def begin(self, job: Job) -> None:
+        """A job of this process begins."""
+        self._job, self._line = job, ""
+        self._job_started = time.monotonic()
         self._is_waiting = False
         if self._live is None:
-            print(f"{task.description} ...", flush=True)
+            print(f"{job.description} ...", flush=True)
 
     def say(self, line: str) -> None:
-        """The task's own progress; kept in its folder in any case."""
-        if self._task is not None:
-            path = self._workdir / self._task.folder / "log.txt"
+        """The job's own progress; kept in its folder in any case."""
+        if self._job is not None:
+            path = self._workdir / self._job.folder / "log.txt"
             with path.open("a") as file:
                 file.write(line + "\n")
         self._line = line.splitlines()[-1] if line else ""
         if self._live is None and "held-out" in line:
             print(f"  {self._line.strip()}", flush=True)
 
-    def end(self, task: Task, problem: str) -> None:
-        """A task of this process has ended; `problem` is '' if it went well."""
-        seconds = time.monotonic() - self._task_started
-        self._task = None
+    def end(self, job: Job, problem: str) -> None:
+        """A job of this process has ended; `problem` is '' if it went well."""
+        seconds = time.monotonic() - self._job_started
+        self._job = None
         if not problem:
-            self._durations[task.kind, task.evaluation].append(seconds)
+            self._durations[job.kind, job.evaluation].append(seconds)
         mark = "failed" if problem else "done"
         text = (
-            f"{_MARKS[mark]} {task.description}: {problem or formats.duration(seconds)}"
+            f"{_MARKS[mark]} {job.description}: {problem or formats.duration(seconds)}"
         )
         if self._live is not None:
             self._live.console.print(text, highlight=False)
@@ -97,12 +97,12 @@ class View:
     def waiting(self) -> None:
         """Other processes are doing what is left."""
         if not self._is_waiting and self._live is None:
-            print("waiting for tasks of other processes", flush=True)
+            print("waiting for jobs of other processes", flush=True)
         self._is_waiting = True
 
     def _summary(self) -> str:
-        done = sum(self._state(task) == "done" for task in self._plan)
-        text = f"{done} of {len(self._plan)} tasks done"
+        done = sum(self._state(job) == "done" for job in self._plan)
+        text = f"{done} of {len(self._plan)} jobs done"
         left, is_whole = self.seconds_left()
         if not left:
             return text
@@ -110,29 +110,29 @@ class View:
         return f"{text}, {about} {formats.duration(left)} left"
 
     def seconds_left(self) -> tuple[float, bool]:
-        """An estimate from finished tasks of the same kind, for one process.
+        """An estimate from finished jobs of the same kind, for one process.
 
         Returns:
           Seconds, and whether they are of all that is left: kinds of which none has
           finished yet are unknown.
         """
         total, is_whole = 0.0, True
-        for task in self._plan:
-            if self._state(task) in ("done", "failed"):
+        for job in self._plan:
+            if self._state(job) in ("done", "failed"):
                 continue
-            durations = self._durations.get((task.kind, task.evaluation))
+            durations = self._durations.get((job.kind, job.evaluation))
             if not durations:
                 is_whole = False
                 continue
             mean = sum(durations) / len(durations)
-            spent = time.monotonic() - self._task_started if task == self._task else 0.0
+            spent = time.monotonic() - self._job_started if job == self._job else 0.0
             total += max(mean - spent, 0.0)
         return total, is_whole
 
-    def _state(self, task: Task) -> str:
-        if task == self._task:
+    def _state(self, job: Job) -> str:
+        if job == self._job:
             return "running"
-        folder = self._workdir / task.folder
+        folder = self._workdir / job.folder
         if outcomes.is_done(folder):
             return "done"
         return "failed" if outcomes.has_failed(folder) else "left"
@@ -148,24 +148,24 @@ class View:
             table.add_row(arm.label, *(self._cell(arm.name, c) for c in columns))
         elapsed = formats.duration(time.monotonic() - self._started)
         lines: list[Any] = [table, Text("")]
-        if self._task is not None:
-            lines.append(Text(self._task.description, style="bold"))
+        if self._job is not None:
+            lines.append(Text(self._job.description, style="bold"))
             lines.append(Text(self._line.strip(), overflow="ellipsis", no_wrap=True))
         elif self._is_waiting:
-            lines.append(Text("waiting for tasks of other processes"))
+            lines.append(Text("waiting for jobs of other processes"))
         lines.append(Text(f"{self._summary()}, {elapsed} so far", style="dim"))
         return Group(*lines)
 
     def _cell(self, arm: str, column: str) -> str:
         kind = {"tuning": "trial", "pretraining": "run"}.get(column, "evaluation")
         chosen = [
-            task
-            for task in self._plan
-            if task.arm == arm
-            and task.kind == kind
-            and (kind != "evaluation" or task.evaluation == column)
+            job
+            for job in self._plan
+            if job.arm == arm
+            and job.kind == kind
+            and (kind != "evaluation" or job.evaluation == column)
         ]
-        return "".join(_MARKS[self._state(task)] for task in chosen)
+        return "".join(_MARKS[self._state(job)] for job in chosen)
 
 
 def opening(config: ComparisonConfig) -> str:
@@ -179,7 +179,7 @@ def opening(config: ComparisonConfig) -> str:
 
 
 def _seconds_taken(folder: pathlib.Path) -> float | None:
-    """What a finished task took; None if it has not finished, or its record is cut."""
+    """What a finished job took; None if it has not finished, or its record is cut."""
     try:
         return float(outcomes.read(folder / outcomes.DONE)["task_seconds"])
     except (OSError, KeyError, outcomes.DamagedError):

@@ -95,6 +95,6 @@ def closing(found: Results) -> str:
                 f"{learnt.unigram:.3f}, margin {formats.signed(learnt.margin, 3)}{state}"
             )
     if not found.is_complete:
-        lines.append(f"{len(found.problems)} of {found.num_tasks} tasks are not done")
+        lines.append(f"{len(found.problems)} of {found.num_jobs} jobs are not done")
     lines.append(f"report: {folder / HTML_FILE} and {folder / MARKDOWN_FILE}")
     return "\n".join(lines)

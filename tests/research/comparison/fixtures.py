@@ -10,7 +10,7 @@ from experiments import base, comparison_base, presets
 from research.comparison import config as config_lib
 from research.comparison import jobs, outcomes, results
 from research.comparison.config import ComparisonConfig
-from research.comparison.jobs import Task
+from research.comparison.jobs import Job
 from research.evaluation.interface import CHANCE, Result
 
 ARMS = {
@@ -65,35 +65,35 @@ def save_config(workdir: pathlib.Path, config: ComparisonConfig) -> None:
 
 
 def fill(workdir: pathlib.Path, config: ComparisonConfig, **settings) -> None:
-    """Finishes every task with made-up results."""
+    """Finishes every job with made-up results."""
     save_config(workdir, config)
-    for task in jobs.plan(config):
-        finish(workdir, config, task, **settings)
+    for job in jobs.plan(config):
+        finish(workdir, config, job, **settings)
 
 
 def finish(
     workdir: pathlib.Path,
     config: ComparisonConfig,
-    task: Task,
+    job: Job,
     *,
     losses: dict[str, float] | None = None,
     spread: float = 0.01,
 ) -> None:
-    """Finishes one task with made-up results, the same every time."""
-    folder = workdir / task.folder
+    """Finishes one job with made-up results, the same every time."""
+    folder = workdir / job.folder
     folder.mkdir(parents=True, exist_ok=True)
-    values = made_up(folder, config, task, losses or {}, spread)
+    values = made_up(folder, config, job, losses or {}, spread)
     outcomes.write(folder / outcomes.DONE, values)
 
 
-def made_up(folder, config, task, losses, spread) -> dict:
-    """What a task's done.json holds."""
-    arm_number = list(ARMS).index(task.arm)
-    rng = np.random.default_rng([task.seed or 0, arm_number, task.point is None])
-    if task.kind == "rate":
+def made_up(folder, config, job, losses, spread) -> dict:
+    """What a job's done.json holds."""
+    arm_number = list(ARMS).index(job.arm)
+    rng = np.random.default_rng([job.seed or 0, arm_number, job.point is None])
+    if job.kind == "rate":
         return {"device_seconds": 0.1}
-    if task.kind == "evaluation":
-        mean = 0.5 if task.point is None else SCORES[task.arm]
+    if job.kind == "evaluation":
+        mean = 0.5 if job.point is None else SCORES[job.arm]
         score = mean + spread * rng.normal()
         return {
             "result": Result(
@@ -105,9 +105,9 @@ def made_up(folder, config, task, losses, spread) -> dict:
                 seconds=1.0,
             ).to_json()
         }
-    loss = losses.get(task.arm, 4.0) + 0.01 * rng.normal()
-    if task.learning_rate is not None:
-        loss += abs(np.log10(task.learning_rate / 1e-3))
+    loss = losses.get(job.arm, 4.0) + 0.01 * rng.normal()
+    if job.learning_rate is not None:
+        loss += abs(np.log10(job.learning_rate / 1e-3))
     lines = [
         {"step": 50 * i, "split": split, "loss": loss + 1.0 / i}
         for i in (1, 2)
@@ -115,14 +115,14 @@ def made_up(folder, config, task, losses, spread) -> dict:
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / results.METRICS_FILE).write_text(text)
-    arm = config.arm(task.arm)
+    arm = config.arm(job.arm)
     (folder / "config.json").write_text(json.dumps(arm.config))
     summary = {
         **SPEND,
         "heldout_loss": loss,
         "unigram_loss": UNIGRAM,
         "content_unigram_loss": UNIGRAM,
-        "learning_rate": task.learning_rate or 1e-3,
+        "learning_rate": job.learning_rate or 1e-3,
         "environment": {"commit": "0123abc", "devices": "1 x cpu"},
     }
     return {"summary": summary, "metrics_sha256": results.metrics_digest(folder)}

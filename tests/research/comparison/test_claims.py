@@ -104,7 +104,7 @@ def _race(folder, barrier, wins):
 
 
 def test_of_many_racing_processes_one_wins(tmp_path):
-    # Every task begins with a dead claim, which all of them find.
+    # Every job begins with a dead claim, which all of them find.
     dead = {**vars(claims.Holder.me()), "started": 1.0}
     for index in range(20):
         (tmp_path / str(index)).mkdir()

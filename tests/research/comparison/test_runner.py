@@ -1,4 +1,4 @@
-"""Tasks are done once each, whatever fails, stops, or works beside them."""
+"""Jobs are done once each, whatever fails, stops, or works beside them."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ from tests.research.comparison import fixtures
 
 
 class Fakes:
-    """Stands for the work of tasks: notes what was begun and makes results up."""
+    """Stands for the work of jobs: notes what was begun and makes results up."""
 
     def __init__(self, fails=(), stops_at=None, seconds=0.0):
         self.begun = []
@@ -38,23 +38,23 @@ class Fakes:
         self.stops_at = stops_at
         self.seconds = seconds
 
-    def __call__(self, config, task, workdir, say):
-        self.begun.append(task.folder)
+    def __call__(self, config, job, workdir, say):
+        self.begun.append(job.folder)
         with (workdir / "begun.txt").open("a") as file:
-            file.write(f"{task.folder} {os.getpid()}\n")
-        say(f"step 1 held-out loss of {task.folder}")
+            file.write(f"{job.folder} {os.getpid()}\n")
+        say(f"step 1 held-out loss of {job.folder}")
         time.sleep(self.seconds)
-        if task.folder == self.stops_at:
+        if job.folder == self.stops_at:
             raise Stopped("SIGTERM", 143)
-        if task.folder in self.fails:
-            raise RuntimeError(f"broken {task.folder}")
-        return fixtures.made_up(workdir / task.folder, config, task, {}, 0.01)
+        if job.folder in self.fails:
+            raise RuntimeError(f"broken {job.folder}")
+        return fixtures.made_up(workdir / job.folder, config, job, {}, 0.01)
 
 
 def install(monkeypatch, fakes, *, draws=False):
     monkeypatch.setattr(runner, "EXECUTE", dict.fromkeys(jobs.KINDS, fakes))
     monkeypatch.setattr(runner.pretraining, "check_budget", lambda config: None)
-    # Collecting the garbage of a whole test session takes a second a task.
+    # Collecting the garbage of a whole test session takes a second a job.
     monkeypatch.setattr(runner.host_memory, "give_back", lambda: None)
     # There is no corpus to make sentences of.
     monkeypatch.setattr(Acceptability, "check_data", lambda self, run: None)
@@ -64,7 +64,7 @@ def install(monkeypatch, fakes, *, draws=False):
 
 
 def compose_nothing(found, folder):
-    items = [f"{p.state} {p.task.description} {p.detail}" for p in found.problems]
+    items = [f"{p.state} {p.job.description} {p.detail}" for p in found.problems]
     return Document(title="Report", subtitle="", blocks=[Bullets(items)])
 
 
@@ -72,7 +72,7 @@ def test_everything_is_done_once_in_order(tmp_path, monkeypatch):
     fakes = install(monkeypatch, Fakes())
     config = fixtures.comparison()
     assert runner.run(config, tmp_path) == 0
-    plan = [task.folder for task in jobs.plan(fixtures.config_lib.parse(config))]
+    plan = [job.folder for job in jobs.plan(fixtures.config_lib.parse(config))]
     assert fakes.begun == plan
     assert results.load(tmp_path).is_complete
     fakes.begun.clear()
@@ -80,14 +80,14 @@ def test_everything_is_done_once_in_order(tmp_path, monkeypatch):
     assert fakes.begun == []
 
 
-def test_a_failed_task_is_tried_twice_and_its_successors_wait(tmp_path, monkeypatch):
+def test_a_failed_job_is_tried_twice_and_its_successors_wait(tmp_path, monkeypatch):
     broken = "runs/masked_lm/seed-1"
     fakes = install(monkeypatch, Fakes(fails=[broken]))
     assert runner.run(fixtures.comparison(), tmp_path) == 1
     assert fakes.begun.count(broken) == outcomes.MAX_ATTEMPTS
     assert not any("masked_lm/seed-1/" in folder for folder in fakes.begun)
     found = results.load(tmp_path)
-    states = {problem.task.folder: problem for problem in found.problems}
+    states = {problem.job.folder: problem for problem in found.problems}
     assert states[broken].state == "failed"
     assert "broken runs/masked_lm/seed-1 (2 attempts)" in states[broken].detail
     assert "masked_lm, seed 1" in (tmp_path / "report.md").read_text()
@@ -96,7 +96,7 @@ def test_a_failed_task_is_tried_twice_and_its_successors_wait(tmp_path, monkeypa
     assert len(found.finished_runs("causal_lm")) == 3
 
 
-def test_nothing_waits_for_a_task_that_failed_two_steps_before(tmp_path, monkeypatch):
+def test_nothing_waits_for_a_job_that_failed_two_steps_before(tmp_path, monkeypatch):
     fakes = install(monkeypatch, Fakes(fails=["rates/masked_lm"]))
     monkeypatch.setattr(runner.View, "waiting", lambda view: pytest.fail("waits"))
     config = fixtures.comparison(**{"budget.axis": "device_seconds"})
@@ -111,9 +111,9 @@ def test_a_run_is_left_to_a_holder_that_lives_after_all(tmp_path, monkeypatch):
     busy = "runs/masked_lm/seed-1"
     fakes = install(monkeypatch, Fakes())
 
-    def train(config, task, workdir, say):
-        with workdir_lib.locked(workdir / task.folder):
-            return fakes(config, task, workdir, say)
+    def train(config, job, workdir, say):
+        with workdir_lib.locked(workdir / job.folder):
+            return fakes(config, job, workdir, say)
 
     monkeypatch.setitem(runner.EXECUTE, "run", train)
     monkeypatch.setattr(runner, "_POLL_SECONDS", 0.01)
@@ -166,7 +166,7 @@ def test_an_arm_whose_trials_all_failed_has_no_learning_rate(tmp_path, monkeypat
     install(monkeypatch, Fakes(fails=broken))
     runner.run(config, tmp_path)
     found = results.load(tmp_path)
-    assert set(broken) <= {problem.task.folder for problem in found.problems}
+    assert set(broken) <= {problem.job.folder for problem in found.problems}
     assert tuning.best(found, "masked_lm") is None
     assert tuning.best(found, "causal_lm") is not None
 
@@ -196,10 +196,10 @@ def test_a_run_that_diverged_or_never_learnt_has_failed(tmp_path, monkeypatch):
             peak_bytes=None,
         )
 
-    def train(config, task, workdir, say):
-        if task.folder in said:
-            return pretraining.run(config, task, workdir, say)
-        return fakes(config, task, workdir, say)
+    def train(config, job, workdir, say):
+        if job.folder in said:
+            return pretraining.run(config, job, workdir, say)
+        return fakes(config, job, workdir, say)
 
     fakes = install(monkeypatch, Fakes(), draws=True)
     monkeypatch.setattr(pretraining, "run_settings", lambda *_: settings)
@@ -209,7 +209,7 @@ def test_a_run_that_diverged_or_never_learnt_has_failed(tmp_path, monkeypatch):
         monkeypatch.setitem(runner.EXECUTE, kind, train)
     assert runner.run(config, tmp_path) == 1
     found = results.load(tmp_path)
-    problems = {p.task.folder: p for p in found.problems}
+    problems = {p.job.folder: p for p in found.problems}
     for folder, reason in said.items():
         assert problems[folder].state == "failed"
         assert reason in problems[folder].detail
@@ -390,7 +390,7 @@ def test_edited_and_cut_results_are_found_out(tmp_path):
     metrics = tmp_path / jobs.run_folder("causal_lm", 2) / results.METRICS_FILE
     metrics.write_text(metrics.read_text().replace("4.", "3."))
     found = results.load(tmp_path)
-    damaged = {p.task.folder: p.detail for p in found.problems}
+    damaged = {p.job.folder: p.detail for p in found.problems}
     assert "was edited" in damaged["evaluations/acceptability/masked_lm/seed-1/point-1"]
     assert "was cut or edited" in damaged["runs/causal_lm/seed-0"]
     assert "metrics.jsonl was edited" in damaged["runs/causal_lm/seed-2"]

@@ -16,10 +16,10 @@ def config():
 
 
 def finish(workdir, config, count, seconds=60.0):
-    """The first tasks of the plan, as another session would have left them."""
-    for task in jobs.plan(config)[:count]:
-        fixtures.finish(workdir, config, task)
-        path = workdir / task.folder / outcomes.DONE
+    """The first jobs of the plan, as another session would have left them."""
+    for job in jobs.plan(config)[:count]:
+        fixtures.finish(workdir, config, job)
+        path = workdir / job.folder / outcomes.DONE
         outcomes.write(path, {**outcomes.read(path), "task_seconds": seconds})
 
 
@@ -36,12 +36,12 @@ def test_the_opening_says_how_many_seeds_and_which():
     assert "3 seeds (0, 1, 2)" in view.opening(fixtures.parsed(seeds=(2, 0, 1)))
 
 
-def test_the_table_shows_every_task_and_the_one_at_work(tmp_path, config):
+def test_the_table_shows_every_job_and_the_one_at_work(tmp_path, config):
     finish(tmp_path, config, 7)  # six trials and the first run
     live = view.View(config, tmp_path)
-    task = jobs.plan(config)[7]
-    (tmp_path / task.folder).mkdir(parents=True)
-    live.begin(task)
+    job = jobs.plan(config)[7]
+    (tmp_path / job.folder).mkdir(parents=True)
+    live.begin(job)
     live.say("step  120/1000  loss 6.412  3m12s left")
     text = shown(live)
     assert "pretraining masked_lm, seed 0" in text
@@ -54,8 +54,8 @@ def test_the_table_shows_every_task_and_the_one_at_work(tmp_path, config):
     }
     assert lines["Causal LM"].split()[2:] == ["●●", "●○", "○○○○"]
     assert lines["Masked LM"].split()[2:] == ["●●", "◐○", "○○○○"]
-    assert "7 of 24 tasks done" in text
-    assert (tmp_path / task.folder / "log.txt").read_text().startswith("step  120")
+    assert "7 of 24 jobs done" in text
+    assert (tmp_path / job.folder / "log.txt").read_text().startswith("step  120")
 
 
 def test_time_left_counts_what_is_known_and_says_when_that_is_not_all(tmp_path, config):
@@ -70,18 +70,18 @@ def test_time_left_counts_what_is_known_and_says_when_that_is_not_all(tmp_path, 
     assert seconds == (len(plan) - 10) * 60.0 and is_whole
 
 
-def test_without_a_terminal_there_is_a_line_a_task(tmp_path, config, capsys):
-    task = jobs.plan(config)[0]
+def test_without_a_terminal_there_is_a_line_a_job(tmp_path, config, capsys):
+    job = jobs.plan(config)[0]
     with view.View(config, tmp_path) as lines:
-        lines.begin(task)
-        fixtures.finish(tmp_path, config, task)
-        lines.end(task, "")
+        lines.begin(job)
+        fixtures.finish(tmp_path, config, job)
+        lines.end(job, "")
         lines.begin(jobs.plan(config)[1])
         lines.end(jobs.plan(config)[1], "failed: RuntimeError: disk full")
         lines.waiting()
     first, *out = capsys.readouterr().out.splitlines()
     assert first == view.opening(config)
-    assert out[0] == "0 of 24 tasks done"
+    assert out[0] == "0 of 24 jobs done"
     assert out[1] == "tuning causal_lm, seed 7, learning rate 0.001 ..."
-    assert "1 of 24 tasks done" in out[2]
+    assert "1 of 24 jobs done" in out[2]
     assert "disk full" in out[4] and out[5].startswith("waiting")

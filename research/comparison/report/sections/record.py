@@ -164,9 +164,9 @@ def appendix(results: Results) -> list[Block]:
         summary = run.summary
         rows.append(
             [
-                f"`{run.task.folder}`",
+                f"`{run.job.folder}`",
                 run.state,
-                str(run.task.seed),
+                str(run.job.seed),
                 formats.large(summary.get("num_steps")),
                 formats.number(summary.get("heldout_loss"), 4),
                 f"{summary['learning_rate']:g}" if summary else formats.DASH,
@@ -175,11 +175,11 @@ def appendix(results: Results) -> list[Block]:
         )
         if summary:
             key = json.dumps(summary["environment"], indent=1, sort_keys=True)
-            environments.setdefault(key, []).append(run.task.folder)
-        if run.config and run.task.kind == "run":
+            environments.setdefault(key, []).append(run.job.folder)
+        if run.config and run.job.kind == "run":
             details.append(
                 Details(
-                    title=f"Config of {run.task.folder}",
+                    title=f"Config of {run.job.folder}",
                     text=json.dumps(run.config, indent=1, sort_keys=True),
                 )
             )
@@ -230,12 +230,12 @@ def as_csv(results: Results) -> list[list[Any]]:
         for key, unit in keys.items():
             if key in run.summary:
                 rate = run.summary["learning_rate"]
-                task = run.task
+                job = run.job
                 rows.append(
                     [
-                        task.kind,
-                        task.arm,
-                        task.seed,
+                        job.kind,
+                        job.arm,
+                        job.seed,
                         1,
                         rate,
                         key,

@@ -36,24 +36,24 @@ def state(results: Results) -> list[Block]:
     for problem in results.problems:
         if problem.state in ("failed", "damaged"):
             items.append(
-                f"**{problem.state}**: {problem.task.description}. {problem.detail}"
+                f"**{problem.state}**: {problem.job.description}. {problem.detail}"
             )
     counts: dict[str, list[str]] = {}
     for problem in results.problems:
         if problem.state in ("unfinished", "missing"):
             kind = {"run": "pretraining run", "trial": "tuning run"}.get(
-                problem.task.kind, problem.task.kind
+                problem.job.kind, problem.job.kind
             )
-            counts.setdefault(f"{problem.state} {kind}", []).append(problem.task.folder)
+            counts.setdefault(f"{problem.state} {kind}", []).append(problem.job.folder)
     for what, folders in counts.items():
         shown = ", ".join(f"`{folder}`" for folder in folders[:6])
         more = f" and {len(folders) - 6} more" if len(folders) > 6 else ""
         items.append(f"{formats.plural(len(folders), what)}: {shown}{more}")
-    done = results.num_tasks - len(results.problems)
+    done = results.num_jobs - len(results.problems)
     return [
         Callout(
             kind="warning",
-            title=f"Incomplete: {done} of {results.num_tasks} tasks are done",
+            title=f"Incomplete: {done} of {results.num_jobs} jobs are done",
             items=[*items, _how_to_go_on(results)],
         )
     ]
@@ -63,7 +63,7 @@ def _how_to_go_on(results: Results) -> str:
     states = {problem.state for problem in results.problems}
     again = "Start the same command again to go on."
     if states & {"failed", "damaged"}:
-        return f"Delete the folder of a failed or damaged task to redo it. {again}"
+        return f"Delete the folder of a failed or damaged job to redo it. {again}"
     return again
 
 

@@ -26,12 +26,12 @@ def build(workdir, config, **settings):
 
 
 def edit_results(workdir, config, change):
-    """Applies `change(task, result)` to every result of an evaluation."""
-    for task in jobs.plan(config):
-        if task.kind == "evaluation":
-            path = workdir / task.folder / outcomes.DONE
+    """Applies `change(job, result)` to every result of an evaluation."""
+    for job in jobs.plan(config):
+        if job.kind == "evaluation":
+            path = workdir / job.folder / outcomes.DONE
             values = outcomes.read(path)
-            change(task, values["result"])
+            change(job, values["result"])
             outcomes.write(path, values)
 
 
@@ -179,9 +179,9 @@ def test_seeds_that_failed_are_counted(tmp_path):
     config = fixtures.parsed()
     broken = jobs.run_folder("masked_lm", 1)
     fixtures.save_config(tmp_path, config)
-    for task in jobs.plan(config):
-        if broken not in (task.folder, *task.needs):
-            fixtures.finish(tmp_path, config, task)
+    for job in jobs.plan(config):
+        if broken not in (job.folder, *job.needs):
+            fixtures.finish(tmp_path, config, job)
     for _ in range(outcomes.MAX_ATTEMPTS):
         outcomes.write_failure(tmp_path / broken, RuntimeError("disk full"))
     report.build(tmp_path)
@@ -231,7 +231,7 @@ def test_metrics_within_an_architecture_are_not_compared_across(tmp_path):
     config = fixtures.parsed()
     fixtures.fill(tmp_path, config)
 
-    def within(task, result):
+    def within(job, result):
         result["metrics"]["accuracy"]["within_architecture"] = True
 
     edit_results(tmp_path, config, within)
@@ -262,7 +262,7 @@ def test_a_plateau_is_no_difference_of_architecture(tmp_path, architecture, reas
     config = fixtures.config_lib.parse(config)
     fixtures.fill(tmp_path, config, losses={"causal_lm": 6.2})
 
-    def within(task, result):
+    def within(job, result):
         result["metrics"]["accuracy"]["within_architecture"] = True
 
     edit_results(tmp_path, config, within)
@@ -287,9 +287,9 @@ def test_the_method_says_of_each_metric_how_its_examples_were_taken(tmp_path):
     config = fixtures.config_lib.parse(config)
     fixtures.fill(tmp_path, config)
 
-    def score_examples(task, result):
-        if task.evaluation == "acceptability":
-            rng = np.random.default_rng([task.seed or 0, *task.arm.encode()])
+    def score_examples(job, result):
+        if job.evaluation == "acceptability":
+            rng = np.random.default_rng([job.seed or 0, *job.arm.encode()])
             right = rng.integers(2, size=30).tolist()
             result["scores"] = {"accuracy": [float(np.mean(right))]}
             result["examples"] = {"accuracy": [right]}
@@ -324,8 +324,8 @@ def test_what_only_some_results_note_is_printed_with_whose_it_is(tmp_path):
     config = fixtures.parsed()
     fixtures.fill(tmp_path, config)
 
-    def note(task, result):
-        if task.arm == "masked_lm" and task.seed in (0, 2) and task.point == 1.0:
+    def note(job, result):
+        if job.arm == "masked_lm" and job.seed in (0, 2) and job.point == 1.0:
             result["notes"].append("1 of 3 fine-tuning runs failed")
 
     edit_results(tmp_path, config, note)
@@ -341,13 +341,13 @@ def test_half_a_comparison_says_what_is_missing(tmp_path):
     config = fixtures.parsed()
     fixtures.save_config(tmp_path, config)
     report.build(tmp_path)
-    assert "Incomplete: 0 of 27 tasks" in (tmp_path / "report.md").read_text()
-    for task in jobs.plan(config)[:13]:
-        fixtures.finish(tmp_path, config, task)
+    assert "Incomplete: 0 of 27 jobs" in (tmp_path / "report.md").read_text()
+    for job in jobs.plan(config)[:13]:
+        fixtures.finish(tmp_path, config, job)
     found = report.build(tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert len(found.problems) == 14
-    assert "Incomplete: 13 of 27 tasks" in text
+    assert "Incomplete: 13 of 27 jobs" in text
     assert "runs/causal_lm/seed-2" in text
     assert Page((tmp_path / "report.html").read_text()).fetched == []
 
