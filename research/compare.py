@@ -9,39 +9,27 @@ on one machine or many, it divides the work.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
 
 from absl import flags
+from ml_collections import config_flags
 
 from research.comparison import runner
-
-# Pretraining has the same two flags, and a flag is defined once.
 from research.config import command_line
-from research.errors import UserError
 from research.machine import host_memory
 
-flags.declare_key_flag("config")
-flags.declare_key_flag("workdir")
-# Pretraining's other flags, which are defined here with those two.
-_IGNORED = ("profile_steps", "coordinator", "num_processes", "process_id")
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    config_flags.DEFINE_config_file("config", None, "experiments/NAME.py")
+    flags.DEFINE_string("workdir", None, "folder of the comparison")
 
 
-def main(argv: Sequence[str]) -> int:
+def main(given: flags.FlagValues) -> int:
     """Compares as the flags say; returns the exit code."""
-    del argv
+    command_line.require(given, config="experiments/NAME.py", workdir="FOLDER")
     host_memory.keep_freed()
-    ignored = [name for name in _IGNORED if flags.FLAGS[name].present]
-    if ignored:
-        raise UserError(
-            f"--{', --'.join(ignored)}: a flag of research.pretrain, which a comparison "
-            f"does not take. Start the same command on several machines to divide its "
-            f"work."
-        )
-    config, workdir = command_line.required(
-        config="experiments/NAME.py", workdir="FOLDER"
-    )
-    return runner.run(config, pathlib.Path(workdir))
+    return runner.run(given.config, pathlib.Path(given.workdir))
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, define_flags)

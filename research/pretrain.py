@@ -10,198 +10,37 @@ Slurm, Open MPI or a TPU launcher, or with --coordinator, --num_processes and
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import os
-import pathlib
-from collections.abc import Callable, Mapping, Sequence
-
-import jax
-import ml_collections
-import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from research import data
 from research.config import command_line
-from research.config import parse as config_lib
-from research.config.sections import RunConfig
-from research.data import Data
-from research.errors import UserError, user_errors
-from research.machine import compilation_cache, host_memory, hosts, terminal
-from research.training import (
-    flops,
-    initialise,
-    loop,
-    memory,
-    metrics,
-    parallelism,
-    program,
-    summary,
-    workdir,
-)
-from research.training.checkpoints import Checkpoints
-from research.training.monitor import Monitor
-from research.training.program import Program
-from research.training.state import TrainState
-
-config_flags.DEFINE_config_file("config", None, "experiments/NAME.py")
-flags.DEFINE_string("workdir", None, "folder of the run")
-_PROFILE = flags.DEFINE_string(
-    "profile_steps",
-    None,
-    "FIRST:LAST, steps to trace into workdir/plugins/profile, counted from 0",
-)
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "of the whole run")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "of this process, from 0")
+from research.errors import UserError
+from research.machine import host_memory, hosts
+from research.training import pretraining
 
 
-def main(argv: Sequence[str]) -> int:
-    """Pretrains as the flags say; returns the exit code."""
-    host_memory.keep_freed()
-    config, folder = command_line.required(
-        config="experiments/NAME.py", workdir="FOLDER"
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    config_flags.DEFINE_config_file("config", None, "experiments/NAME.py")
+    flags.DEFINE_string("workdir", None, "folder of the run")
+    flags.DEFINE_string(
+        "profile_steps",
+        None,
+        "FIRST:LAST, steps to trace into workdir/plugins/profile, counted from 0",
     )
-    hosts.initialise(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    profile_steps = _parse_steps(_PROFILE.value)
-    result = pretrain(config, folder, profile_steps=profile_steps)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0")
+    flags.DEFINE_integer("num_processes", None, "of the whole run")
+    flags.DEFINE_integer("process_id", None, "of this process, from 0")
+
+
+def main(given: flags.FlagValues) -> int:
+    """Pretrains as the flags say; returns the exit code."""
+    command_line.require(given, config="experiments/NAME.py", workdir="FOLDER")
+    host_memory.keep_freed()
+    hosts.initialise(given.coordinator, given.num_processes, given.process_id)
+    steps = _parse_steps(given.profile_steps)
+    result = pretraining.pretrain(given.config, given.workdir, profile_steps=steps)
     return result.exit_code
-
-
-def pretrain(
-    config: ml_collections.ConfigDict,
-    folder: str | os.PathLike[str],
-    *,
-    profile_steps: tuple[int, int] | None = None,
-    say: Callable[[str], None] | None = None,
-) -> loop.Result:
-    """Runs a config in a workdir, from the start or from where it stopped.
-
-    Args:
-      config: of one run, as experiments give it.
-      folder: the workdir.
-      profile_steps: first and last step to trace; None = none.
-      say: prints lines of progress; None = print.
-
-    Returns:
-      The last state, its step, its held-out loss, and why the session ended.
-
-    Raises:
-      UserError: for everything that is the user's to mend, before any work where it
-        can be known before.
-    """
-    say = _quiet_unless_first(say)
-    compilation_cache.enable()
-    run = config_lib.parse(config)
-    parallelism.check(run)
-    _check_steps(profile_steps, run.train.num_train_steps)
-    folder = pathlib.Path(folder)
-    with contextlib.ExitStack() as closing:
-        with hosts.together("workdir_taken"):
-            closing.enter_context(workdir.locked(folder))
-            workdir.check_config(folder, config)
-        closing.enter_context(memory.explained("the step", memory.advice(run)))
-        corpus = _load_data(run, folder)
-        parts = program.create(run, corpus.vocabulary)
-        checkpoints = Checkpoints(folder / "checkpoints", run.checkpoint, say=say)
-        closing.callback(checkpoints.close)
-        first_step = checkpoints.latest_step or 0
-        steps = program.Steps(parts, first_step)
-        closing.callback(steps.close)
-        say(summary.opening(parts, corpus, first_step))
-        if profile_steps is not None and profile_steps[0] < first_step:
-            say(
-                f"no step is traced: --profile_steps begins with {profile_steps[0]}, "
-                f"this session with {first_step}"
-            )
-        start = _restore_or_init(parts, checkpoints, say)
-        steps.train(first_step)  # No run is recorded that does not compile.
-        writer, seconds, unlogged = _record(folder, config, first_step)
-        if writer is not None:
-            closing.callback(writer.close)
-        monitor = Monitor(
-            parts,
-            writer=writer,
-            say=say,
-            first_step=first_step,
-            seconds_before=seconds,
-            unlogged=unlogged,
-            flops_per_token=_flops_per_token(parts),
-            last_checkpoint=lambda: checkpoints.latest_step,
-        )
-        result = loop.train(
-            parts,
-            steps,
-            start,
-            first_step=first_step,
-            train_store=corpus.train,
-            heldout_store=corpus.heldout,
-            checkpoints=checkpoints,
-            monitor=monitor,
-            writer=writer,
-            say=say,
-            profile=loop.Profile(folder, profile_steps),
-        )
-        say(summary.closing(parts, result, monitor.values, folder))
-    return result
-
-
-def _load_data(run: RunConfig, folder: pathlib.Path) -> Data:
-    """Tokens and tokenizer; the first host writes what the others read."""
-    is_first = jax.process_index() == 0
-    with user_errors():
-        with hosts.together("data_written"):
-            if is_first:
-                tokenizer = None
-                # A run that has one of its own needs the other's folder no more.
-                if run.train.init_from and not data.has_tokenizer(folder):
-                    tokenizer = initialise.source_tokenizer(run)
-                corpus = data.load(run.data, workdir=folder, tokenizer=tokenizer)
-        with hosts.together("data_read"):
-            if not is_first:
-                corpus = data.load_recorded(run.data, workdir=folder)
-    return corpus
-
-
-def _restore_or_init(
-    parts: Program, checkpoints: Checkpoints, say: Callable[[str], None]
-) -> TrainState:
-    """The newest checkpoint, or the parameters of another run, or fresh ones."""
-    seed = jax.device_put(np.uint32(parts.config.train.seed), parts.parallel.replicated)
-    if checkpoints.latest_step is not None:
-        return checkpoints.restore(dataclasses.replace(parts.state, seed=seed))
-    start = parts.init()
-    if parts.config.train.init_from:
-        start = initialise.from_run(parts, start, say=say)
-    return start
-
-
-def _record(
-    folder: pathlib.Path, config: ml_collections.ConfigDict, first_step: int
-) -> tuple[metrics.Writer | None, float, Mapping[str, tuple[float, float]]]:
-    """Writes what the session is.
-
-    Returns:
-      Its writer, the seconds before it, and sums of steps that no line has told yet.
-    """
-    if jax.process_index() != 0:
-        return None, 0.0, {}
-    workdir.save_config(folder, config)
-    workdir.add_session(folder, first_step)
-    seconds, unlogged = workdir.trim_metrics(folder, first_step)
-    return metrics.Writer(folder, first_step), seconds, unlogged
-
-
-def _flops_per_token(parts: Program) -> float:
-    count = flops.count(parts.model_config, parts.objective)
-    return count.training / count.tokens
-
-
-def _quiet_unless_first(say: Callable[[str], None] | None) -> Callable[[str], None]:
-    if jax.process_index() != 0:
-        return lambda line: None
-    return say or terminal.say
 
 
 def _parse_steps(text: str | None) -> tuple[int, int] | None:
@@ -213,14 +52,5 @@ def _parse_steps(text: str | None) -> tuple[int, int] | None:
     return int(first), int(last)
 
 
-def _check_steps(steps: tuple[int, int] | None, num_train_steps: int) -> None:
-    if steps is not None and steps[1] >= num_train_steps:
-        raise UserError(
-            f"--profile_steps={steps[0]}:{steps[1]}: the run has the steps 0 to "
-            f"{num_train_steps - 1}; choose some of them, or raise "
-            f"config.train.num_train_steps = {num_train_steps}."
-        )
-
-
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, define_flags)

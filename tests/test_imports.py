@@ -1,8 +1,11 @@
-"""Imports point one way: models <- objectives <- research; experiments stand alone."""
+"""Imports point one way, between the packages, inside research/, and between files."""
 
 import ast
+import functools
+import graphlib
 import pathlib
 import subprocess
+import sys
 
 import pytest
 
@@ -17,31 +20,126 @@ OURS = set(ALLOWED) | {"tests"}
 # Data only: a config must load on a machine that has nothing else installed.
 EXPERIMENT_LIBRARIES = {"ml_collections", "__future__"}
 
+# Folders of research/, each line importing itself and the lines above it. Folders of one
+# line do not import each other.
+ORDER = (
+    ("errors",),
+    ("machine",),
+    ("config",),
+    ("data",),
+    ("training",),
+    ("evaluation", "planning", "previewing", "conversion", "generation"),
+    ("comparison",),
+    ("benchmarks",),
+)
+LEVELS = {name: level for level, names in enumerate(ORDER) for name in names}
+ENTRY_POINTS = sorted(
+    path.stem
+    for path in (ROOT / "research").glob("*.py")
+    if path.stem not in ("__init__", "errors")
+)
+# (importing file, imported file): moves under way. This has to become empty.
+EXCEPTIONS = {
+    ("research.training.program", "research.training.memory"),
+    ("research.data.tokenizer", "research.data.tokenizer_files"),
+    ("research.data.tokenizer", "research.data.tokenizer_training"),
+}
 
-def imported(path: pathlib.Path) -> set[str]:
+
+def module_name(path: pathlib.Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@functools.cache
+def files() -> dict[str, pathlib.Path]:
+    return {module_name(p): p for top in ALLOWED for p in (ROOT / top).rglob("*.py")}
+
+
+@functools.cache
+def imported(module: str) -> frozenset[str]:
+    """Everything that a file imports anywhere; a name of ours as its file."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(files()[module].read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import; use absolute ones"
-            names.add((node.module or "").split(".")[0])
-    return names
+            assert node.level == 0, f"{module}: relative import; use absolute ones"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                names.add(name if name in files() else node.module)
+    return frozenset(names - {module})
+
+
+def imports_of_ours(module: str) -> set[str]:
+    return {
+        name
+        for name in imported(module) & files().keys()
+        if (module, name) not in EXCEPTIONS
+    }
+
+
+def level(module: str) -> int:
+    """Of a file; what is not in research/ is below it, entry points are on top."""
+    package, _, rest = module.partition(".")
+    return LEVELS.get(rest.split(".")[0], len(ORDER)) if package == "research" else -1
 
 
 @pytest.mark.parametrize("package", sorted(ALLOWED))
 def test_import_direction(package):
-    files = list((ROOT / package).rglob("*.py"))
-    assert files
-    for path in files:
-        wrong = (imported(path) & OURS) - ALLOWED[package]
-        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+    modules = [name for name in files() if name.split(".")[0] == package]
+    assert modules
+    for module in modules:
+        tops = {name.split(".")[0] for name in imported(module)}
+        wrong = (tops & OURS) - ALLOWED[package]
+        assert not wrong, f"{module} imports {sorted(wrong)}"
 
 
 def test_experiments_are_data_only():
-    for path in (ROOT / "experiments").rglob("*.py"):
-        libraries = imported(path) - {"experiments"}
-        assert libraries <= EXPERIMENT_LIBRARIES, f"{path.name}: {sorted(libraries)}"
+    for module in (name for name in files() if name.startswith("experiments")):
+        libraries = {name.split(".")[0] for name in imported(module)} - {"experiments"}
+        assert libraries <= EXPERIMENT_LIBRARIES, f"{module}: {sorted(libraries)}"
+
+
+def test_every_folder_of_research_has_its_place():
+    folders = {p.name for p in (ROOT / "research").iterdir() if p.is_dir()}
+    assert folders - {"__pycache__"} <= LEVELS.keys()
+
+
+def test_no_import_in_research_runs_upward():
+    wrong = []
+    for module in (name for name in files() if name.startswith("research.")):
+        for name in imports_of_ours(module):
+            elsewhere = name.split(".")[:2] not in (module.split(".")[:2], ["research"])
+            if elsewhere and level(name) >= level(module):
+                wrong.append(f"{module} imports {name}")
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_nothing_imports_an_entry_point():
+    entry_points = {f"research.{name}" for name in ENTRY_POINTS}
+    wrong = {m: imported(m) & entry_points for m in files()}
+    assert not {module: names for module, names in wrong.items() if names}
+
+
+def test_no_circle_between_files():
+    graph = {module: imports_of_ours(module) for module in files()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_all_entry_points_can_be_imported_into_one_process():
+    """A notebook does so; a flag that is defined on import can be defined only once."""
+    result = subprocess.run(
+        [sys.executable, "-c", f"from research import {', '.join(ENTRY_POINTS)}"],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
 
 
 def test_top_level_layout():

@@ -13,7 +13,6 @@ import jax
 import ml_collections
 
 from research import data as data_lib
-from research import pretrain
 from research.comparison import budgets, jobs, outcomes, results, tuning
 from research.comparison.arms import Arm
 from research.comparison.budgets import StepCost
@@ -23,7 +22,8 @@ from research.config import parse as run_config
 from research.config.sections import DataConfig
 from research.errors import UserError, user_errors
 from research.machine import hardware
-from research.training import baselines, flops, guards, program, workdir
+from research.training import baselines, flops, guards, loop, program, workdir
+from research.training.pretraining import pretrain
 from research.training.program import Program
 from research.training.state import count_params
 
@@ -116,7 +116,7 @@ def measure_rate(config: ComparisonConfig, job: Job) -> dict[str, Any]:
     state = parts.init()
     steps = program.Steps(parts, 0)
     try:
-        batches = pretrain.loop.train_batches(parts, _data(parts.config.data).train, 0)
+        batches = loop.train_batches(parts, _data(parts.config.data).train, 0)
         train_step = steps.train(0)
         state, _ = train_step(state, next(batches))
         jax.block_until_ready(state.step)
@@ -179,7 +179,7 @@ def run(
     """
     settings = run_settings(config, job, folder)
     run_folder = folder / job.folder
-    result = pretrain.pretrain(settings, run_folder, say=say)
+    result = pretrain(settings, run_folder, say=say)
     if result.stopped_by is not None:
         # The run itself may have finished; what stops is the comparison.
         raise Stopped(result.stopped_by, guards.exit_code(result.stopped_by))

@@ -1,7 +1,9 @@
-"""What the entry points share: flags, configs from the command line, readable errors.
+"""Runs an entry point: parses its flags, calls it, prints errors as one message.
 
-An entry point ends with ``command_line.run(main)``. Mistakes in flags, configs and data print
-one message and exit with code 2; ``--verbosity=1`` shows the traceback as well.
+An entry point ends with ``command_line.run(main, define_flags)``. It defines its flags in
+a function and not when it is imported, so that one process can import several of them.
+Mistakes in flags, configs and data print one message and exit with code 2;
+``--verbosity=1`` shows the traceback as well.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import functools
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from absl import app, flags, logging
 
@@ -19,14 +21,17 @@ from research.config.experiments import load_config
 from research.errors import USAGE_ERROR, UserError
 
 CONFIG_FLAG = "config"
+# Takes the values of the flags and returns the exit code; None = 0.
+Main: TypeAlias = Callable[[flags.FlagValues], int | None]
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Parses flags, calls `main`, and exits with its return value."""
+def run(main: Main, define_flags: Callable[[], None]) -> None:
+    """Defines and parses the flags, calls `main` with them and exits with its code."""
+    define_flags()
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
 
 
-def _guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]):
+def _guarded(main: Main, argv: Sequence[str]) -> None:
     quiet_libraries()
     try:
         if len(argv) > 1:
@@ -34,11 +39,11 @@ def _guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]):
                 f"unknown arguments: {' '.join(argv[1:])}. All arguments are flags, "
                 f"--NAME=VALUE; --help lists them."
             )
-        sys.exit(main(argv) or 0)
+        sys.exit(main(flags.FLAGS) or 0)
     except UserError as error:
         _fail(error)
     except OSError as error:
-        # Disks are full, read-only or away: nothing a traceback would explain.
+        # A disk is full, read-only or away: a traceback would explain nothing.
         _fail(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -52,36 +57,36 @@ def _fail(error: BaseException) -> None:
     sys.exit(USAGE_ERROR)
 
 
-def required(**examples: str) -> list[Any]:
-    """Values of the flags that a command cannot do without.
+def require(given: flags.FlagValues, **examples: str) -> None:
+    """Checks the flags that a command cannot do without.
 
     Args:
-      **examples: what each flag may look like, by its name.
+      given: the values of the flags.
+      **examples: an example value of each required flag, by its name.
 
     Raises:
       UserError: naming all of them, if one is missing.
     """
-    values = [flags.FLAGS[name].value for name in examples]
-    if not all(values):
+    if not all(given[name].value for name in examples):
         *others, last = (f"--{name}={value}" for name, value in examples.items())
-        raise UserError(f"give {', '.join(others)} and {last}.")
-    return values
+        first = f"{', '.join(others)} and " if others else ""
+        raise UserError(f"give {first}{last}.")
 
 
 def quiet_libraries() -> None:
-    """Keeps other libraries' progress out of the run's own lines."""
+    """Hides what other libraries log, unless --verbosity is given."""
     if flags.FLAGS.is_parsed() and flags.FLAGS["verbosity"].present:
         return
-    # orbax logs what it raises as well, traceback and all.
+    # orbax also logs every exception that it raises, with its traceback.
     logging.set_verbosity(logging.FATAL)
     sys.unraisablehook = functools.partial(_without_late_writes, sys.unraisablehook)
 
 
 def _without_late_writes(hook: Callable[[Any], None], unraisable: Any) -> None:
-    """Shows what no one can catch, but for those of a failed checkpoint's other files.
+    """Reports an unraisable exception, unless a failed checkpoint caused it.
 
-    orbax closes its event loop at the first file that fails; each one still being
-    written would print that it finds the loop closed.
+    orbax closes its event loop at the first file that fails; each file still being
+    written would then print "Event loop is closed".
     """
     error = unraisable.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
@@ -94,7 +99,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         return flags.FLAGS(argv)
     except (UserError, flags.Error, AttributeError, KeyError, TypeError) as error:
         _fail(error)
-        raise
+        raise  # Not reached; for the type checker.
 
 
 def _check_config_flags(argv: Sequence[str]) -> None:

@@ -18,8 +18,8 @@ import numpy as np
 from research.conversion import safetensors
 from research.conversion.importer import Checkpoint
 from research.machine import files
+from research.training.workdir import IMPORTED
 
-FOLDER = "huggingface"
 _CONFIG, _ORIGIN, _CARRIED = "config.json", "origin.json", "carried.safetensors"
 
 
@@ -50,7 +50,7 @@ def save(
     carried: Mapping[str, np.ndarray],
 ) -> None:
     """Writes huggingface/ into the workdir of an import from `folder`."""
-    target = workdir / FOLDER
+    target = workdir / IMPORTED
     target.mkdir(exist_ok=True)
     shutil.copyfile(folder / "config.json", target / _CONFIG)
     values = {
@@ -70,7 +70,7 @@ def save(
 
 def load(workdir: pathlib.Path) -> Origin | None:
     """What a workdir was imported from; None for a run trained here."""
-    folder = workdir / FOLDER
+    folder = workdir / IMPORTED
     if not (folder / _ORIGIN).exists():
         return None
     values = json.loads((folder / _ORIGIN).read_text())

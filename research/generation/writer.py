@@ -14,12 +14,12 @@ from models.transformer.config import TransformerConfig
 from objectives.base import Objective
 from objectives.vocabulary import Vocabulary
 from research.config import parse as config_lib
-from research.conversion import origin
 from research.data.tokenizer import Tokenizer
 from research.generation import filling, prompts
 from research.generation.decoding import DecodingConfig, generate
 from research.generation.language_model import LanguageModel
 from research.training import state, trained_run
+from research.training import workdir as workdir_lib
 
 # Candidates shown for a mask where --top_k does not say.
 CANDIDATES = 5
@@ -48,7 +48,7 @@ class Writer:
         objective = config_lib.create_objective(run.config, run.vocabulary)
         modules = state.create_modules(run.model_config, objective)
         # Texts of runs trained here begin with nothing; published models' may.
-        imported = (workdir / origin.FOLDER).is_dir()
+        imported = (workdir / workdir_lib.IMPORTED).is_dir()
         begin = run.tokenizer.begin() if imported else ()
         return cls(
             language_model=language_model(objective, modules),
@@ -60,12 +60,12 @@ class Writer:
             rng=jax.random.key(seed),
         )
 
-    def settings(self, **settings: Any) -> DecodingConfig:
-        """Checked settings of decoding; for encoders only top_k counts."""
-        return DecodingConfig(**settings)
-
     def write(self, texts: Sequence[str], settings: DecodingConfig) -> list[str]:
         """What follows each prompt, or each prompt with its masks filled.
+
+        Args:
+          texts: prompts.
+          settings: of decoding; an encoder takes only `top_k` of them.
 
         Raises:
           ValueError: for a prompt that is longer than the model can read, or an

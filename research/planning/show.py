@@ -9,6 +9,10 @@ import rich.box
 from rich.console import Console
 from rich.table import Table
 
+from research.config.sections import RunConfig
+from research.machine import terminal
+from research.planning import compiled as compiled_lib
+from research.planning import plan as plan_lib
 from research.planning.compiled import Compiled
 from research.planning.plan import TOKENS_PER_PARAM, UTILISATION, Plan
 from research.training import memory, metrics
@@ -16,16 +20,38 @@ from research.training.activations import keeps_weights
 from research.training.memory import gib
 
 
+def plan_and_show(
+    config: RunConfig, *, device: str | None, num_devices: int | None, compile_too: bool
+) -> None:
+    """Plans a run and prints the plan.
+
+    Args:
+      config: of the run.
+      device: a name that `target.find` knows; None = this machine's.
+      num_devices: None = the fewest that `config.parallel` asks for.
+      compile_too: compile the train step as well and show what XLA allocates.
+
+    Raises:
+      UserError: if mesh, batch, model and devices do not fit each other.
+    """
+    count = num_devices or plan_lib.fewest_devices(config.parallel)
+    if compile_too:
+        compiled_lib.make_up_devices(count)
+    plan = plan_lib.create(config, device, count)
+    compiled = compiled_lib.compile_step(config, count) if compile_too else None
+    show(plan, compiled, terminal.console())
+
+
 def show(plan: Plan, compiled: Compiled | None, console: Console) -> None:
     """Prints the plan; beside it what XLA allocates, if it was compiled."""
-    console.print(_title(plan), highlight=False)
+    console.print(_title(plan))
     console.print(_parameters(plan))
     console.print(_memory(plan))
     console.print(_speed(plan))
     for line in notes(plan):
-        console.print(f"  {line}", highlight=False)
+        console.print(f"  {line}")
     if compiled is not None:
-        console.print(f"  {compiled.line()}", highlight=False)
+        console.print(f"  {compiled.line()}")
 
 
 def _title(plan: Plan) -> str:

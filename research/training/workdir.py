@@ -29,6 +29,7 @@ from research.machine import files, locking
 
 CONFIG, RUN, METRICS, LOCK = "config.json", "run.json", "metrics.jsonl", ".lock"
 UNLOGGED = "unlogged.jsonl"
+IMPORTED = "huggingface"  # Files of the checkpoint that a run was imported from.
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 # What may change when a run goes on: none of it changes what is trained. How many rows

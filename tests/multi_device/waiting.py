@@ -20,16 +20,17 @@ from research.machine import hosts
 # More than devices wait for each other.
 SECONDS = 40
 
-_FIRST = flags.DEFINE_string("first", None, "what the first process does")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0")
-_PROCESSES = flags.DEFINE_integer("num_processes", None, "of all")
-_PROCESS = flags.DEFINE_integer("process_id", None, "of this process")
+
+def define_flags() -> None:
+    flags.DEFINE_string("first", None, "what the first process does")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0")
+    flags.DEFINE_integer("num_processes", None, "of all")
+    flags.DEFINE_integer("process_id", None, "of this process")
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    what, process = _FIRST.value, _PROCESS.value
-    hosts.initialise(_COORDINATOR.value, _PROCESSES.value, process)
+def main(given: flags.FlagValues) -> None:
+    what, process = given.first, given.process_id
+    hosts.initialise(given.coordinator, given.num_processes, process)
     with hosts.together("work"):
         if process == 0:
             if what == "late":
@@ -43,4 +44,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, define_flags)

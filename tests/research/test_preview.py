@@ -15,10 +15,9 @@ from rich.console import Console
 import objectives
 from experiments import base, presets
 from objectives.statistics import Statistic, mean, share
-from research import preview
 from research.config.parse import parse
 from research.errors import UserError
-from research.previewing import rows, statistics
+from research.previewing import preview, rows, statistics
 from research.previewing.pieces import Pieces, parts_of
 from tests.helpers import (
     CLS,
@@ -99,7 +98,7 @@ def test_shows_any_objective(names, architecture):
     names = names.split("+")
     objective = create(*names, architecture=architecture)
     console = Console(file=io.StringIO(), width=100, highlight=False)
-    preview.preview(
+    preview.draw(
         run_of(*names, architecture=architecture),
         objective,
         PIECES,

@@ -13,6 +13,7 @@ from research.errors import UserError
 from research.evaluation.finetuning.data import Split, TaskData
 from research.evaluation.finetuning.task import Task
 from research.evaluation.glue import tsv
+from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +67,31 @@ def load(source: str, tasks: Iterable[Task]) -> Source:
             f"official files for each of {', '.join(task.title for task in tasks)}."
         )
     return Source(str(folder), loaded, missing)
+
+
+def skipped(source: Source) -> list[str]:
+    """Why tasks that were asked for do not run."""
+    reasons = list(source.missing.values())
+    for name, data in source.tasks.items():
+        if name != DIAGNOSTIC.name and data.untrainable:
+            reasons.append(data.untrainable)
+    if DIAGNOSTIC.name in source.tasks and "mnli" not in source.tasks:
+        reasons.append("diagnostic: its rows are answered by MNLI's model; add mnli")
+    return reasons
+
+
+def check_trainable(source: Source) -> None:
+    """Refuses to begin when nothing can be trained.
+
+    Raises:
+      UserError: if no task but the diagnostic has a labelled train set.
+    """
+    tasks_at_hand = [d for n, d in source.tasks.items() if n != DIAGNOSTIC.name]
+    if all(data.untrainable for data in tasks_at_hand):
+        raise UserError(
+            f"nothing of {source.name} can be trained, for the reasons above. --tasks "
+            f"takes {', '.join(TASKS)}, and {DIAGNOSTIC.name} beside mnli."
+        )
 
 
 def read_folder(folder: pathlib.Path, task: Task) -> TaskData:

@@ -36,7 +36,7 @@ from research.evaluation.glue.tables import (
 from research.evaluation.squad import data, scoring
 from research.evaluation.squad.data import Question, Windows
 from research.evaluation.squad.finetune import SquadResult, finetune_squad
-from research.machine import files
+from research.machine import compilation_cache, files
 from research.training import trained_run as backbone_lib
 from research.training.trained_run import Backbone
 
@@ -308,3 +308,38 @@ def load_questions(
     if config.max_train_questions:
         train = train[: config.max_train_questions]
     return train, data.read(pathlib.Path(config.dev_file))
+
+
+def evaluate(
+    config: ml_collections.ConfigDict, *, checkpoint: str, folder: pathlib.Path
+) -> None:
+    """Runs what is not finished, then writes and prints the table.
+
+    Args:
+      config: as experiments/squad.py gives it.
+      checkpoint: workdir of a pretraining run.
+      folder: workdir of the results.
+
+    Raises:
+      UserError: before any work, for a mistake in the config, data or checkpoint.
+    """
+    compilation_cache.enable()
+    parsed = parse(config)
+    train, dev = load_questions(parsed)
+    backbone = backbone_lib.load(checkpoint, which=parsed.which)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write(folder / "config.json", json.dumps(plain(config), indent=2))
+    evaluation = SquadRun(
+        config=parsed,
+        checkpoint=checkpoint,
+        backbone=backbone,
+        train=train,
+        dev=dev,
+        store=RunStore(folder, SquadRow),
+        say=functools.partial(print, flush=True),
+    )
+    rows = evaluation.run()
+    write_predictions(evaluation, rows)
+    text = write_table(evaluation, rows)
+    files.write(folder / "results.md", text)
+    print(f"\n{text}\n{folder / 'results.md'}")

@@ -204,7 +204,7 @@ def test_a_run_that_diverged_or_never_learnt_has_failed(tmp_path, monkeypatch):
     fakes = install(monkeypatch, Fakes(), draws=True)
     monkeypatch.setattr(pretraining, "run_settings", lambda *_: settings)
     monkeypatch.setattr(pretraining, "workload", lambda arm: None)
-    monkeypatch.setattr(pretraining.pretrain, "pretrain", pretrain)
+    monkeypatch.setattr(pretraining, "pretrain", pretrain)
     for kind in ("trial", "run"):
         monkeypatch.setitem(runner.EXECUTE, kind, train)
     assert runner.run(config, tmp_path) == 1

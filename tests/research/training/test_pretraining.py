@@ -14,9 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from research import pretrain
 from research.errors import UserError
-from research.training import checkpoints, loop, trained_run, workdir
+from research.training import checkpoints, loop, pretraining, trained_run, workdir
 from research.training.checkpoints import Checkpoints
 from research.training.memory import TooLittleMemory
 from research.training.monitor import Monitor, NonFinite
@@ -56,7 +55,7 @@ def run(settings, folder, say=None, **options):
         if say is not None:
             say(line)
 
-    return pretrain.pretrain(settings, folder, say=collect, **options), said
+    return pretraining.pretrain(settings, folder, say=collect, **options), said
 
 
 def numbers(folder: pathlib.Path) -> list[dict]:
