@@ -189,7 +189,7 @@ class Acceptability(Evaluation):
                 task,
                 self.finetune,
                 seed=seed,
-                progress_file=folder / f"finetune-{seed}.msgpack",
+                progress_file=folder / f"finetune-{seed}.npz",
             )
             scores.append(result.scores["dev"]["accuracy"])
             failed.append(result.failed)

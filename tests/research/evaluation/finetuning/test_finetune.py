@@ -11,7 +11,6 @@ from research.evaluation.finetuning import loop, styles
 from research.evaluation.finetuning.data import Split
 from research.evaluation.finetuning.finetune import check_backbone, finetune
 from research.evaluation.glue.tasks import TASKS
-from research.machine import arrays
 from tests.research.evaluation import toy
 from tests.research.evaluation.toy import same_trees, settings, word_task
 
@@ -106,18 +105,6 @@ def test_a_long_run_says_how_far_it_is(encoder, data, monkeypatch):
     line = lines[7]
     assert line.startswith("epoch 2 of 2, step 8 of 12, loss ")
     assert line.endswith(" left") and lines[-1].endswith(", 0s left")
-
-
-def test_progress_that_does_not_fit_is_ignored(tmp_path):
-    file = tmp_path / "x.npz"
-    tree = {"a": np.arange(3.0), "b": np.int32(2)}
-    arrays.save(file, tree, {"epoch": 1})
-    assert arrays.load(file, tree)[1] == {"epoch": 1}
-    assert arrays.load(file, {"a": np.arange(4.0), "b": np.int32(0)}) is None
-    assert arrays.load(file, {**tree, "c": np.zeros(1)}) is None
-    assert arrays.load(tmp_path / "absent.npz", tree) is None
-    file.write_bytes(file.read_bytes()[:100])
-    assert arrays.load(file, tree) is None
 
 
 def test_one_program_for_tasks_seeds_and_rates(encoder):
