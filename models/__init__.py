@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from flax import nnx
 
+from models.backbone import Backbone, BackboneConfig
 from models.dropout import DropoutRngs
 from models.inputs import ModelInputs
-from models.transformer import transformer
 from models.transformer.config import TransformerConfig
+from models.transformer.transformer import Transformer
 
-# Every backbone's constructor, by `TransformerConfig.backbone`.
-BACKBONES = {"transformer": transformer.create}
+# Every backbone, by `BackboneConfig.backbone`.
+BACKBONES: dict[str, type[Backbone]] = {"transformer": Transformer}
 
 
-def create(config: TransformerConfig, *, rngs: nnx.Rngs):
-    """Builds the configured backbone with freshly drawn parameters.
-
-    Returns:
-      A module: `module(inputs, deterministic=True, rngs=None)` gives hidden states
-      [B, L, D] and `module.embedding` the token embedding [V, E].
-    """
+def create(config: BackboneConfig, *, rngs: nnx.Rngs) -> Backbone:
+    """Builds the configured backbone with freshly drawn parameters."""
     return BACKBONES[config.backbone](config, rngs=rngs)
 
 
 __all__ = [
     "BACKBONES",
+    "Backbone",
+    "BackboneConfig",
     "DropoutRngs",
     "ModelInputs",
     "TransformerConfig",

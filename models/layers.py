@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from models import sharding
-from models.transformer.config import TransformerConfig
+from models.backbone import BackboneConfig
 
 # What the remat policy 'dots' keeps: outputs of linear layers. By name, because it does
 # not see the product inside of `matmul`.
@@ -191,7 +191,7 @@ class Linear(nnx.Module):
 
 
 def make_linear(
-    config: TransformerConfig,
+    config: BackboneConfig,
     in_dim: int,
     out_dim: int,
     rngs: nnx.Rngs,
@@ -211,7 +211,7 @@ def make_linear(
     )
 
 
-def kernel_stddev(config: TransformerConfig, fan_in: int) -> float:
+def kernel_stddev(config: BackboneConfig, fan_in: int) -> float:
     """Standard deviation of an initial kernel: fan_in^-0.5 times a factor for T5."""
     if config.init == "t5":
         return config.init_stddev * fan_in**-0.5
@@ -261,9 +261,7 @@ def _broadcast(param: nnx.Param, ndim: int) -> Float[Array, " ..."]:
     return value.reshape((1,) * (ndim - 1) + value.shape)
 
 
-def make_norm(
-    config: TransformerConfig, dim: int, rngs: nnx.Rngs
-) -> LayerNorm | RMSNorm:
+def make_norm(config: BackboneConfig, dim: int, rngs: nnx.Rngs) -> LayerNorm | RMSNorm:
     """The configured norm over `dim` features."""
     del rngs  # Norms begin at one and zero.
     epsilon, dtypes = config.norm_epsilon, (config.dtype, config.param_dtype)
@@ -273,7 +271,7 @@ def make_norm(
 
 
 def normal_param(
-    config: TransformerConfig, shape: tuple[int, ...], stddev: float, rngs: nnx.Rngs
+    config: BackboneConfig, shape: tuple[int, ...], stddev: float, rngs: nnx.Rngs
 ) -> nnx.Param:
     """A table drawn from N(0, stddev)."""
     value = jax.random.normal(rngs.params(), shape, config.param_dtype)

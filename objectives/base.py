@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from models.backbone import BackboneConfig
 from models.dropout import DropoutRngs
 from models.transformer.block import positions_at
-from models.transformer.config import TransformerConfig
 from objectives.cross_entropy import weighted_cross_entropy
 from objectives.statistics import Statistic
 from objectives.types import Example, Lengths, Target
@@ -71,7 +71,7 @@ class Objective:
         """
         raise NotImplementedError
 
-    def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+    def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> nnx.Module:
         """The modules on top of the backbone, with parameters of their own."""
         raise NotImplementedError
 

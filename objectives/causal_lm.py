@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from models.transformer.config import TransformerConfig
+from models.backbone import BackboneConfig
 from objectives.base import Objective
 from objectives.corruption import rows
 from objectives.heads import LMHead, Readout
@@ -74,7 +74,7 @@ class CausalLM(Objective):
         )
         return example.replace(targets={"clm": target})
 
-    def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+    def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> nnx.Module:
         return LMHead(config, rngs=rngs)
 
     def readout(

@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from models.transformer.config import TransformerConfig
+from models.backbone import BackboneConfig
 from objectives.base import Objective
 from objectives.corruption import rows
 from objectives.statistics import Statistic
@@ -22,7 +22,7 @@ class Heads(nnx.Module):
     def __init__(
         self,
         stages: tuple[Objective, ...],
-        config: TransformerConfig,
+        config: BackboneConfig,
         *,
         rngs: nnx.Rngs,
     ):
@@ -80,7 +80,7 @@ class Composed(Objective):
             example = stage.corrupt(jax.random.fold_in(rng, index), example)
         return example
 
-    def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> Heads:
+    def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> Heads:
         """A module that holds each stage's heads under the stage's name."""
         return Heads(self.stages, config, rngs=rngs)
 

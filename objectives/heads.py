@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from models.backbone import BackboneConfig
 from models.layers import ACTIVATIONS, kernel_stddev, make_linear, make_norm
-from models.transformer.config import TransformerConfig
 
 Readout = tuple[Float[Array, "B K E"], Float[Array, "C E"], Float[Array, " C"] | None]
 
@@ -26,7 +26,7 @@ class OutputTable(nnx.Module):
       rngs: source of the table's key.
     """
 
-    def __init__(self, config: TransformerConfig, *, use_bias: bool, rngs: nnx.Rngs):
+    def __init__(self, config: BackboneConfig, *, use_bias: bool, rngs: nnx.Rngs):
         vocab_size = config.vocab_size
         if vocab_size is None:
             raise ValueError("vocab_size = None: set it to the tokenizer's first.")
@@ -51,7 +51,7 @@ class LMHead(nnx.Module):
     A factorised embedding needs a projection D -> E before it.
     """
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
         factorised = config.table_dim != config.emb_dim
         self.projection = (
             make_linear(config, config.emb_dim, config.table_dim, rngs, use_bias=False)
@@ -77,7 +77,7 @@ class MaskedLMHead(nnx.Module):
     width, so a factorised embedding needs no projection of its own.
     """
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
         self.dense = make_linear(
             config, config.emb_dim, config.table_dim, rngs, use_bias=True
         )
@@ -102,7 +102,7 @@ class PooledClassifier(nnx.Module):
       rngs: source of the kernels' keys.
     """
 
-    def __init__(self, config: TransformerConfig, num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: BackboneConfig, num_classes: int, *, rngs: nnx.Rngs):
         dim = config.emb_dim
         self.dense = make_linear(config, dim, dim, rngs, use_bias=True)
         self.kernel = _normal(config, (num_classes, dim), rngs)
@@ -118,7 +118,7 @@ class PooledClassifier(nnx.Module):
 
 
 def _normal(
-    config: TransformerConfig, shape: tuple[int, int], rngs: nnx.Rngs
+    config: BackboneConfig, shape: tuple[int, int], rngs: nnx.Rngs
 ) -> nnx.Param:
     """A class table [C, E]: output classes first, unlike the kernel of a Linear."""
     value = jax.random.normal(rngs.params(), shape, config.param_dtype)
@@ -126,5 +126,5 @@ def _normal(
     return nnx.Param(value * jnp.asarray(stddev, config.param_dtype))
 
 
-def _zeros(config: TransformerConfig, size: int) -> nnx.Param:
+def _zeros(config: BackboneConfig, size: int) -> nnx.Param:
     return nnx.Param(jnp.zeros(size, config.param_dtype))

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from models.transformer.config import TransformerConfig
+from models.backbone import BackboneConfig
 from objectives.base import Objective, row_keys
 from objectives.corruption import rows, selection
 from objectives.heads import MaskedLMHead, Readout
@@ -261,7 +261,7 @@ class MaskedLM(Objective):
             ),
         }
 
-    def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+    def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> nnx.Module:
         return MaskedLMHead(config, rngs=rngs)
 
     def readout(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from models.transformer.config import TransformerConfig
+from models.backbone import BackboneConfig
 from objectives.base import Objective, row_keys
 from objectives.corruption.matching import choose_half, match_rows
 from objectives.corruption.pairs import Pairs, Segments, cut_rows, frame_pairs
@@ -188,7 +188,7 @@ class NextSentence(Objective):
                 )
         return result
 
-    def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+    def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> nnx.Module:
         return PooledClassifier(config, 2, rngs=rngs)
 
     def readout(

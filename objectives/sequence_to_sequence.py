@@ -11,8 +11,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from models.backbone import BackboneConfig
 from models.inputs import ModelInputs
-from models.transformer.config import TransformerConfig
 from objectives.base import Objective
 from objectives.corruption import rows, streams
 from objectives.corruption.streams import Stream
@@ -86,7 +86,7 @@ class SequenceToSequence(Objective):
             tokens=self.row_length,
         )
 
-    def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+    def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> nnx.Module:
         return LMHead(config, rngs=rngs)
 
     def readout(

@@ -12,8 +12,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from models.backbone import BackboneConfig
 from models.layers import ACTIVATIONS, kernel_stddev, make_linear, make_norm
-from models.transformer.config import TransformerConfig
 from objectives.base import Objective, row_keys
 from objectives.corruption import rows, selection
 from objectives.corruption.runs import runs
@@ -259,7 +259,7 @@ class SpanBoundary(Objective):
             result["sbo targets / mlm targets"] = share(weights, target.loss_weights)
         return result
 
-    def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+    def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> nnx.Module:
         return SpanHeads(self, config, rngs=rngs)
 
     def read_at(self, term: str, target: Target) -> Int[Array, "B P"] | None:
@@ -289,7 +289,7 @@ class SpanHeads(nnx.Module):
     """A head for each term."""
 
     def __init__(
-        self, objective: SpanBoundary, config: TransformerConfig, *, rngs: nnx.Rngs
+        self, objective: SpanBoundary, config: BackboneConfig, *, rngs: nnx.Rngs
     ):
         self.mlm = MaskedLMHead(config, rngs=rngs)
         if objective.sbo_weight:
@@ -315,7 +315,7 @@ class SpanBoundaryHead(nnx.Module):
 
     def __init__(
         self,
-        config: TransformerConfig,
+        config: BackboneConfig,
         *,
         num_places: int,
         position_dim: int,

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from typing import Any
 
-import jax.numpy as jnp
+import numpy as np
 
-# Values that the fields with names for values accept.
+from models.backbone import BackboneConfig, check_choice
+
+# Values that the fields with names for values accept, beside those of every backbone.
 CHOICES: dict[str, tuple[Any, ...]] = {
     "backbone": ("transformer",),
-    "architecture": ("encoder", "decoder", "encoder_decoder"),
     "position": ("learned", "sinusoidal", "rope", "relative_bias", "alibi"),
-    "norm": ("layernorm", "rmsnorm"),
     "norm_position": ("pre", "post"),
-    "activation": ("relu", "gelu", "gelu_tanh", "silu"),
-    "init": ("normal", "gpt2", "t5"),
-    "dtype": ("float32", "bfloat16"),
-    "param_dtype": ("float32", "bfloat16"),
     "attention": ("auto", "explicit", "xla", "cudnn", "splash"),
-    "remat": ("none", "full", "dots"),
 }
 ROPE_SCALINGS = {
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_len"),
 }
 _POSITIVE = (
-    "emb_dim",
     "num_layers",
     "num_heads",
     "mlp_dim",
@@ -35,12 +28,8 @@ _POSITIVE = (
     "rope_theta",
     "relative_num_buckets",
     "relative_max_distance",
-    "norm_epsilon",
-    "logit_scale",
-    "init_stddev",
 )
 _POSITIVE_OR_NONE = (
-    "vocab_size",
     "embedding_dim",
     "num_encoder_layers",
     "num_decoder_layers",
@@ -51,7 +40,7 @@ _POSITIVE_OR_NONE = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
+class TransformerConfig(BackboneConfig):
     """Settings of one Transformer; BERT, GPT-2, Llama, T5 and BART are values of it.
 
     Fields that may be None follow from others; code reads the resolved value from the
@@ -59,10 +48,6 @@ class TransformerConfig:
     open, open.
 
     Attributes:
-      backbone: the model family, a key of `models.BACKBONES`.
-      architecture: the role: 'encoder', 'decoder' or 'encoder_decoder'.
-      vocab_size: V, rows of the token embedding; None until a tokenizer is known.
-      emb_dim: D, width of the residual stream.
       embedding_dim: E, width of the embedding tables (`table_dim`); a projection to D
         follows where they differ (ELECTRA, ALBERT). None = D.
       num_layers: blocks of the stack.
@@ -81,42 +66,24 @@ class TransformerConfig:
       rope_scaling: () or ('linear', factor) or ('llama3', factor, low_freq_factor,
         high_freq_factor, original_max_len).
       relative_num_buckets, relative_max_distance: of the relative bias.
-      norm: 'layernorm' or 'rmsnorm'.
       norm_position: 'pre' (inside the residual branch) or 'post' (after the sum).
-      norm_epsilon: added to the variance.
       final_norm: a norm after the last block.
       embedding_norm: a norm after the sum of embeddings.
-      activation: of the feed-forward layer; 'gelu' is the exact one with erf.
       gated_mlp: activation(gate(x)) * up(x) (Shazeer 2020).
-      use_bias: whether linear layers and LayerNorms have a bias.
       attention_scale: factor on query-key products (`score_scale`). None = H^-0.5.
       scale_embeddings: multiply token embeddings by sqrt(D).
-      logit_scale: factor on features before the output table; for heads to apply.
-      tie_embeddings: the output table is the token embedding; for heads to read.
-      num_token_types: rows of the token type table; 0 = none.
-      dropout_rate: after embeddings and after every sublayer.
-      mlp_dropout_rate: inside the feed-forward layer, after the activation.
+      mlp_dropout_rate: inside the feed-forward layer, after the activation; the
+        `dropout_rate` is that after embeddings and after every sublayer.
       attention_dropout_rate: on attention weights.
-      init: 'normal' (all N(0, init_stddev)), 'gpt2' (residual outputs divided by
-        sqrt(2 * layers)), 't5' (by fan-in, times init_stddev).
-      init_stddev: see `init`.
-      dtype: of the computation; norms, softmax and losses are float32 in any case.
-      param_dtype: of the parameters.
       attention: implementation, 'auto', 'explicit', 'xla', 'cudnn' or 'splash'; see
         `models.transformer.attend`.
       scan_layers: one `jax.lax.scan` over stacked layers: faster to compile, on CPUs
         slower to run; see `shortens_last`.
-      remat: what to compute again in the backward pass: 'none', 'full' (all but the
-        input of a block), 'dots' (all but the outputs of linear layers).
 
     Raises:
       ValueError: for a value that is not allowed, naming it and what is.
     """
 
-    backbone: str
-    architecture: str
-    vocab_size: int | None
-    emb_dim: int
     embedding_dim: int | None
     num_layers: int
     num_encoder_layers: int | None
@@ -132,48 +99,27 @@ class TransformerConfig:
     rope_scaling: tuple[Any, ...]
     relative_num_buckets: int
     relative_max_distance: int
-    norm: str
     norm_position: str
-    norm_epsilon: float
     final_norm: bool
     embedding_norm: bool
-    activation: str
     gated_mlp: bool
-    use_bias: bool
     attention_scale: float | None
     scale_embeddings: bool
-    logit_scale: float
-    tie_embeddings: bool
-    num_token_types: int
-    dropout_rate: float
     mlp_dropout_rate: float
     attention_dropout_rate: float
-    init: str
-    init_stddev: float
-    dtype: str
-    param_dtype: str
     attention: str
     scan_layers: bool
-    remat: str
 
     def __post_init__(self):
         # JSON has no tuples, and the config must be hashable.
         object.__setattr__(self, "rope_scaling", tuple(self.rope_scaling))
-        for field, allowed in CHOICES.items():
-            _check_choice(field, getattr(self, field), allowed)
-        for field in _POSITIVE:
-            _check_positive(field, getattr(self, field))
-        for field in _POSITIVE_OR_NONE:
-            if getattr(self, field) is not None:
-                _check_positive(field, getattr(self, field))
-        for field in ("position_offset", "num_token_types"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"{field} = {getattr(self, field)}: must be >= 0.")
-        for field in ("dropout_rate", "mlp_dropout_rate", "attention_dropout_rate"):
-            if not 0.0 <= getattr(self, field) < 1.0:
-                raise ValueError(
-                    f"{field} = {getattr(self, field)}: must be >= 0 and < 1."
-                )
+        super().__post_init__()
+        self.check_choices(CHOICES)
+        self.check_positive(*_POSITIVE)
+        self.check_positive(*_POSITIVE_OR_NONE, optional=True)
+        self.check_rates("mlp_dropout_rate", "attention_dropout_rate")
+        if self.position_offset < 0:
+            raise ValueError(f"position_offset = {self.position_offset}: must be >= 0.")
         _check_heads(self)
         _check_positions(self)
 
@@ -222,23 +168,44 @@ class TransformerConfig:
         return self.dim_per_head**-0.5 if given is None else given
 
     @property
-    def compute_dtype(self) -> jnp.dtype:
-        """dtype of activations."""
-        return jnp.dtype(self.dtype)
+    def max_length(self) -> int | None:
+        """Positions that a learned table has; other schemes extrapolate."""
+        return self.max_seq_len if self.position == "learned" else None
 
+    @property
+    def tensor_sizes(self) -> dict[str, int]:
+        """Heads and the feed-forward width, which are split whole."""
+        sizes = {"num_heads": self.num_heads, "mlp_dim": self.mlp_dim}
+        if self.num_kv_heads is not None:
+            sizes["num_kv_heads"] = self.num_kv_heads
+        return sizes
 
-def _check_choice(field: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if value in allowed:
-        return
-    near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    names = ", ".join(repr(name) for name in allowed)
-    raise ValueError(f"{field} = {value!r}: must be one of {names}.{hint}")
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of all stacks; an encoder-decoder's decoder follows its encoder."""
+        if self.architecture == "encoder_decoder":
+            return self.encoder_layers + self.decoder_layers
+        return self.num_layers
 
+    def layer_depth(self, path: tuple[str, ...]) -> int | np.ndarray:
+        """Depth of a parameter; the norm after an encoder counts to its last block."""
+        if any("embed" in name or name == "relative_bias" for name in path):
+            return 0
+        before, count = {
+            "encoder_stack": (0, self.encoder_layers),
+            "decoder_stack": (self.encoder_layers, self.decoder_layers),
+        }.get(path[0], (0, self.num_layers))
+        if "layers" not in path:
+            end = before + count
+            return end + 1 if end == self.num_blocks else end
+        index = path[path.index("layers") + 1]
+        if index.isdigit():
+            return before + int(index) + 1
+        return before + 1 + np.arange(count)
 
-def _check_positive(field: str, value: Any) -> None:
-    if not value > 0:
-        raise ValueError(f"{field} = {value}: must be > 0.")
+    def with_dropout(self, rate: float) -> TransformerConfig:
+        """The same with other dropout of hidden states and of attention weights."""
+        return dataclasses.replace(self, dropout_rate=rate, attention_dropout_rate=rate)
 
 
 def _check_heads(config: TransformerConfig) -> None:
@@ -278,7 +245,7 @@ def _check_positions(config: TransformerConfig) -> None:
     if not config.rope_scaling:
         return
     kind, *factors = config.rope_scaling
-    _check_choice("rope_scaling[0]", kind, tuple(ROPE_SCALINGS))
+    check_choice("rope_scaling[0]", kind, tuple(ROPE_SCALINGS))
     names = ROPE_SCALINGS[kind]
     if len(factors) != len(names) or not all(f > 0 for f in factors):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Encoder, decoder and encoder-decoder from one Block and one Stack.
+"""The Transformer: an encoder, a decoder, or both, from one Block and one Stack.
 
 Parameters, by name. D emb_dim, E table_dim, F mlp_dim, V vocab_size, N heads of H, K
 key and value heads. Every bias of a kernel has the kernel's last axis.
@@ -28,11 +28,12 @@ parameter of the layers has a leading axis of layers.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from models.backbone import BackboneConfig
 from models.dropout import DropoutRngs, fold
 from models.inputs import ModelInputs
 from models.layers import normal_param
@@ -45,8 +46,26 @@ from models.transformer.stack import Stack
 _EMBEDDER, _STACK, _DECODER_EMBEDDER, _DECODER_STACK = range(4)
 
 
-class _Backbone(nnx.Module):
-    """What all three architectures have: a config and a token embedding."""
+class Transformer(nnx.Module):
+    """The configured architecture.
+
+    An encoder's positions see all of their segment; a decoder's see their segment up to
+    themselves, unless `ModelInputs` says otherwise; those of an encoder-decoder's
+    decoder also attend to the encoder's output.
+    """
+
+    config_class: ClassVar[type[BackboneConfig]] = TransformerConfig
+    partition_rules: ClassVar[tuple[tuple[str, str], ...]] = (
+        (r"token_embedding$", "V D"),
+        (r"(position|token_type)_embedding$", "- D"),
+        (r"attention/(query|key|value)/kernel$", "D H"),
+        (r"attention/(query|key|value)/bias$", "H"),
+        (r"attention/out/kernel$", "H D"),
+        (r"relative_bias$", "- H"),
+        (r"mlp/(gate|up)/kernel$", "D F"),
+        (r"mlp/(gate|up)/bias$", "F"),
+        (r"mlp/down/kernel$", "F D"),
+    )
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         if config.vocab_size is None:
@@ -56,42 +75,37 @@ class _Backbone(nnx.Module):
         shape = (config.vocab_size, config.table_dim)
         self.token_embedding = normal_param(config, shape, config.init_stddev, rngs)
         self.config = config
+        if config.architecture == "encoder_decoder":
+            self.encoder_embedder = Embedder(config, rngs=rngs)
+            self.encoder_stack = Stack(
+                config,
+                config.encoder_layers,
+                causal=False,
+                cross_attention=False,
+                rngs=rngs,
+            )
+            self.decoder_embedder = Embedder(config, rngs=rngs)
+            self.decoder_stack = Stack(
+                config,
+                config.decoder_layers,
+                causal=True,
+                cross_attention=True,
+                rngs=rngs,
+            )
+        else:
+            self.embedder = Embedder(config, rngs=rngs)
+            self.stack = Stack(
+                config,
+                config.num_layers,
+                causal=config.architecture == "decoder",
+                cross_attention=False,
+                rngs=rngs,
+            )
 
     @property
     def embedding(self) -> Float[Array, "V E"]:
         """The token embedding, the output table of tied heads."""
         return self.token_embedding[...]
-
-    def _dropout_rngs(self, deterministic: bool, rngs: DropoutRngs | None):
-        config = self.config
-        rates = (
-            config.dropout_rate,
-            config.mlp_dropout_rate,
-            config.attention_dropout_rate,
-        )
-        if deterministic or not any(rates):
-            return None
-        if rngs is None:
-            raise ValueError(
-                "deterministic=False with a dropout rate above 0 needs rngs: "
-                "DropoutRngs.from_key(key of the step, row_ids)."
-            )
-        return rngs
-
-
-class _SingleStack(_Backbone):
-    """An encoder or a decoder."""
-
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        super().__init__(config, rngs=rngs)
-        self.embedder = Embedder(config, rngs=rngs)
-        self.stack = Stack(
-            config,
-            config.num_layers,
-            causal=config.architecture == "decoder",
-            cross_attention=False,
-            rngs=rngs,
-        )
 
     def __call__(
         self,
@@ -114,20 +128,49 @@ class _SingleStack(_Backbone):
           ValueError: for a sequence longer than a learned position table.
         """
         rngs = self._dropout_rngs(deterministic, rngs)
-        hidden = self.embedder(self.embedding, inputs, rngs=fold(rngs, _EMBEDDER))
-        return self.stack(hidden, inputs, at=at, rngs=fold(rngs, _STACK))
+        if self.config.architecture != "encoder_decoder":
+            hidden = self.embedder(self.embedding, inputs, rngs=fold(rngs, _EMBEDDER))
+            return self.stack(hidden, inputs, at=at, rngs=fold(rngs, _STACK))
+        encoder = _encoder_side(inputs)
+        hidden = self.decoder_embedder(
+            self.embedding, inputs, rngs=fold(rngs, _DECODER_EMBEDDER)
+        )
+        return self.decoder_stack(
+            hidden,
+            inputs,
+            encoded=self._encode(encoder, rngs),
+            encoder_segment_ids=encoder.segment_ids,
+            at=at,
+            rngs=fold(rngs, _DECODER_STACK),
+        )
 
+    def encode(self, inputs: ModelInputs) -> Float[Array, "B E D"]:
+        """Hidden states of `inputs.encoder`, without dropout."""
+        return self._encode(_encoder_side(inputs), None)
 
-class Encoder(_SingleStack):
-    """Every position sees all of its segment."""
+    def _encode(self, encoder, rngs):
+        hidden = self.encoder_embedder(
+            self.embedding, encoder, rngs=fold(rngs, _EMBEDDER)
+        )
+        return self.encoder_stack(hidden, encoder, rngs=fold(rngs, _STACK))
 
+    def init_cache(
+        self, batch_size: int, max_length: int, encoder: ModelInputs | None = None
+    ) -> Cache:
+        """An empty cache of `max_length` slots.
 
-class Decoder(_SingleStack):
-    """Every position sees its segment up to itself, and bidirectional positions."""
-
-    def init_cache(self, batch_size: int, max_length: int) -> Cache:
-        """An empty cache of `max_length` slots."""
-        return self.stack.init_cache(batch_size, max_length)
+        For an encoder-decoder it holds the keys and values of the encoder's output.
+        """
+        if self.config.architecture != "encoder_decoder":
+            return self.stack.init_cache(batch_size, max_length)
+        if encoder is None:
+            raise ValueError("An encoder-decoder's cache needs encoder=ModelInputs.")
+        return self.decoder_stack.init_cache(
+            batch_size,
+            max_length,
+            encoded=self._encode(encoder, None),
+            encoder_segment_ids=encoder.segment_ids,
+        )
 
     def decode_step(
         self, inputs: ModelInputs, cache: Cache
@@ -135,125 +178,33 @@ class Decoder(_SingleStack):
         """Hidden states of the next T tokens, and the cache that includes them.
 
         T > 1 reads a prompt in one call. Rows may differ in length: padding has
-        segment 0, and `positions` count each row's own tokens.
+        segment 0, and `positions` count each row's own tokens. `inputs.encoder` is not
+        read.
         """
-        hidden = self.embedder(self.embedding, inputs)
-        return self.stack.decode_step(hidden, inputs, cache)
+        if self.config.architecture == "encoder_decoder":
+            embedder, stack = self.decoder_embedder, self.decoder_stack
+        else:
+            embedder, stack = self.embedder, self.stack
+        return stack.decode_step(embedder(self.embedding, inputs), inputs, cache)
 
-
-class EncoderDecoder(_Backbone):
-    """An encoder, and a decoder whose blocks also attend to its output."""
-
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        super().__init__(config, rngs=rngs)
-        self.encoder_embedder = Embedder(config, rngs=rngs)
-        self.encoder_stack = Stack(
-            config,
-            config.encoder_layers,
-            causal=False,
-            cross_attention=False,
-            rngs=rngs,
+    def _dropout_rngs(self, deterministic: bool, rngs: DropoutRngs | None):
+        config = self.config
+        rates = (
+            config.dropout_rate,
+            config.mlp_dropout_rate,
+            config.attention_dropout_rate,
         )
-        self.decoder_embedder = Embedder(config, rngs=rngs)
-        self.decoder_stack = Stack(
-            config, config.decoder_layers, causal=True, cross_attention=True, rngs=rngs
-        )
-
-    def __call__(
-        self,
-        inputs: ModelInputs,
-        *,
-        at: Int[Array, "B K"] | None = None,
-        deterministic: bool = True,
-        rngs: DropoutRngs | None = None,
-    ) -> Float[Array, "B L D"]:
-        """Hidden states of the decoder's positions; see `encode` and `decode`."""
-        encoded = self.encode(inputs, deterministic=deterministic, rngs=rngs)
-        return self.decode(
-            inputs, encoded, at=at, deterministic=deterministic, rngs=rngs
-        )
-
-    def encode(
-        self,
-        inputs: ModelInputs,
-        *,
-        deterministic: bool = True,
-        rngs: DropoutRngs | None = None,
-    ) -> Float[Array, "B E D"]:
-        """Hidden states of `inputs.encoder`."""
-        encoder_inputs = _encoder_side(inputs)
-        rngs = self._dropout_rngs(deterministic, rngs)
-        hidden = self.encoder_embedder(
-            self.embedding, encoder_inputs, rngs=fold(rngs, _EMBEDDER)
-        )
-        return self.encoder_stack(hidden, encoder_inputs, rngs=fold(rngs, _STACK))
-
-    def decode(
-        self,
-        inputs: ModelInputs,
-        encoded: Float[Array, "B E D"],
-        *,
-        at: Int[Array, "B K"] | None = None,
-        deterministic: bool = True,
-        rngs: DropoutRngs | None = None,
-    ) -> Float[Array, "B L D"]:
-        """Hidden states of the decoder, given the encoder's output.
-
-        Cross-attention joins the segments of `inputs` and `inputs.encoder`. `at` gives
-        these positions alone.
-        """
-        rngs = self._dropout_rngs(deterministic, rngs)
-        hidden = self.decoder_embedder(
-            self.embedding, inputs, rngs=fold(rngs, _DECODER_EMBEDDER)
-        )
-        return self.decoder_stack(
-            hidden,
-            inputs,
-            encoded=encoded,
-            encoder_segment_ids=_encoder_side(inputs).segment_ids,
-            at=at,
-            rngs=fold(rngs, _DECODER_STACK),
-        )
-
-    def init_cache(
-        self,
-        batch_size: int,
-        max_length: int,
-        *,
-        encoded: Float[Array, "B E D"],
-        encoder_segment_ids: Int[Array, "B E"],
-    ) -> Cache:
-        """An empty cache that holds the keys and values of the encoder's output."""
-        return self.decoder_stack.init_cache(
-            batch_size,
-            max_length,
-            encoded=encoded,
-            encoder_segment_ids=encoder_segment_ids,
-        )
-
-    def decode_step(
-        self, inputs: ModelInputs, cache: Cache
-    ) -> tuple[Float[Array, "B T D"], Cache]:
-        """Hidden states of the next T decoder tokens; `inputs.encoder` is not read."""
-        hidden = self.decoder_embedder(self.embedding, inputs)
-        return self.decoder_stack.decode_step(hidden, inputs, cache)
+        if deterministic or not any(rates):
+            return None
+        if rngs is None:
+            raise ValueError(
+                "deterministic=False with a dropout rate above 0 needs rngs: "
+                "DropoutRngs.from_key(key of the step, row_ids)."
+            )
+        return rngs
 
 
 def _encoder_side(inputs: ModelInputs) -> ModelInputs:
     if inputs.encoder is None:
         raise ValueError("An encoder-decoder reads ModelInputs with encoder=....")
     return inputs.encoder
-
-
-ARCHITECTURES: dict[str, Any] = {
-    "encoder": Encoder,
-    "decoder": Decoder,
-    "encoder_decoder": EncoderDecoder,
-}
-
-
-def create(
-    config: TransformerConfig, *, rngs: nnx.Rngs
-) -> Encoder | Decoder | EncoderDecoder:
-    """Builds the configured architecture with freshly drawn parameters."""
-    return ARCHITECTURES[config.architecture](config, rngs=rngs)

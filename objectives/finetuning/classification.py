@@ -22,11 +22,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from models.backbone import BackboneConfig
 from models.dropout import DropoutRngs, dropout, fold
 from models.inputs import ModelInputs
 from models.layers import Linear, kernel_stddev
 from models.pytree import pytree
-from models.transformer.config import TransformerConfig
 from objectives.base import Objective, WeightedSum
 from objectives.types import AnyArray, Example, Lengths, Target
 
@@ -83,7 +83,7 @@ class ClassificationHead(nnx.Module):
 
     def __init__(
         self,
-        config: TransformerConfig,
+        config: BackboneConfig,
         num_classes: int,
         *,
         with_pooler: bool,
@@ -182,7 +182,7 @@ class Classification(Objective):
         return model_inputs(batch, self.architecture, self.decoder_start_id)
 
     def init_heads(
-        self, config: TransformerConfig, *, rngs: nnx.Rngs
+        self, config: BackboneConfig, *, rngs: nnx.Rngs
     ) -> ClassificationHead:
         return ClassificationHead(
             config, self.num_classes, with_pooler=self.with_pooler, rngs=rngs

@@ -19,11 +19,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from models.backbone import BackboneConfig
 from models.dropout import DropoutRngs
 from models.inputs import ModelInputs
 from models.layers import Linear, kernel_stddev
 from models.pytree import pytree
-from models.transformer.config import TransformerConfig
 from objectives.base import Objective, WeightedSum
 from objectives.finetuning.classification import model_inputs
 from objectives.types import AnyArray, Example, Lengths, Target
@@ -57,7 +57,7 @@ class SpanBatch:
 class SpanHead(nnx.Module):
     """Start and end logits of every position, float32."""
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
         self.output = Linear(
             config.emb_dim,
             2,
@@ -120,7 +120,7 @@ class SpanExtraction(Objective):
         """What the backbone reads."""
         return model_inputs(batch, self.architecture, self.decoder_start_id)
 
-    def init_heads(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> SpanHead:
+    def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> SpanHead:
         return SpanHead(config, rngs=rngs)
 
     def logits(

@@ -304,7 +304,7 @@ def _peer_tokenizer(transformers: Any, tokenizer: Tokenizer) -> Any:
 
 
 def _peer_model(transformers: Any, case: Case) -> Any:
-    model = case.backbone.model_config
+    model: Any = case.backbone.model_config
     return transformers.BertForSequenceClassification(
         transformers.BertConfig(
             vocab_size=model.vocab_size,

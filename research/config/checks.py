@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from models.transformer.config import TransformerConfig
+from models.backbone import BackboneConfig
 from objectives.base import Objective
 from objectives.vocabulary import Vocabulary
 from research.config.sections import (
@@ -203,13 +203,10 @@ def _check_parallel(parallel: ParallelConfig) -> list[str]:
     return problems
 
 
-def _check_tensor(model: TransformerConfig, parallel: ParallelConfig) -> list[str]:
-    """Tensor parallelism cuts heads, the feed-forward width and nothing unevenly."""
+def _check_tensor(model: BackboneConfig, parallel: ParallelConfig) -> list[str]:
+    """Tensor parallelism splits nothing unevenly."""
     problems = []
-    sizes = {"num_heads": model.num_heads, "mlp_dim": model.mlp_dim}
-    if model.num_kv_heads is not None:
-        sizes["num_kv_heads"] = model.num_kv_heads
-    for name, size in sizes.items():
+    for name, size in model.tensor_sizes.items():
         if size % parallel.tensor:
             problems.append(
                 f"config.model.{name} = {size} is not divisible by "
@@ -228,15 +225,15 @@ CHECKS: dict[Callable[..., list[str]], tuple[str, ...]] = {
 }
 
 
-def length_problems(model: TransformerConfig, objective: Objective) -> list[str]:
-    """Problems of sequences longer than the model's max_seq_len."""
+def length_problems(model: BackboneConfig, objective: Objective) -> list[str]:
+    """Problems of sequences longer than the model can read."""
     lengths = objective.lengths
     longest = max(lengths.inputs, lengths.encoder)
-    if longest <= model.max_seq_len:
+    if model.max_length is None or longest <= model.max_length:
         return []
     problem = (
         f"config.data.row_length = {lengths.tokens} makes sequences of {longest} "
-        f"tokens, longer than config.model.max_seq_len = {model.max_seq_len}: shorten "
+        f"tokens, longer than config.model.max_seq_len = {model.max_length}: shorten "
         f"the rows or raise max_seq_len to {longest}."
     )
     return [problem]

@@ -12,6 +12,7 @@ from typing import Any
 
 import ml_collections
 
+import models
 import objectives
 from objectives.base import Objective
 from objectives.vocabulary import Vocabulary
@@ -35,13 +36,18 @@ def parse(config: ml_collections.ConfigDict) -> RunConfig:
     complete = kinds.RUN.complete
     names = (*SECTIONS, "objective")
     strict.check_names(values, names, "config", problems, complete=complete)
+    classes = {
+        name: _model_class(values[name], problems) if name == "model" else cls
+        for name, cls in SECTIONS.items()
+        if name in values
+    }
     # Any: each section has the type that RunConfig's field of its name has.
     sections: dict[str, Any] = {
         name: strict.build(
             cls, values[name], f"config.{name}", problems, complete=complete
         )
-        for name, cls in SECTIONS.items()
-        if name in values
+        for name, cls in classes.items()
+        if cls is not None
     }
     if "objective" in values:
         sections["objective"] = _objective_section(values["objective"], problems)
@@ -50,6 +56,21 @@ def parse(config: ml_collections.ConfigDict) -> RunConfig:
     run = RunConfig(**sections)
     _refuse(_objective_problems(run))
     return run
+
+
+def _model_class(values: Any, problems: list[str]) -> type | None:
+    """The config class of the backbone that a model section names."""
+    if not isinstance(values, Mapping):
+        return SECTIONS["model"]
+    name = values.get("backbone")
+    if name in models.BACKBONES:
+        return models.BACKBONES[name].config_class
+    valid = tuple(models.BACKBONES)
+    problems.append(
+        f"config.model.backbone = {name!r}: there is no such backbone."
+        f"{nearest(str(name), valid)} Valid: {', '.join(valid)}."
+    )
+    return None
 
 
 def plain(config: Any) -> Any:

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from models.transformer.config import TransformerConfig
+from models.backbone import BackboneConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ class ObjectiveConfig:
 class RunConfig:
     """One run. `model.vocab_size` is None until a tokenizer is known."""
 
-    model: TransformerConfig
+    model: BackboneConfig
     objective: ObjectiveConfig
     data: DataConfig
     optimizer: OptimizerConfig
@@ -122,8 +122,9 @@ class RunConfig:
     parallel: ParallelConfig
 
 
+# Sections by name; the class of `model` is that of its backbone, see `parse`.
 SECTIONS: dict[str, type] = {
-    "model": TransformerConfig,
+    "model": BackboneConfig,
     "data": DataConfig,
     "optimizer": OptimizerConfig,
     "train": TrainConfig,

@@ -12,11 +12,13 @@ import jax
 import ml_collections
 import numpy as np
 
+from models.transformer.config import TransformerConfig
 from research.config import experiments
 from research.config import parse as config_lib
 from research.conversion import exporter, hub, importer, model_card, origin, safetensors
 from research.conversion.family import matches
 from research.data.tokenizer import Tokenizer
+from research.errors import UserError
 from research.machine import files
 from research.training import program, rngs, state, streamed, workdir
 
@@ -198,6 +200,11 @@ def export_workdir(
     tokenizer = Tokenizer.load(source / "tokenizer")
     vocabulary = _with_counts(tokenizer).vocabulary()
     model_config = program.resolve_model(run.model, vocabulary)
+    if not isinstance(model_config, TransformerConfig):
+        raise UserError(
+            f"{source} has backbone {model_config.backbone!r}: only 'transformer' has a "
+            f"form that transformers can load."
+        )
     params, step = streamed.open_params(source / "checkpoints", which)
     came = origin.load(source)
     # Until it is trained, a checkpoint goes as it came: without heads drawn here.

@@ -77,10 +77,7 @@ class LanguageModel:
             return logits, cache, segments.sum(axis=1)
         starts = jnp.full((batch,), self.start_id, jnp.int32)
         first = _one_token(starts, jnp.zeros((batch,), jnp.int32))
-        encoded = model.encode(dataclasses.replace(first, encoder=inputs))
-        cache = model.init_cache(
-            batch, 1 + max_new_tokens, encoded=encoded, encoder_segment_ids=segments
-        )
+        cache = model.init_cache(batch, 1 + max_new_tokens, encoder=inputs)
         hidden, cache = model.decode_step(first, cache)
         logits = self._logits(params, model, hidden)
         return logits, cache, jnp.ones((batch,), jnp.int32)

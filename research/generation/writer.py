@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from models.transformer.config import TransformerConfig
+from models.backbone import BackboneConfig
 from objectives.base import Objective
 from objectives.vocabulary import Vocabulary
 from research.config import parse as config_lib
@@ -33,7 +33,7 @@ class Writer:
     params: Any
     tokenizer: Tokenizer
     vocabulary: Vocabulary
-    model_config: TransformerConfig
+    model_config: BackboneConfig
     frame: prompts.Frame
     rng: jax.Array
 
@@ -92,15 +92,15 @@ class Writer:
 
     def _check_lengths(self, encoded: list[list[int]], settings: DecodingConfig):
         config = self.model_config
-        if config.position != "learned":
+        if config.max_length is None:
             return
         longest = max(len(prompt) for prompt in encoded)
         longest = -(-longest // prompts.MULTIPLE) * prompts.MULTIPLE
         new = settings.max_new_tokens if config.architecture == "decoder" else 0
-        if longest + new > config.max_seq_len:
+        if longest + new > config.max_length:
             raise ValueError(
                 f"A prompt of {longest} tokens (padded) and {new} new ones exceed the "
-                f"{config.max_seq_len} positions of the model: shorten the prompt or "
+                f"{config.max_length} positions of the model: shorten the prompt or "
                 f"lower --max_new_tokens."
             )
 

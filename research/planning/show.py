@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import rich.box
 from rich.console import Console
@@ -176,7 +177,8 @@ def notes(plan: Plan) -> Iterator[str]:
 
 def _fused_but_for_dropout(plan: Plan) -> bool:
     """Whether attention would keep no weights if it dropped none."""
-    model, objective = plan.program.model_config, plan.program.objective
+    model: Any = plan.program.model_config
+    objective = plan.program.objective
     undropped = dataclasses.replace(model, attention_dropout_rate=0.0)
     return keeps_weights(model, objective, "gpu") and not keeps_weights(
         undropped, objective, "gpu"

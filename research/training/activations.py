@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 
 from models.dropout import DropoutRngs
-from models.transformer.config import TransformerConfig
 from objectives import cross_entropy
 from objectives.base import Objective
 from objectives.types import Example
@@ -63,7 +62,7 @@ class Activations:
 
 
 def count(
-    config: TransformerConfig,
+    config: Any,
     objective: Objective,
     *,
     platform: str,
@@ -115,17 +114,17 @@ def _less(more: Line, less: Line, layers: int = 1) -> Line:
     return (more[0] - less[0]) / layers, (more[1] - less[1]) / layers
 
 
-def computes_less_at_last(config: TransformerConfig, objective: Objective) -> bool:
+def computes_less_at_last(config: Any, objective: Objective) -> bool:
     """Whether the last block gives fewer positions than the others."""
     return config.shortens_last and _reads_less(config, objective)
 
 
-def _reads_less(config: TransformerConfig, objective: Objective) -> bool:
+def _reads_less(config: Any, objective: Objective) -> bool:
     is_one_stack = config.architecture != "encoder_decoder"
     return is_one_stack and flops.count_read(objective) < objective.lengths.inputs
 
 
-def num_blocks(config: TransformerConfig) -> int:
+def num_blocks(config: Any) -> int:
     """Blocks of all stacks."""
     if config.architecture == "encoder_decoder":
         return config.encoder_layers + config.decoder_layers
@@ -170,7 +169,7 @@ def residual_bytes(
     )
 
 
-def _share(config: TransformerConfig, tensor: int, keeps_weights: bool) -> Share:
+def _share(config: Any, tensor: int, keeps_weights: bool) -> Share:
     """Heads and feed-forward features are split; fused attention keeps no weights."""
     heads = {config.num_heads, config.kv_heads}
 
@@ -185,9 +184,7 @@ def _share(config: TransformerConfig, tensor: int, keeps_weights: bool) -> Share
     return share
 
 
-def keeps_weights(
-    config: TransformerConfig, objective: Objective, platform: str
-) -> bool:
+def keeps_weights(config: Any, objective: Objective, platform: str) -> bool:
     """Whether attention keeps its weights [B, N, T, S]; see models.attend."""
     if config.attention not in ("auto", "cudnn", "splash"):
         return True

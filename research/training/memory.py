@@ -139,7 +139,7 @@ def _gathered_bytes(program: Program) -> float:
         return 0.0
     blocks = sum(leaf.size for leaf in _layer_params(program))
     everything = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
-    config = program.model_config
+    config: Any = program.model_config
     alive = blocks if config.remat == "none" else blocks / num_blocks(config)
     others = 2 * 4 * (everything - blocks)  # Embeddings and heads, in float32.
     return (others + alive * config.compute_dtype.itemsize) / shape["tensor"]
@@ -147,7 +147,7 @@ def _gathered_bytes(program: Program) -> float:
 
 def sliced_bytes(program: Program) -> float:
     """Of a scan's layers without the last, whose gradients are joined in the end."""
-    config = program.model_config
+    config: Any = program.model_config
     is_cut = activations.computes_less_at_last(config, program.objective)
     if not (config.scan_layers and is_cut and config.num_layers > 1):
         return 0.0
@@ -275,7 +275,8 @@ def allocated_bytes(compiled: Any) -> int | None:
 
 def _at_most(program: Program, rows: int) -> float:
     """More bytes than activations and copies of parameters and gradients ever need."""
-    model, lengths = program.model_config, program.objective.lengths
+    model: Any = program.model_config
+    lengths = program.objective.lengths
     longest = max(lengths.inputs, lengths.encoder)
     token = 24 * model.emb_dim + 6 * model.mlp_dim + 4 * model.num_heads * longest
     layers = num_blocks(model)

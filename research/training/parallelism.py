@@ -1,7 +1,7 @@
 """How devices share a step: one program over a mesh, or replicas with explicit sums.
 
 'jit': one program over a mesh of data x fsdp x tensor devices. Rows are split over data
-and fsdp, parameters over fsdp and tensor by the rules below, and XLA adds the
+and fsdp, parameters over fsdp and tensor by rules for their names, and XLA adds the
 communication. 'pmap': every device has all parameters and its own rows; the step
 gathers the batch's integers, corrupts the whole, keeps its rows and sums gradients.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+import models
 from models.sharding import Placement
 from research.config.sections import ParallelConfig, RunConfig
 from research.errors import UserError
@@ -30,22 +32,12 @@ ROWS = (DATA, FSDP)
 # The one axis of 'pmap'.
 REPLICAS = "replicas"
 
-# What a dimension of a parameter is, and the mesh axis that it is split over.
+# What a dimension of a parameter is, and the mesh axis that it is split over: D width
+# of hidden states, V vocabulary, H heads times their width, F feed-forward.
 AXIS_OF_DIMENSION = {"D": FSDP, "V": TENSOR, "H": TENSOR, "F": TENSOR, "-": None}
 
-# Names of parameters to their dimensions, first match. Leading dimensions that a rule
-# does not name (stacked layers) are never split. D embedding, V vocabulary, H heads
-# times their width, F feed-forward.
-RULES: tuple[tuple[str, str], ...] = (
-    (r"token_embedding$", "V D"),
-    (r"(position|token_type)_embedding$", "- D"),
-    (r"attention/(query|key|value)/kernel$", "D H"),
-    (r"attention/(query|key|value)/bias$", "H"),
-    (r"attention/out/kernel$", "H D"),
-    (r"relative_bias$", "- H"),
-    (r"mlp/(gate|up)/kernel$", "D F"),
-    (r"mlp/(gate|up)/bias$", "F"),
-    (r"mlp/down/kernel$", "F D"),
+# Names of parameters of heads to their dimensions, first match.
+HEAD_RULES: tuple[tuple[str, str], ...] = (
     (r"output/kernel$", "V D"),
     (r"output/bias$", "V"),
     (r"kernel$", "D -"),
@@ -57,10 +49,13 @@ def param_spec(
 ) -> PartitionSpec:
     """How a parameter is split: the first rule whose pattern its name matches.
 
-    A dimension that its mesh axis does not divide stays whole, as does everything
-    without a rule (norms, other biases).
+    The rules of backbones come before those of heads, which match any kernel. Leading
+    dimensions that a rule does not name (stacked layers) are never split. A dimension
+    that its mesh axis does not divide stays whole, as does everything without a rule
+    (norms, other biases).
     """
-    for pattern, dimensions in RULES:
+    backbones = (backbone.partition_rules for backbone in models.BACKBONES.values())
+    for pattern, dimensions in itertools.chain(*backbones, HEAD_RULES):
         if re.search(pattern, name):
             letters = dimensions.split()
             break

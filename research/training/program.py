@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.transformer.config import TransformerConfig
+from models.backbone import BackboneConfig
 from objectives.base import Objective
 from objectives.types import TokenBatch
 from objectives.vocabulary import Vocabulary
@@ -41,7 +41,7 @@ class Program:
     """
 
     config: RunConfig
-    model_config: TransformerConfig
+    model_config: BackboneConfig
     objective: Objective
     modules: Modules
     optimizer: Optimizer
@@ -164,9 +164,7 @@ def create(
     )
 
 
-def resolve_model(
-    config: TransformerConfig, vocabulary: Vocabulary
-) -> TransformerConfig:
+def resolve_model(config: BackboneConfig, vocabulary: Vocabulary) -> BackboneConfig:
     """The model's config with the number of embedding rows the vocabulary needs.
 
     Raises:
@@ -184,7 +182,7 @@ def resolve_model(
 
 
 def _init(
-    model_config: TransformerConfig,
+    model_config: BackboneConfig,
     objective: Objective,
     rule: Optimizer,
     seed: jax.Array,

@@ -11,8 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Int, Key, UInt32
 
 import models
+from models.backbone import BackboneConfig
 from models.pytree import pytree
-from models.transformer.config import TransformerConfig
 from objectives.base import Objective
 from research.training.optimizer import Optimizer
 
@@ -61,7 +61,7 @@ class Modules:
         )
 
 
-def create_modules(config: TransformerConfig, objective: Objective) -> Modules:
+def create_modules(config: BackboneConfig, objective: Objective) -> Modules:
     """The modules of a run, built without computing anything."""
 
     def build() -> tuple[nnx.Module, nnx.Module]:
@@ -81,7 +81,7 @@ def create_modules(config: TransformerConfig, objective: Objective) -> Modules:
 
 
 def init_params(
-    config: TransformerConfig, objective: Objective, rng: Key[Array, ""]
+    config: BackboneConfig, objective: Objective, rng: Key[Array, ""]
 ) -> Params:
     """Freshly drawn parameters; pure and jittable."""
     model, heads = _build(config, objective, nnx.Rngs(rng))
@@ -91,7 +91,7 @@ def init_params(
     }
 
 
-def _build(config: TransformerConfig, objective: Objective, rngs: nnx.Rngs):
+def _build(config: BackboneConfig, objective: Objective, rngs: nnx.Rngs):
     return models.create(config, rngs=rngs), objective.init_heads(config, rngs=rngs)
 
 

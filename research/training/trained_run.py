@@ -13,7 +13,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from models.transformer.config import TransformerConfig
+from models.backbone import BackboneConfig
 from objectives.base import Objective
 from objectives.vocabulary import Vocabulary
 from research.config import parse as config_lib
@@ -43,7 +43,7 @@ class Backbone:
     raw: ml_collections.ConfigDict
     tokenizer: Tokenizer
     vocabulary: Vocabulary
-    model_config: TransformerConfig
+    model_config: BackboneConfig
     params: Params
     step: int
     workdir: pathlib.Path
@@ -118,6 +118,6 @@ def random_init(backbone: Backbone, seed: int) -> Backbone:
 
 @functools.lru_cache(maxsize=8)
 def _compiled_init(
-    config: TransformerConfig, objective: Objective
+    config: BackboneConfig, objective: Objective
 ) -> Callable[[jax.Array], Params]:
     return jax.jit(functools.partial(state.init_params, config, objective))

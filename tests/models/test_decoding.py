@@ -110,10 +110,7 @@ def test_encoder_decoder(position):
         num_decoder_layers=2,
     )
     inputs = tiny.encoder_decoder_inputs(((10,), (10,)), ((7,), (9,)))
-    encoded = model.encode(inputs)
-    cache = model.init_cache(
-        2, 10, encoded=encoded, encoder_segment_ids=inputs.encoder.segment_ids
-    )
+    cache = model.init_cache(2, 10, encoder=inputs.encoder)
     cached, _ = decode(model, cache, inputs, (5, 1, 1, 1, 1, 1))
     assert_close(cached, tiny.run(model, inputs), inputs)
 

@@ -29,8 +29,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from models.backbone import BackboneConfig
 from models.inputs import ModelInputs
-from models.transformer.config import TransformerConfig
 from objectives.base import Objective
 from objectives.corruption.rows import indices
 from objectives.corruption.streams import Stream
@@ -75,11 +75,11 @@ def log_likelihoods(backbone: Backbone, rows: Sequence[np.ndarray]) -> np.ndarra
         raise UserError(reason)
     scorer = _Scorer(backbone)
     longest = max(len(row) for row in rows)
-    limit = backbone.model_config.max_seq_len - _FRAME
-    if longest > limit and backbone.model_config.position == "learned":
+    limit = backbone.model_config.max_length
+    if limit is not None and longest > limit - _FRAME:
         raise UserError(
-            f"a sentence of {longest} tokens is longer than the {limit} that "
-            f"model.max_seq_len = {backbone.model_config.max_seq_len} leaves room for."
+            f"a sentence of {longest} tokens is longer than the {limit - _FRAME} that "
+            f"model.max_seq_len = {limit} leaves room for."
         )
     if scorer.is_pseudo:
         return _pseudo(scorer, rows)
@@ -134,7 +134,7 @@ class _Scorer:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(
-    config: TransformerConfig, objective: Objective, stage: Any
+    config: BackboneConfig, objective: Objective, stage: Any
 ) -> Callable[..., Float[Array, " B"]]:
     """(params, tokens, lengths[, hidden]) -> log-probabilities, for all equal runs."""
     modules = state_lib.create_modules(config, objective)

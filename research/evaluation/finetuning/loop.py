@@ -21,7 +21,7 @@ import optax
 from flax import nnx
 
 import models
-from models.transformer.config import TransformerConfig
+from models.backbone import BackboneConfig
 from objectives.base import Objective
 from research.errors import nearest
 from research.evaluation.finetuning import layer_depths, optimizer
@@ -146,7 +146,7 @@ class Program:
       outputs: (params, batch) -> the objective's outputs.
     """
 
-    config: TransformerConfig
+    config: BackboneConfig
     objective: Objective
     modules: Modules
     init: Callable[[jax.Array], Params]
@@ -155,15 +155,13 @@ class Program:
     outputs: Callable[[Params, Batch], Any]
 
 
-def dropout_config(config: TransformerConfig, rate: float | None) -> TransformerConfig:
+def dropout_config(config: BackboneConfig, rate: float | None) -> BackboneConfig:
     """The backbone's config with the dropout of fine-tuning."""
-    if rate is None:
-        return config
-    return dataclasses.replace(config, dropout_rate=rate, attention_dropout_rate=rate)
+    return config if rate is None else config.with_dropout(rate)
 
 
 @functools.lru_cache(maxsize=8)
-def model_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+def model_shapes(config: BackboneConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter of the backbone, by its path."""
 
     def build() -> Params:
@@ -177,7 +175,7 @@ def model_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
 
 
 @functools.lru_cache(maxsize=8)
-def make_program(config: TransformerConfig, objective: Any) -> Program:
+def make_program(config: BackboneConfig, objective: Any) -> Program:
     """Builds the program, once for equal arguments: jit caches by function."""
     modules = state_lib.create_modules(config, objective)
     step = make_train_step(objective, modules, OPTIMIZER, num_microbatches=1)
@@ -248,7 +246,7 @@ class _Position:
 
 
 def hyperparameters(
-    params: Params, config: TransformerConfig, settings: FinetuneSettings, steps: int
+    params: Params, config: BackboneConfig, settings: FinetuneSettings, steps: int
 ) -> optimizer.Hyperparameters:
     """The settings as data of a run of `steps` steps."""
     scalars = {

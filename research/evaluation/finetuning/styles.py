@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from models.transformer.config import TransformerConfig
+from models.backbone import BackboneConfig
 from objectives.finetuning.classification import Classification, LabelledBatch
 from objectives.finetuning.text_to_text import TextBatch, TextToText
 from research.errors import UserError
@@ -226,7 +226,7 @@ class TextStyle:
 
 def make_style(
     backbone: Backbone,
-    config: TransformerConfig,
+    config: BackboneConfig,
     task: Task,
     settings: FinetuneSettings,
 ) -> HeadStyle | TextStyle:
@@ -245,16 +245,14 @@ def make_style(
     return _text_style(backbone, config, task, settings)
 
 
-def readable_length(config: TransformerConfig, wanted: int) -> int:
-    """`wanted`, or what a learned position table can read if that is less."""
-    if config.position == "learned":
-        return min(wanted, config.max_seq_len)
-    return wanted
+def readable_length(config: BackboneConfig, wanted: int) -> int:
+    """`wanted`, or the longest sequence that the model can read if that is less."""
+    return wanted if config.max_length is None else min(wanted, config.max_length)
 
 
 def _head_style(
     backbone: Backbone,
-    config: TransformerConfig,
+    config: BackboneConfig,
     task: Task,
     settings: FinetuneSettings,
 ) -> HeadStyle:
@@ -287,7 +285,7 @@ def _head_style(
 
 def _text_style(
     backbone: Backbone,
-    config: TransformerConfig,
+    config: BackboneConfig,
     task: Task,
     settings: FinetuneSettings,
 ) -> TextStyle:

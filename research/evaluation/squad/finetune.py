@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 
-from models.transformer.config import TransformerConfig
+from models.backbone import BackboneConfig
 from objectives.finetuning.span_extraction import SpanBatch, SpanExtraction
 from research.errors import UserError
 from research.evaluation.finetuning import batching, loop
@@ -157,7 +157,7 @@ class _Reader:
 
 def make_program(backbone: Backbone, settings: FinetuneSettings) -> Program:
     """The program of span extraction for a backbone."""
-    config: TransformerConfig = loop.dropout_config(
+    config: BackboneConfig = loop.dropout_config(
         backbone.model_config, settings.dropout_rate
     )
     objective = SpanExtraction(

@@ -109,6 +109,10 @@ WRONG = {
         {"model__architecture": "decoder"},
         "cannot train architecture 'decoder'",
     ),
+    "backbone": (
+        {"model__backbone": "transfromer"},
+        "no such backbone. Did you mean transformer? Valid: transformer.",
+    ),
     "model": ({"model__num_heads": 5}, "emb_dim = 32 is not divisible by num_heads"),
     "hyperparameter": (
         {"objective__masked_lm__noise_density": 1.5},

@@ -80,4 +80,4 @@ def test_a_decoder_reads_prompts_as_it_was_trained(name):
 def _part(inputs, count):
     fields = (field.name for field in dataclasses.fields(inputs))
     values = {name: getattr(inputs, name) for name in fields}
-    return {n: v[:, :count] for n, v in values.items() if v is not None}
+    return {n: v[:, :count] for n, v in values.items() if isinstance(v, jax.Array)}
