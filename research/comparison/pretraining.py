@@ -247,6 +247,7 @@ def summarise(
         "tokens_per_second": num_rows * counted.tokens / seconds,
         "utilisation": None if rate is None else spent / seconds / rate,
         "learning_rate": config.optimizer.learning_rate,
+        "text": _data(config.data).text(),
         "environment": workdir.provenance() | hardware.description(),
     }
 

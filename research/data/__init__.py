@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from objectives.vocabulary import Vocabulary
@@ -46,6 +47,24 @@ class Data:
     vocabulary: Vocabulary
     train: TokenStore
     heldout: TokenStore
+
+    def text(self) -> dict[str, Any]:
+        """Size and digest of the text of both splits, before it was tokenised."""
+        splits = (self.train, self.heldout)
+        return {
+            "num_documents": sum(split.num_documents for split in splits),
+            "num_bytes": sum(split.num_bytes for split in splits),
+            # Stores of earlier versions have none.
+            "digest": self.train.header.get("text_digest", ""),
+        }
+
+
+def describe_text(text: Mapping[str, Any]) -> str:
+    """`Data.text` in words."""
+    return (
+        f"{text['num_bytes'] / 1e6:.1f} MB of text in {text['num_documents']:,} "
+        f"documents, digest {text['digest'] or 'unknown'}"
+    )
 
 
 def load(
@@ -237,6 +256,7 @@ def _write_record(
     record = _settings(config, data.tokenizer) | {
         "store": name,
         "checksum": store.contents_checksum(data.train.header),
+        "text": data.text(),
     }
     files.write(workdir / RECORD, json.dumps(record, indent=1) + "\n")
 

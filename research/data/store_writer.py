@@ -110,8 +110,9 @@ def _write_files(
             leave=False,
         )
         encode = _encoder(tokenizer, eod_id, dtype)
+        digest = hashlib.blake2b(digest_size=8)
         with progress, one_thread():
-            for chunk in _map_in_order(encode, _chunks(corpus), num_workers):
+            for chunk in _map_in_order(encode, _chunks(corpus, digest), num_workers):
                 heldout = [
                     is_heldout(number + i, heldout_fraction)
                     for i in range(len(chunk.lengths))
@@ -128,6 +129,7 @@ def _write_files(
     _check_splits(corpus, writers, heldout_fraction)
     return {
         "corpus": corpus.origin,
+        "text_digest": digest.hexdigest(),
         "heldout_fraction": heldout_fraction,
         "tokenizer": tokenizer.fingerprint,
         "vocab_size": tokenizer.vocab_size,
@@ -169,12 +171,16 @@ class _Chunk:
     extent: int
 
 
-def _chunks(corpus: Corpus) -> Iterator[tuple[list[str], int]]:
-    """Documents in groups that are worth a thread's while, with the extent read."""
+def _chunks(corpus: Corpus, digest: Any) -> Iterator[tuple[list[str], int]]:
+    """Documents in groups that are worth a thread's while, with the extent read.
+
+    All text goes through `digest` on the way, one document after another.
+    """
     texts: list[str] = []
     characters = 0
     extent = 0
     for text, extent in corpus.read():
+        digest.update(text.encode("utf-8") + b"\0")
         texts.append(text)
         characters += len(text)
         if characters >= CHUNK_CHARACTERS:

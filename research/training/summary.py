@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import jax
 
-from research.data import Data
+from research.data import Data, describe_text
 from research.training import metrics
 from research.training.loop import Result
 from research.training.program import Program
@@ -26,7 +26,8 @@ def opening(program: Program, data: Data, first_step: int) -> str:
         f"parameters in the backbone, {short(heads)} in heads"
     )
     tokens = (
-        f"{config.data.source}: {short(data.train.num_tokens)} tokens to train on, "
+        f"{config.data.source}: {describe_text(data.text())}; "
+        f"{short(data.train.num_tokens)} tokens to train on, "
         f"{short(data.heldout.num_tokens)} held out, vocabulary of "
         f"{data.vocabulary.vocab_size}"
     )

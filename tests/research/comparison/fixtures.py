@@ -30,6 +30,7 @@ SPEND = {
     "num_params": 6e5,
     "peak_memory_bytes": 1e9,
     "utilisation": 0.4,
+    "text": {"num_documents": 1234, "num_bytes": 10_900_000, "digest": "0f1e2d3c"},
 }
 
 

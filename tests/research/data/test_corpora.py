@@ -216,6 +216,12 @@ def test_embedded_corpus_is_deterministic(monkeypatch):
     assert len(embedded.help_topics()) > 50
 
 
+def test_long_paragraphs_are_kept_once():
+    long, other, short = ("word " * 50, "text " * 50, "Parameters")
+    texts = [f"{short}\n\n{long}", f"{short}\n\n{long}\n\n{other}", long]
+    assert list(embedded.unique(texts)) == [texts[0], f"{short}\n\n{other}"]
+
+
 def test_embedded_files_are_parsed_not_run(tmp_path):
     path = tmp_path / "module.py"
     text = "What this module says. " * 20

@@ -82,6 +82,26 @@ def test_workdir_keeps_tokenizer_and_record(config, tmp_path, monkeypatch):
     assert (again.train.tokens == data.train.tokens).all()
 
 
+def test_the_record_has_the_size_and_digest_of_the_text(config, tmp_path):
+    records = []
+    changes = ({}, {"heldout_fraction": 0.2}, {"source": str(tmp_path / "other.txt")})
+    write_corpus(tmp_path / "other.txt", seed=1)
+    for number, change in enumerate(changes):
+        data = research.data.load(
+            dataclasses.replace(config, **change), workdir=tmp_path / str(number)
+        )
+        records.append(
+            json.loads((tmp_path / str(number) / "data.json").read_text())["text"]
+        )
+        assert records[-1] == data.text()
+    texts = helpers.sentences(150)
+    assert records[0]["num_documents"] == len(texts)
+    assert records[0]["num_bytes"] == sum(len(text.encode()) for text in texts)
+    # Of the text, not of its split or its tokens.
+    assert records[1]["digest"] == records[0]["digest"]
+    assert records[2]["digest"] != records[0]["digest"]
+
+
 def test_a_changed_corpus_is_refused_on_resume(config, tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()

@@ -19,6 +19,7 @@ from research.comparison.report.document import (
 )
 from research.comparison.report.sections import common
 from research.comparison.results import Results
+from research.data import describe_text
 
 
 def design(results: Results) -> list[Block]:
@@ -73,6 +74,7 @@ def method(results: Results) -> list[Block]:
             "corruption alike in every arm, so arms are compared seed by seed; fine-tuning "
             "seeds are averaged inside."
         ),
+        *_corpus(results),
         *_tests(results),
         (
             f"One metric was declared primary: `{config.primary.metric}`, against "
@@ -101,6 +103,15 @@ def method(results: Results) -> list[Block]:
         else "No run or evaluation failed for good."
     )
     return [Heading(text="Method", level=2), Bullets(items)]
+
+
+def _corpus(results: Results) -> list[str]:
+    """What text the runs read, which all arms share."""
+    for run in results.runs.values():
+        if run.config and "text" in run.summary:
+            source = run.config["data"]["source"]
+            return [f"Corpus `{source}`: {describe_text(run.summary['text'])}."]
+    return []
 
 
 def _tests(results: Results) -> list[str]:

@@ -306,6 +306,16 @@ def test_the_method_says_of_each_metric_how_its_examples_were_taken(tmp_path):
     assert re.search(r"whole/accuracy .*multi-bootstrap \| fixed", text)
 
 
+def test_the_method_names_the_corpus_with_its_size_and_digest(tmp_path):
+    fixtures.fill(tmp_path, fixtures.parsed())
+    report.build(tmp_path)
+    text = method_of((tmp_path / "report.md").read_text())
+    assert (
+        "Corpus `embedded`: 10.9 MB of text in 1,234 documents, digest 0f1e2d3c."
+        in text
+    )
+
+
 def test_the_method_goes_by_the_seeds_that_finished(tmp_path):
     config = fixtures.parsed(
         seeds=tuple(range(20)), **{"statistics.examples": "sampled"}
