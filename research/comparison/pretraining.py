@@ -21,7 +21,7 @@ from research.comparison.jobs import Job
 from research.config import parse as run_config
 from research.config.sections import DataConfig
 from research.errors import UserError, user_errors
-from research.machine import hardware
+from research.machine import hardware, provenance, timing
 from research.training import baselines, flops, guards, loop, program, workdir
 from research.training.pretraining import pretrain
 from research.training.program import Program
@@ -129,7 +129,7 @@ def measure_rate(config: ComparisonConfig, job: Job) -> dict[str, Any]:
         steps.close()
     return {
         "device_seconds": seconds * jax.device_count(),
-        "environment": workdir.provenance(),
+        "environment": provenance.provenance(),
     }
 
 
@@ -228,7 +228,7 @@ def summarise(
     num_rows = config.train.num_train_steps * config.train.batch_size
     spent = num_rows * counted.training
     seconds = trained[-1]["seconds"]
-    rate = hardware.matrix_rate(parts.model_config.dtype)
+    rate = timing.matrix_rate(parts.model_config.dtype)
     return {
         "heldout_loss": heldout["loss"],
         "unigram_loss": sum(
@@ -248,7 +248,7 @@ def summarise(
         "utilisation": None if rate is None else spent / seconds / rate,
         "learning_rate": config.optimizer.learning_rate,
         "text": _data(config.data).text(),
-        "environment": workdir.provenance() | hardware.description(),
+        "environment": provenance.provenance() | hardware.description(),
     }
 
 

@@ -24,7 +24,7 @@ from research.comparison.view import View
 from research.config import parse as run_config
 from research.errors import UserError, nearest
 from research.evaluation import table
-from research.machine import compilation_cache, host_memory
+from research.machine import compilation_cache, host_memory, provenance
 from research.training import trained_run as backbone_lib
 from research.training import workdir as workdir_lib
 
@@ -280,7 +280,7 @@ def _evaluate(config, job, workdir, say) -> dict[str, Any]:
     return {
         "result": result.to_json(),
         "step": backbone.step,
-        "environment": workdir_lib.provenance(),
+        "environment": provenance.provenance(),
     }
 
 

@@ -1,8 +1,9 @@
-"""Wall-clock measurements that survive a noisy machine."""
+"""Wall-clock measurements that hold on a noisy machine."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -11,10 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from research.machine import devices
+
 
 @dataclasses.dataclass(frozen=True)
 class Seconds:
-    """Times of one thing.
+    """Measured times of one function.
 
     Attributes:
       all: every measurement.
@@ -24,12 +27,12 @@ class Seconds:
 
     @property
     def median(self) -> float:
-        """What is quoted."""
+        """The time that tables show."""
         return statistics.median(self.all)
 
     @property
     def best(self) -> float:
-        """The fastest, for a peer at its best."""
+        """The fastest measurement."""
         return min(self.all)
 
 
@@ -40,10 +43,10 @@ def alternate(
     repeats: int,
     warmup: int = 2,
 ) -> dict[str, Seconds]:
-    """Times several things in turn, A B A B ..., so that drift meets all of them.
+    """Times several functions in turn, A B A B ..., so that drift affects all of them.
 
     Args:
-      steps: what to time; each returns when its work is done.
+      steps: functions by name; each returns when its work is done.
       rounds: turns of each.
       repeats: calls a turn; a turn counts as the mean of its calls.
       warmup: calls of each before the first turn.
@@ -61,8 +64,21 @@ def alternate(
     return {name: Seconds(tuple(values)) for name, values in times.items()}
 
 
+@functools.cache
+def matrix_rate(dtype: str) -> float | None:
+    """FLOP/s of matrix products that utilisation is measured against.
+
+    The vendor's peak where there is a data sheet; on CPUs the best measured rate of
+    square products; None on other devices.
+    """
+    peak = devices.peak_flops()
+    if peak is None and jax.default_backend() == "cpu":
+        peak = matmul_rate(dtype, size=1024, rounds=20)
+    return peak
+
+
 def matmul_rate(dtype: str, *, size: int = 2048, rounds: int = 8) -> float:
-    """FLOP/s of a square matrix product, the machine's measured limit."""
+    """Best measured FLOP/s of a square matrix product."""
     product, flops = matrix_product(dtype, size=size)
     product()
     best = np.inf

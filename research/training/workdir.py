@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.metadata
 import json
 import pathlib
-import platform
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,12 +22,11 @@ import ml_collections
 
 from research.config.parse import differing_fields, plain
 from research.errors import UserError
-from research.machine import files, locking
+from research.machine import files, locking, provenance
 
 CONFIG, RUN, METRICS, LOCK = "config.json", "run.json", "metrics.jsonl", ".lock"
 UNLOGGED = "unlogged.jsonl"
 IMPORTED = "huggingface"  # Files of the checkpoint that a run was imported from.
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 # What may change when a run goes on: none of it changes what is trained. How many rows
 # an evaluation takes at once does change which ones it reads; were it fixed, a run that
@@ -162,7 +158,7 @@ def add_session(workdir: pathlib.Path, step: int) -> None:
             "step": step,
             "time": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
             "command": sys.argv,
-            **provenance(),
+            **provenance.provenance(),
         }
     )
     write_json(path, {"sessions": sessions})
@@ -178,37 +174,6 @@ def _sessions(path: pathlib.Path) -> list[dict[str, Any]]:
             f"{path} is damaged ({error}). Bring it back, or delete it to go on: only "
             f"the record of earlier sessions is in it."
         ) from error
-
-
-def provenance() -> dict[str, Any]:
-    """Commit, versions and devices that a number comes from."""
-    devices = jax.devices()
-    return {
-        "commit": commit(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in LIBRARIES},
-        },
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
-        "hosts": jax.process_count(),
-    }
-
-
-def commit() -> str:
-    """Hash of the code's commit, with '+' if files differ from it; '' if unknown."""
-    root = pathlib.Path(__file__).parent.parent.parent
-
-    def git(*arguments: str) -> str:
-        result = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
-        )
-        return result.stdout.strip()
-
-    try:
-        head = git("rev-parse", "HEAD")
-        return head + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
 
 
 def trim_metrics(

@@ -14,10 +14,11 @@ from research.evaluation.glue import config as config_lib
 from research.evaluation.glue import sources, submission, tables
 from research.evaluation.glue import summary as summary_lib
 from research.evaluation.glue import tasks as tasks_lib
-from research.evaluation.glue.results import RunRow, RunStore
+from research.evaluation.glue.results import RunRow
 from research.evaluation.glue.run import AX_SPLIT, PRETRAINED, GlueRun
 from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS
 from research.machine import compilation_cache, files
+from research.machine.run_store import RunStore
 from research.training import trained_run as backbone_lib
 
 

@@ -15,9 +15,10 @@ from research.evaluation.glue import run as glue_run
 from research.evaluation.glue import sources
 from research.evaluation.glue import summary as summary_lib
 from research.evaluation.glue.config import GlueConfig
-from research.evaluation.glue.results import RunRow, RunStore
+from research.evaluation.glue.results import RunRow
 from research.evaluation.glue.tasks import resolve
 from research.evaluation.interface import Evaluation, Metric, Result, failure_notes
+from research.machine.run_store import RunStore
 
 if TYPE_CHECKING:
     from research.training.trained_run import Backbone

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import pathlib
-import subprocess
 from collections.abc import Callable
 
 import jax
@@ -28,10 +27,11 @@ from research.evaluation.finetuning.loop import FinetuneSettings
 from research.evaluation.finetuning.task import Task
 from research.evaluation.glue import protocols
 from research.evaluation.glue.config import GlueConfig
-from research.evaluation.glue.results import RunRow, RunStore
+from research.evaluation.glue.results import RunRow
 from research.evaluation.glue.sources import Source
 from research.evaluation.glue.tasks import DIAGNOSTIC
-from research.machine import arrays
+from research.machine import arrays, provenance
+from research.machine.run_store import RunStore
 from research.training import trained_run as backbone_lib
 from research.training.trained_run import Backbone
 
@@ -242,7 +242,7 @@ class GlueRun:
             checkpoint_step=int(self.backbone.step),
             objective="+".join(self.backbone.config.objective.name),
             architecture=self.backbone.model_config.architecture,
-            commit=git_commit(),
+            commit=provenance.commit(),
             config=dataclasses.asdict(config),
             settings=dataclasses.asdict(settings),
             seconds=round(result.seconds, 3),
@@ -321,20 +321,3 @@ def fingerprint_params(backbone: Backbone) -> str:
     for leaf in jax.tree.leaves(jax.device_get(backbone.params)):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
-
-
-def git_commit() -> str:
-    """The commit of this code; '' outside a checkout."""
-    folder = pathlib.Path(__file__).parent
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=folder,
-            capture_output=True,
-            check=False,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return found.stdout.strip() if found.returncode == 0 else ""

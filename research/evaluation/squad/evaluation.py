@@ -8,12 +8,12 @@ import time
 from typing import TYPE_CHECKING, ClassVar
 
 from research.config.sections import RunConfig
-from research.evaluation.glue.results import RunStore
 from research.evaluation.glue.run import PRETRAINED
 from research.evaluation.interface import CHANCE, Evaluation, Result, failure_notes
 from research.evaluation.squad import data, scoring
 from research.evaluation.squad import run as squad_run
 from research.evaluation.squad.run import SquadConfig, SquadRow, SquadRun
+from research.machine.run_store import RunStore
 
 if TYPE_CHECKING:
     from research.training.trained_run import Backbone

@@ -18,12 +18,10 @@ from research.config import kinds, strict
 from research.config.parse import plain
 from research.errors import UserError
 from research.evaluation.finetuning.loop import FinetuneSettings
-from research.evaluation.glue.results import RunStore
 from research.evaluation.glue.run import (
     PRETRAINED,
     RANDOM,
     fingerprint_params,
-    git_commit,
 )
 from research.evaluation.glue.tables import (
     DASH,
@@ -36,7 +34,8 @@ from research.evaluation.glue.tables import (
 from research.evaluation.squad import data, scoring
 from research.evaluation.squad.data import Question, Windows
 from research.evaluation.squad.finetune import SquadResult, finetune_squad
-from research.machine import compilation_cache, files
+from research.machine import compilation_cache, files, provenance
+from research.machine.run_store import RunStore
 from research.training import trained_run as backbone_lib
 from research.training.trained_run import Backbone
 
@@ -210,7 +209,7 @@ class SquadRun:
             checkpoint_step=int(self.backbone.step),
             objective="+".join(self.backbone.config.objective.name),
             architecture=self.backbone.model_config.architecture,
-            commit=git_commit(),
+            commit=provenance.commit(),
             settings=dataclasses.asdict(self.config.finetune),
             seconds=round(result.outcome.seconds, 3),
         )

@@ -13,10 +13,11 @@ from research.evaluation.glue import config as config_lib
 from research.evaluation.glue import protocols, submission, summary, tables
 from research.evaluation.glue import run as run_lib
 from research.evaluation.glue.evaluate import write_submission
-from research.evaluation.glue.results import RunRow, RunStore
+from research.evaluation.glue.results import RunRow
 from research.evaluation.glue.run import PRETRAINED, RANDOM, GlueRun, prepare
 from research.evaluation.glue.sources import Source, check_trainable, skipped
 from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS
+from research.machine.run_store import RunStore
 from tests.research.evaluation import toy
 from tests.research.evaluation.toy import word_task
 
