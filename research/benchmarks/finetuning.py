@@ -25,7 +25,7 @@ from research.errors import UserError
 from research.evaluation.finetuning import data as data_lib
 from research.evaluation.finetuning import encoding, finetune
 from research.evaluation.finetuning.data import Split, TaskData
-from research.evaluation.finetuning.loop import FinetuneSettings
+from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.glue import protocols, sources, tasks
 from research.training import program
 from research.training import trained_run as backbone_lib

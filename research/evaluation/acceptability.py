@@ -26,7 +26,7 @@ from research.config.sections import DataConfig, RunConfig
 from research.errors import UserError, user_errors
 from research.evaluation.finetuning.data import Split, TaskData
 from research.evaluation.finetuning.finetune import finetune
-from research.evaluation.finetuning.loop import FinetuneSettings
+from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.finetuning.task import Task
 from research.evaluation.interface import CHANCE, Evaluation, Result, failure_notes
 

@@ -20,7 +20,8 @@ from research.errors import UserError
 from research.evaluation.finetuning import batching, layer_depths, loop, metrics, styles
 from research.evaluation.finetuning.data import TaskData
 from research.evaluation.finetuning.encoding import EncodedSplit
-from research.evaluation.finetuning.loop import FinetuneSettings, Outcome, Program
+from research.evaluation.finetuning.loop import Outcome, Program
+from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.finetuning.styles import BatchShape, Style
 from research.training import rngs
 from research.training.state import Params

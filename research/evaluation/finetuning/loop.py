@@ -23,8 +23,8 @@ from flax import nnx
 import models
 from models.backbone import BackboneConfig
 from objectives.base import Objective
-from research.errors import nearest
 from research.evaluation.finetuning import layer_depths, optimizer
+from research.evaluation.finetuning.settings import FinetuneSettings
 from research.machine import arrays
 from research.training import state as state_lib
 from research.training.metrics import duration
@@ -33,103 +33,8 @@ from research.training.state import Modules, Params, TrainState
 from research.training.step import make_train_step
 
 Batch = Any  # A pytree of numpy arrays with a leading axis of rows.
-SELECTIONS = ("last", "best")
-STYLES = ("head", "text_to_text", "text_to_text_free")
-READOUTS = ("auto", "cls", "mean", "last")
 # Between two lines about a run that is not finished.
 _SAY_SECONDS = 30.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FinetuneSettings:
-    """How to fine-tune: everything but backbone, task and seed.
-
-    Attributes:
-      style: 'head' (a new layer on one state), 'text_to_text' (an encoder-decoder
-        writes the label; choice among the label words), 'text_to_text_free' (what it
-        writes counts, unknown words as wrong).
-      readout: state that the head reads: 'cls', 'mean', 'last', or 'auto' ('cls' for
-        an encoder, else 'last').
-      batch_size: rows a step.
-      eval_batch_size: rows an evaluation call.
-      num_epochs: passes over the train set.
-      max_length: tokens of a framed row; longer ones are cut.
-      bucket_lengths: static lengths below max_length.
-      learning_rate: at its peak.
-      schedule: 'linear', 'cosine' or 'constant', after a linear warm-up.
-      warmup_fraction: of all steps.
-      final_fraction: of the peak rate, at the end.
-      beta1, beta2, epsilon, weight_decay: AdamW's.
-      clip_norm: limit of the gradient's norm; 0 = none.
-      layer_decay: factor on the learning rate from a layer to the one below.
-      frozen_layers: first layers that do not learn, with the embeddings; 0 = all learn.
-      reinit_layers: last layers that start from fresh parameters (Zhang et al. 2021).
-      dropout_rate: on hidden states and attention; None = as pretrained.
-      selection: parameters of the 'last' step, or of the 'best' epoch.
-      selection_metric: what 'best' and early stopping compare: a metric or 'loss'.
-      patience: epochs without a better score before stopping; 0 = never stop early.
-      unit_scores: learn scores divided by their range, [0, 1].
-
-    Raises:
-      ValueError: for a value that is not allowed, naming it and what is.
-    """
-
-    style: str
-    readout: str
-    batch_size: int
-    eval_batch_size: int
-    num_epochs: int
-    max_length: int
-    bucket_lengths: tuple[int, ...]
-    learning_rate: float
-    schedule: str
-    warmup_fraction: float
-    final_fraction: float
-    beta1: float
-    beta2: float
-    epsilon: float
-    weight_decay: float
-    clip_norm: float
-    layer_decay: float
-    frozen_layers: int
-    reinit_layers: int
-    dropout_rate: float | None
-    selection: str
-    selection_metric: str
-    patience: int
-    unit_scores: bool
-
-    def __post_init__(self):
-        choices = {
-            "style": STYLES,
-            "readout": READOUTS,
-            "schedule": optimizer.SCHEDULES,
-            "selection": SELECTIONS,
-        }
-        for field, valid in choices.items():
-            value = getattr(self, field)
-            if value not in valid:
-                raise ValueError(
-                    f"{field} = {value!r}: must be one of {', '.join(valid)}."
-                    f"{nearest(str(value), valid)}"
-                )
-        positive = ("batch_size", "eval_batch_size", "num_epochs", "learning_rate")
-        # Without epsilon a parameter that no gradient reaches would become 0 / 0.
-        for field in (*positive, "epsilon"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"{field} = {getattr(self, field)}: must be > 0.")
-        for field in ("warmup_fraction", "final_fraction"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(
-                    f"{field} = {getattr(self, field)}: must be from 0 to 1."
-                )
-        for field in ("beta1", "beta2"):
-            if not 0 <= getattr(self, field) < 1:
-                raise ValueError(
-                    f"{field} = {getattr(self, field)}: must be >= 0 and < 1."
-                )
-        if self.max_length < 8:
-            raise ValueError(f"max_length = {self.max_length}: must be at least 8.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from research.evaluation.finetuning import encoding
 from research.evaluation.finetuning.batching import pad
 from research.evaluation.finetuning.data import Split
 from research.evaluation.finetuning.encoding import EncodedSplit
-from research.evaluation.finetuning.loop import FinetuneSettings
+from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.finetuning.task import Task
 from research.training.trained_run import Backbone
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from research.errors import UserError, nearest, user_errors
-from research.evaluation.finetuning.loop import FinetuneSettings
+from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.finetuning.task import Task
 
 # Written out: a task that is added to the table is in no published average.

@@ -23,7 +23,7 @@ from research.evaluation.finetuning.finetune import (
     FinetuneResult,
     finetune,
 )
-from research.evaluation.finetuning.loop import FinetuneSettings
+from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.finetuning.task import Task
 from research.evaluation.glue import protocols
 from research.evaluation.glue.config import GlueConfig

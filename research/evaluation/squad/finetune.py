@@ -20,7 +20,8 @@ from objectives.finetuning.span_extraction import SpanBatch, SpanExtraction
 from research.errors import UserError
 from research.evaluation.finetuning import batching, loop
 from research.evaluation.finetuning.finetune import check_backbone, initial_params
-from research.evaluation.finetuning.loop import FinetuneSettings, Outcome, Program
+from research.evaluation.finetuning.loop import Outcome, Program
+from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.finetuning.styles import decoder_start_id, readable_length
 from research.evaluation.squad import data, scoring
 from research.evaluation.squad.data import Question, Row, Windows

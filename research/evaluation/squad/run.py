@@ -17,7 +17,7 @@ import numpy as np
 from research.config import kinds, strict
 from research.config.parse import plain
 from research.errors import UserError
-from research.evaluation.finetuning.loop import FinetuneSettings
+from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.glue.run import (
     PRETRAINED,
     RANDOM,

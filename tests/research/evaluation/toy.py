@@ -14,7 +14,7 @@ from flax import nnx
 import models
 from objectives.vocabulary import Vocabulary
 from research.evaluation.finetuning.data import Split, TaskData
-from research.evaluation.finetuning.loop import FinetuneSettings
+from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.finetuning.task import Task
 from research.evaluation.glue.tasks import TASKS
 from tests.helpers import DATA, tiny_config, toy_vocabulary
