@@ -20,6 +20,7 @@ from research.benchmarks import ours, peers
 from research.benchmarks.table import Table
 from research.config import parse as config_lib
 from research.config.sections import TokenizerConfig
+from research.data import tokenizer_training
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError
 from research.evaluation.finetuning import data as data_lib
@@ -175,7 +176,7 @@ def make_backbone(train: Split, sizes: dict[str, int]) -> Backbone:
     config = config_lib.parse(raw)
     words: TokenizerConfig = dataclasses.replace(config.data.tokenizer, lowercase=True)
     texts = [text for row in train.texts for text in row]
-    tokenizer = Tokenizer.train(texts, words)
+    tokenizer = tokenizer_training.train(texts, words)
     vocabulary = tokenizer.vocabulary()
     empty = Backbone(
         config=config,

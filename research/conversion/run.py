@@ -17,6 +17,7 @@ from research.config import experiments
 from research.config import parse as config_lib
 from research.conversion import exporter, hub, importer, model_card, origin, safetensors
 from research.conversion.family import matches
+from research.data import tokenizer_files
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError
 from research.machine import files
@@ -88,7 +89,7 @@ def import_checkpoint(
         raise ValueError(f"{target} holds a run already: choose another --workdir.")
     folder = hub.folder_of(source)
     checkpoint = importer.read(folder)
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = tokenizer_files.load(folder)
     rows = importer.transformer_config(checkpoint).vocab_size or 0
     if not 0 <= rows - tokenizer.vocab_size < _MAX_SPARE_ROWS:
         raise ValueError(
@@ -197,7 +198,7 @@ def export_workdir(
         raise ValueError(f"{target} is not empty: choose another --to.")
     config = workdir.load_config(source)
     run = config_lib.parse(config)
-    tokenizer = Tokenizer.load(source / "tokenizer")
+    tokenizer = tokenizer_files.load(source / "tokenizer")
     vocabulary = _with_counts(tokenizer).vocabulary()
     model_config = program.resolve_model(run.model, vocabulary)
     if not isinstance(model_config, TransformerConfig):

@@ -17,11 +17,18 @@ from typing import Any
 
 from objectives.vocabulary import Vocabulary
 from research.config.sections import DataConfig
-from research.data import corpora, store, store_writer, tokenizer_training
+from research.data import (
+    corpora,
+    store,
+    store_writer,
+    tokenizer_files,
+    tokenizer_training,
+)
 from research.data.corpora import Corpus
 from research.data.errors import DataError, cannot_write
+from research.data.roles import TOKENIZER_FILE
 from research.data.store import TokenStore
-from research.data.tokenizer import TOKENIZER_FILE, Tokenizer
+from research.data.tokenizer import Tokenizer
 from research.machine import files
 
 TOKENIZER_FOLDER = "tokenizer"
@@ -94,7 +101,7 @@ def load(
     folder = None if workdir is None else pathlib.Path(workdir)
     record = _read_record(folder)
     if tokenizer is None and folder is not None and has_tokenizer(folder):
-        tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
+        tokenizer = tokenizer_files.load(folder / TOKENIZER_FOLDER)
     if record is not None and tokenizer is not None:
         _check_record(record, config, tokenizer, folder)
         found = cache / "stores" / record["store"]
@@ -196,16 +203,16 @@ def _configured_tokenizer(
                 "data.tokenizer.kind='file' needs data.tokenizer.path: tokenizer.json, "
                 "vocab.txt, a folder with GPT-2's files, or a sentencepiece .model."
             )
-        return Tokenizer.load(settings.path)
+        return tokenizer_files.load(settings.path)
     identity = [TRAINING, corpus.origin, dataclasses.asdict(settings)]
     name = f"{corpus.name}-{settings.kind}-{_digest(identity)}"
     folder = cache / "tokenizers" / name
     if not folder.is_dir():
         tokenizer_training.check(settings)
         limit = tokenizer_training.SAMPLE_CHARACTERS[settings.kind]
-        trained = Tokenizer.train(corpus.sample(limit), settings)
+        trained = tokenizer_training.train(corpus.sample(limit), settings)
         _save_whole(trained, folder)
-    return Tokenizer.load(folder)
+    return tokenizer_files.load(folder)
 
 
 def _save_whole(tokenizer: Tokenizer, folder: pathlib.Path) -> None:

@@ -1,7 +1,7 @@
 """Tokenizers: text to token ids and back, and what objectives know about the ids.
 
-Trained here, or loaded from files (see `tokenizer_files`). One trained here of size V with
-n sentinels has the ids
+`tokenizer_training` trains them, `tokenizer_files` loads them from files of many kinds. One
+trained here of size V with n sentinels has the ids
 
     0 .. 7          [PAD] [UNK] [CLS] [SEP] [MASK] [BOS] [EOS] [EOD]
     8 ..            learned pieces; then [unused0], [unused1], .. if the text gave fewer
@@ -16,38 +16,16 @@ import hashlib
 import io
 import json
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tokenizers
 
 from objectives.vocabulary import Vocabulary
-from research.data import pieces
+from research.data import pieces, roles
 from research.data.errors import DataError
+from research.data.roles import COUNTS_FILE, NAMES, SPECIALS_FILE, TOKENIZER_FILE
 from research.machine import files
-
-# Names a role goes by in other vocabularies, ours first; the first one present counts.
-NAMES: dict[str, tuple[str, ...]] = {
-    "pad": ("[PAD]", "<pad>", "<|pad|>"),
-    "unk": ("[UNK]", "<unk>"),
-    "cls": ("[CLS]",),
-    "sep": ("[SEP]",),
-    "mask": ("[MASK]", "<mask>"),
-    "bos": ("[BOS]", "<s>", "<|begin_of_text|>", "<|startoftext|>", "<|endoftext|>"),
-    "eos": ("[EOS]", "</s>", "<|end_of_text|>", "<|endoftext|>"),
-    # What separates documents, where nothing was made for it: the end of a text.
-    "eod": ("[EOD]", "<|endoftext|>", "<|end_of_text|>", "</s>", "[SEP]"),
-}
-# RoBERTa and BART frame a text as <s> .. </s>; vocabularies of decoders and of T5 have
-# the same names but no <mask>, and no frame.
-FRAMES = {"cls": "<s>", "sep": "</s>"}
-SENTINEL = re.compile(r"<extra_id_(\d+)>")
-UNUSED = re.compile(r"\[unused\d+\]")
-
-TOKENIZER_FILE = "tokenizer.json"
-SPECIALS_FILE = "special_tokens_map.json"
-COUNTS_FILE = "unigram_counts.npy"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -65,27 +43,6 @@ class Tokenizer:
     special_ids: Mapping[str, int]
     sentinel_ids: tuple[int, ...]
     unigram_counts: np.ndarray | None
-
-    @classmethod
-    def train(cls, texts, config) -> Tokenizer:
-        """Trains one as a `TokenizerConfig` says, see `tokenizer_training`."""
-        from research.data import tokenizer_training
-
-        return cls.of(tokenizer_training.train(texts, config).to_str())
-
-    @classmethod
-    def load(cls, path: str | pathlib.Path) -> Tokenizer:
-        """Loads a file or a folder of any kind in `tokenizer_files`.
-
-        Raises:
-          DataError: there is nothing of a known kind, or it is damaged.
-        """
-        from research.data import tokenizer_files
-
-        definition, names, counts = tokenizer_files.load(
-            pathlib.Path(path).expanduser()
-        )
-        return cls.of(definition, names=names, unigram_counts=counts)
 
     @classmethod
     def of(
@@ -107,15 +64,10 @@ class Tokenizer:
         definition = json.dumps(values, ensure_ascii=False)
         backend = tokenizers.Tokenizer.from_str(definition)
         vocabulary = backend.get_vocab(with_added_tokens=True)
-        sentinels = {
-            int(match[1]): number
-            for token, number in vocabulary.items()
-            if (match := SENTINEL.fullmatch(token))
-        }
         return cls(
             definition=definition,
-            special_ids=_special_ids(vocabulary, names or {}),
-            sentinel_ids=tuple(sentinels[i] for i in sorted(sentinels)),
+            special_ids=roles.special_ids(vocabulary, names or {}),
+            sentinel_ids=roles.sentinel_ids(vocabulary),
             unigram_counts=unigram_counts,
         )
 
@@ -229,7 +181,7 @@ class Tokenizer:
         special |= set(self.sentinel_ids)
         return np.array(
             [
-                number in special or not piece or bool(UNUSED.fullmatch(piece))
+                number in special or not piece or bool(roles.UNUSED.fullmatch(piece))
                 for number, piece in enumerate(self.pieces)
             ]
         )
@@ -246,28 +198,28 @@ class Tokenizer:
         Raises:
           ValueError: a name that stands for no special token.
         """
-        roles = [name.removesuffix("_id") for name in names if name != "sentinel_ids"]
-        unknown = [role for role in roles if role not in NAMES]
+        wanted = [name.removesuffix("_id") for name in names if name != "sentinel_ids"]
+        unknown = [role for role in wanted if role not in NAMES]
         if unknown:
             valid = ", ".join([*(f"{role}_id" for role in NAMES), "sentinel_ids"])
             raise ValueError(f"Not special tokens: {unknown}; those known are {valid}.")
-        added = [NAMES[role][0] for role in roles if self.special_ids[role] < 0]
+        added = [NAMES[role][0] for role in wanted if self.special_ids[role] < 0]
         if "sentinel_ids" in names and not self.sentinel_ids:
-            added += [f"<extra_id_{i}>" for i in reversed(range(num_sentinels))]
+            added += roles.sentinels(num_sentinels)
         backend = tokenizers.Tokenizer.from_str(self.definition)
         backend.add_special_tokens(added)
         return Tokenizer.of(backend.to_str(), names=self._role_names())
 
     def save(self, folder: str | pathlib.Path) -> None:
-        """Writes tokenizer.json, and the rest that `load` needs, into a folder."""
+        """Writes what `tokenizer_files.load` reads into a folder."""
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        roles = {f"{role}_token": token for role, token in self._role_names().items()}
+        tokens = {f"{role}_token": token for role, token in self._role_names().items()}
         if self.unigram_counts is not None:
             counts = io.BytesIO()
             np.save(counts, self.unigram_counts)
             files.write(folder / COUNTS_FILE, counts.getvalue())
-        files.write(folder / SPECIALS_FILE, json.dumps(roles, indent=1) + "\n")
+        files.write(folder / SPECIALS_FILE, json.dumps(tokens, indent=1) + "\n")
         # Last: where this file is, the others are.
         files.write(folder / TOKENIZER_FILE, self.definition)
 
@@ -292,26 +244,6 @@ class Tokenizer:
                 "token, or train a tokenizer with data.tokenizer.kind=bpe."
             )
         return number
-
-
-def _special_ids(
-    vocabulary: Mapping[str, int], names: Mapping[str, str]
-) -> dict[str, int]:
-    """The id of each role, by the names given first and then by those in NAMES."""
-    ids = {}
-    for role, known in NAMES.items():
-        candidates = [names[role]] if role in names else []
-        candidates += known
-        if "<mask>" in vocabulary and role in FRAMES:
-            candidates.append(FRAMES[role])
-        ids[role] = next((vocabulary[n] for n in candidates if n in vocabulary), -1)
-    if ids["unk"] in (ids["eos"], ids["eod"]):
-        # GPT-2's files name the end of a text; it never stands for text.
-        ids["unk"] = -1
-    if ids["pad"] < 0:
-        # Padding is never read; any id that is no text serves.
-        ids["pad"] = ids["eod"]
-    return ids
 
 
 def _without_special_pieces(definition: str) -> str:

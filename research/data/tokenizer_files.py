@@ -18,30 +18,30 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from research.data import sentencepiece_model
 from research.data.errors import DataError
-from research.data.tokenizer import (
+from research.data.roles import (
     COUNTS_FILE,
     FRAMES,
     NAMES,
     SPECIALS_FILE,
     TOKENIZER_FILE,
+    sentinels,
 )
+from research.data.tokenizer import Tokenizer
 
 CONFIG_FILE = "tokenizer_config.json"
 VOCABULARY_FILES = ("encoder.json", "vocab.json")
 MERGES_FILES = ("vocab.bpe", "merges.txt")
 T5_SENTINELS = 100
 
-Loaded = tuple[str, dict[str, str], np.ndarray | None]
 
-
-def load(path: pathlib.Path) -> Loaded:
-    """The tokenizer in a file or folder as JSON, the names of its roles, its counts.
+def load(path: str | pathlib.Path) -> Tokenizer:
+    """Loads the tokenizer in a file or folder.
 
     Raises:
       DataError: there is nothing of a known kind, or it is damaged.
     """
+    path = pathlib.Path(path).expanduser()
     if path.is_dir():
         folder, file = path, _find(path)
     elif path.is_file():
@@ -68,7 +68,11 @@ def load(path: pathlib.Path) -> Loaded:
     }
     counts = folder / COUNTS_FILE
     has_counts = path.is_dir() and counts.is_file()
-    return definition, names, np.load(counts) if has_counts else None
+    return Tokenizer.of(
+        definition,
+        names=names,
+        unigram_counts=np.load(counts) if has_counts else None,
+    )
 
 
 def _kinds() -> str:
@@ -177,16 +181,35 @@ def _gpt2(vocabulary: pathlib.Path, merges: pathlib.Path) -> tokenizers.Tokenize
 
 def _sentencepiece(file: pathlib.Path) -> tokenizers.Tokenizer:
     """A unigram model of sentencepiece, and T5's sentinels, which are not in its file."""
-    model = sentencepiece_model.read(file)
+    try:
+        from sentencepiece import sentencepiece_model_pb2
+    except ImportError as error:
+        raise DataError(
+            f"{file}: a sentencepiece model, which needs the packages sentencepiece and "
+            f"protobuf ({error}): pip install -e '.[hub]'. Or give the tokenizer.json "
+            "that goes with it."
+        ) from None
+    model = sentencepiece_model_pb2.ModelProto.FromString(file.read_bytes())  # type: ignore[attr-defined]
+    trainer = model.trainer_spec
+    if not model.pieces:
+        raise DataError(f"{file}: not a sentencepiece model (it has no pieces).")
+    if trainer.model_type != trainer.UNIGRAM:
+        kind = trainer.ModelType.Name(trainer.model_type).lower()
+        raise DataError(
+            f"{file}: a sentencepiece model of type {kind}; only unigram models are "
+            "read. Give the tokenizer.json that goes with it instead."
+        )
     backend = tokenizers.Tokenizer(
         models.Unigram(
-            [(piece.text, piece.score) for piece in model.pieces],
-            unk_id=model.unk_id,
-            byte_fallback=model.byte_fallback,
+            [(piece.piece, piece.score) for piece in model.pieces],
+            unk_id=trainer.unk_id,
+            byte_fallback=trainer.byte_fallback,
         )
     )
-    if model.charsmap:
-        backend.normalizer = normalizers.Precompiled(model.charsmap)
+    if model.normalizer_spec.precompiled_charsmap:
+        backend.normalizer = normalizers.Precompiled(
+            model.normalizer_spec.precompiled_charsmap
+        )
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.WhitespaceSplit(),
@@ -194,10 +217,9 @@ def _sentencepiece(file: pathlib.Path) -> tokenizers.Tokenizer:
         ]
     )
     backend.decoder = decoders.Metaspace(prepend_scheme="always")
-    backend.add_special_tokens([p.text for p in model.pieces if p.is_special])
-    first = [piece.text for piece in model.pieces[:3]]
-    if first == ["<pad>", "</s>", "<unk>"]:
-        sentinels = [f"<extra_id_{i}>" for i in reversed(range(T5_SENTINELS))]
-        if not set(sentinels) & backend.get_vocab().keys():
-            backend.add_special_tokens(sentinels)
+    special = (model.SentencePiece.UNKNOWN, model.SentencePiece.CONTROL)
+    names = [piece.piece for piece in model.pieces]
+    backend.add_special_tokens([p.piece for p in model.pieces if p.type in special])
+    if names[:3] == ["<pad>", "</s>", "<unk>"] and "<extra_id_0>" not in names:
+        backend.add_special_tokens(sentinels(T5_SENTINELS))
     return backend

@@ -13,7 +13,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from research.config.sections import TokenizerConfig
 from research.data.errors import DataError
-from research.data.tokenizer import NAMES
+from research.data.roles import NAMES, sentinels
+from research.data.tokenizer import Tokenizer
 
 SPECIALS = [names[0] for names in NAMES.values()]
 UNK = NAMES["unk"][0]
@@ -49,7 +50,7 @@ def check(config: TokenizerConfig) -> None:
         )
 
 
-def train(texts: Iterable[str], config: TokenizerConfig) -> tokenizers.Tokenizer:
+def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     """A tokenizer of exactly `config.vocab_size` ids; see `tokenizer` for their layout.
 
     The same texts give the same tokenizer, on any number of cores.
@@ -67,9 +68,8 @@ def train(texts: Iterable[str], config: TokenizerConfig) -> tokenizers.Tokenizer
             f"data.tokenizer.vocab_size={config.vocab_size} has room for; raise it."
         )
     backend.add_special_tokens([f"[unused{i}]" for i in range(num_trained - learned)])
-    sentinels = [f"<extra_id_{i}>" for i in reversed(range(config.num_sentinels))]
-    backend.add_special_tokens(sentinels)
-    return backend
+    backend.add_special_tokens(sentinels(config.num_sentinels))
+    return Tokenizer.of(backend.to_str())
 
 
 def _bpe(texts: list[str], vocab_size: int, lowercase: bool) -> tokenizers.Tokenizer:

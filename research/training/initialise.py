@@ -13,6 +13,7 @@ import numpy as np
 from objectives.vocabulary import Vocabulary
 from research.config import parse as config_lib
 from research.config.sections import RunConfig
+from research.data import tokenizer_files
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError, user_errors
 from research.training import checkpoints
@@ -36,7 +37,7 @@ def source_tokenizer(config: RunConfig) -> Tokenizer:
             f"a run: it has no tokenizer/."
         )
     with user_errors():
-        tokenizer = Tokenizer.load(folder)
+        tokenizer = tokenizer_files.load(folder)
     if not config.train.extend_vocabulary:
         return tokenizer
     missing = missing_tokens(config, tokenizer.vocabulary())

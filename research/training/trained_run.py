@@ -18,6 +18,7 @@ from objectives.base import Objective
 from objectives.vocabulary import Vocabulary
 from research.config import parse as config_lib
 from research.config.sections import RunConfig
+from research.data import tokenizer_files
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError, user_errors
 from research.training import checkpoints, program, rngs, state, workdir
@@ -71,7 +72,7 @@ def load(path: str | os.PathLike[str], which: str = "last") -> Backbone:
     if not (folder / "tokenizer").is_dir():
         raise UserError(f"{folder} has no tokenizer/: it is not the workdir of a run.")
     with user_errors():
-        tokenizer = Tokenizer.load(folder / "tokenizer")
+        tokenizer = tokenizer_files.load(folder / "tokenizer")
     vocabulary = _one_of_equals(tokenizer.vocabulary())
     params, step = checkpoints.load_params(folder / "checkpoints", str(which))
     return Backbone(

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from research.data.tokenizer import Tokenizer
+from research.data import tokenizer_files
 from tests.helpers import DATA
 
 VOCABULARIES = DATA / "vocab"
@@ -81,7 +81,7 @@ def test_ids_equal_transformers(lines, family):
     if not VOCABULARIES.exists():
         pytest.skip(f"needs {VOCABULARIES}")
     folder, peer = family(transformers)
-    ours = Tokenizer.load(folder)
+    ours = tokenizer_files.load(folder)
     texts = [*lines, *HARD]
     found = ours.encode_batch(texts, parse_specials=True)
     expected = peer(texts, add_special_tokens=False)["input_ids"]

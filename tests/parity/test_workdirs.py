@@ -10,7 +10,7 @@ import pytest
 from research.config import experiments
 from research.config import parse as config_lib
 from research.conversion import run, safetensors
-from research.data.tokenizer import Tokenizer
+from research.data import tokenizer_files
 from research.training import checkpoints, streamed, trained_run, workdir
 from tests.parity.test_conversion import CASES, quietly, randomised
 
@@ -198,7 +198,7 @@ def test_no_folder_and_no_network_say_what_to_put_where(monkeypatch):
 
 
 def test_the_tokenizer_of_a_decoder_says_how_texts_begin(tmp_path):
-    tokenizer = Tokenizer.load(_word_level(tmp_path, "<s> $A", [("<s>", 0)]))
+    tokenizer = tokenizer_files.load(_word_level(tmp_path, "<s> $A", [("<s>", 0)]))
     assert tokenizer.begin() == (0,)
     bare = json.loads(tokenizer.definition) | {"post_processor": None}
     assert dataclasses.replace(tokenizer, definition=json.dumps(bare)).begin() == ()

@@ -12,9 +12,8 @@ import pytest
 import tokenizers
 
 import research.data
-from research.data import store_writer
+from research.data import store_writer, tokenizer_files, tokenizer_training
 from research.data.errors import DataError
-from research.data.tokenizer import Tokenizer
 from research.errors import UserError
 from tests.research.data import helpers
 
@@ -36,7 +35,7 @@ def forbid_work(monkeypatch):
         raise AssertionError("work was done again")
 
     monkeypatch.setattr(store_writer, "_write", forbidden)
-    monkeypatch.setattr(Tokenizer, "train", forbidden)
+    monkeypatch.setattr(tokenizer_training, "train", forbidden)
 
 
 def test_load_builds_once_and_finds_it_again(config, monkeypatch):
@@ -69,7 +68,7 @@ def test_workdir_keeps_tokenizer_and_record(config, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     workdir.mkdir()
     data = research.data.load(config, workdir=workdir)
-    loaded = Tokenizer.load(workdir / "tokenizer")
+    loaded = tokenizer_files.load(workdir / "tokenizer")
     assert loaded.fingerprint == data.tokenizer.fingerprint
     counts = loaded.vocabulary().unigram_counts
     assert (counts == data.train.unigram_counts).all()
@@ -174,7 +173,9 @@ def test_a_recorded_run_is_not_resumed_into_too_little_text(config, tmp_path):
 
 
 def test_a_tokenizer_can_be_given(config, tmp_path):
-    tokenizer = Tokenizer.train(helpers.sentences(50), helpers.tokenizer_config())
+    tokenizer = tokenizer_training.train(
+        helpers.sentences(50), helpers.tokenizer_config()
+    )
     longer = tokenizer.extend(["sentinel_ids"], num_sentinels=4)
     data = research.data.load(config, tokenizer=longer)
     assert data.tokenizer.fingerprint == longer.fingerprint

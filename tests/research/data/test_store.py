@@ -8,9 +8,8 @@ import threading
 import numpy as np
 import pytest
 
-from research.data import corpora, store, store_writer
+from research.data import corpora, store, store_writer, tokenizer_training
 from research.data.errors import DataError
-from research.data.tokenizer import Tokenizer
 from research.machine import files
 from tests.research.data import helpers
 
@@ -19,7 +18,7 @@ TEXTS = [*helpers.sentences(200), "漢字 😀"]
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer.train(TEXTS, helpers.tokenizer_config())
+    return tokenizer_training.train(TEXTS, helpers.tokenizer_config())
 
 
 @pytest.fixture

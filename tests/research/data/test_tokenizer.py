@@ -3,6 +3,7 @@
 import itertools
 import json
 import struct
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 import tokenizers
 
 from objectives.corruption import rows
-from research.data import pieces, sentencepiece_model, tokenizer_training
+from research.data import pieces, tokenizer_files, tokenizer_training
 from research.data.errors import DataError
-from research.data.tokenizer import NAMES, Tokenizer
+from research.data.roles import NAMES
+from research.data.tokenizer import Tokenizer
 from tests.research.data import helpers
 
 KINDS = tuple(tokenizer_training.KINDS)
@@ -32,7 +34,8 @@ HARD = [
 @pytest.fixture(scope="module")
 def trained():
     return {
-        kind: Tokenizer.train(TEXTS, helpers.tokenizer_config(kind)) for kind in KINDS
+        kind: tokenizer_training.train(TEXTS, helpers.tokenizer_config(kind))
+        for kind in KINDS
     }
 
 
@@ -65,14 +68,14 @@ def test_other_kinds_round_trip_but_for_spaces(trained, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_is_deterministic(trained, kind):
-    again = Tokenizer.train(TEXTS, helpers.tokenizer_config(kind))
+    again = tokenizer_training.train(TEXTS, helpers.tokenizer_config(kind))
     assert again.fingerprint == trained[kind].fingerprint
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_lowercase(kind):
     config = helpers.tokenizer_config(kind, lowercase=True)
-    tokenizer = Tokenizer.train(TEXTS, config)
+    tokenizer = tokenizer_training.train(TEXTS, config)
     assert tokenizer.encode("The Model") == tokenizer.encode("the model")
 
 
@@ -98,10 +101,10 @@ def test_save_and_load(trained, tmp_path, kind):
     saved = Tokenizer.of(trained[kind].definition, unigram_counts=counts)
     saved.save(tmp_path)
     for path in (tmp_path, tmp_path / "tokenizer.json"):
-        loaded = Tokenizer.load(path)
+        loaded = tokenizer_files.load(path)
         assert loaded.fingerprint == trained[kind].fingerprint
         assert loaded.encode(TEXTS[0]) == trained[kind].encode(TEXTS[0])
-    assert (Tokenizer.load(tmp_path).vocabulary().unigram_counts == counts).all()
+    assert (tokenizer_files.load(tmp_path).vocabulary().unigram_counts == counts).all()
 
 
 def test_word_starts_and_bytes(trained):
@@ -163,9 +166,9 @@ def test_extend_appends_what_is_missing(trained):
 
 def test_training_refuses_what_has_no_room():
     with pytest.raises(DataError, match="bpe, wordpiece, unigram"):
-        Tokenizer.train(TEXTS, helpers.tokenizer_config("bpo"))
+        tokenizer_training.train(TEXTS, helpers.tokenizer_config("bpo"))
     with pytest.raises(DataError, match="256 or more"):
-        Tokenizer.train(TEXTS, helpers.tokenizer_config(vocab_size=200))
+        tokenizer_training.train(TEXTS, helpers.tokenizer_config(vocab_size=200))
 
 
 # Files.
@@ -175,7 +178,7 @@ def test_bert_vocabulary_is_uncased_when_it_is(tmp_path):
     words = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "##m"]
     path = tmp_path / "vocab.txt"
     path.write_text("\n".join(words) + "\n")
-    tokenizer = Tokenizer.load(path)
+    tokenizer = tokenizer_files.load(path)
     assert tokenizer.encode("THE them [MASK]", parse_specials=True) == [6, 6, 7, 5]
     assert tokenizer.encode("thén") == [2]
     vocabulary = tokenizer.vocabulary()
@@ -183,7 +186,7 @@ def test_bert_vocabulary_is_uncased_when_it_is(tmp_path):
     assert vocabulary.is_word_start.tolist() == [True] * 7 + [False]
     assert (vocabulary.eod_id, vocabulary.bos_id) == (4, -1)
     path.write_text("\n".join([*words, "The"]) + "\n")
-    assert Tokenizer.load(path).encode("The the THE") == [8, 6, 2]
+    assert tokenizer_files.load(path).encode("The the THE") == [8, 6, 2]
 
 
 def test_gpt2_files(tmp_path):
@@ -191,7 +194,7 @@ def test_gpt2_files(tmp_path):
     (tmp_path / "encoder.json").write_text(json.dumps(vocabulary))
     (tmp_path / "vocab.bpe").write_text("#version: 0.2\na b\n")
     for path in (tmp_path, tmp_path / "encoder.json", tmp_path / "vocab.bpe"):
-        tokenizer = Tokenizer.load(path)
+        tokenizer = tokenizer_files.load(path)
         assert tokenizer.encode("ab a<|endoftext|>", parse_specials=True) == [
             2,
             3,
@@ -203,7 +206,7 @@ def test_gpt2_files(tmp_path):
     assert ids["unk"] == ids["cls"] == ids["sep"] == ids["mask"] == -1
     (tmp_path / "vocab.bpe").unlink()
     with pytest.raises(DataError, match=r"needs vocab\.bpe or merges\.txt"):
-        Tokenizer.load(tmp_path)
+        tokenizer_files.load(tmp_path)
 
 
 def test_roberta_files_have_a_frame(tmp_path):
@@ -212,7 +215,7 @@ def test_roberta_files_have_a_frame(tmp_path):
         json.dumps({n: i for i, n in enumerate(names)})
     )
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = Tokenizer.load(tmp_path)
+    tokenizer = tokenizer_files.load(tmp_path)
     ids = dict(tokenizer.special_ids)
     assert ids == dict(pad=1, unk=3, cls=0, sep=2, mask=6, bos=0, eos=2, eod=2)
     # The mask swallows the space before it.
@@ -223,11 +226,11 @@ def test_names_in_a_folder_come_first(trained, tmp_path):
     trained["bpe"].save(tmp_path)
     names = {"mask_token": {"content": "<extra_id_5>"}, "eod_token": "[EOS]"}
     (tmp_path / "special_tokens_map.json").write_text(json.dumps(names))
-    tokenizer = Tokenizer.load(tmp_path)
+    tokenizer = tokenizer_files.load(tmp_path)
     assert tokenizer.special_ids["mask"] == tokenizer.sentinel_ids[5]
     assert tokenizer.special_ids["eod"] == tokenizer.special_ids["eos"] == 6
     tokenizer.save(tmp_path / "again")
-    again = Tokenizer.load(tmp_path / "again")
+    again = tokenizer_files.load(tmp_path / "again")
     assert again.special_ids == tokenizer.special_ids
 
 
@@ -250,17 +253,17 @@ def sentencepiece_file(path, *, model_type=1):
 
 def test_sentencepiece_file(tmp_path):
     path = sentencepiece_file(tmp_path / "spiece.model")
-    model = sentencepiece_model.read(path)
-    assert [piece.text for piece in model.pieces] == [
+    tokenizer = tokenizer_files.load(path)
+    model = json.loads(tokenizer.definition)["model"]
+    assert [piece for piece, _ in model["vocab"]] == [
         "<pad>",
         "</s>",
         "<unk>",
         "▁a",
         "b",
     ]
-    assert [piece.score for piece in model.pieces[3:]] == [-1.5, -2.5]
-    assert model.unk_id == 2 and not model.byte_fallback
-    tokenizer = Tokenizer.load(path)
+    assert [score for _, score in model["vocab"][3:]] == [-1.5, -2.5]
+    assert model["unk_id"] == 2 and not model["byte_fallback"]
     assert tokenizer.encode("a  ab") == [3, 3, 4]
     assert tokenizer.vocab_size == 105
     assert tokenizer.sentinel_ids[0] == 104 and len(tokenizer.sentinel_ids) == 100
@@ -269,11 +272,18 @@ def test_sentencepiece_file(tmp_path):
     assert ids["cls"] == ids["mask"] == -1
 
 
+def test_without_sentencepiece_the_error_names_the_extra(tmp_path, monkeypatch):
+    path = sentencepiece_file(tmp_path / "spiece.model")
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(DataError, match=r"needs the packages .*\[hub\]"):
+        tokenizer_files.load(path)
+
+
 def test_bad_tokenizer_files(tmp_path):
     with pytest.raises(DataError, match=r"not found.*\n.*tokenizer\.json"):
-        Tokenizer.load(tmp_path / "nothing")
+        tokenizer_files.load(tmp_path / "nothing")
     with pytest.raises(DataError, match="holds no tokenizer"):
-        Tokenizer.load(tmp_path)
+        tokenizer_files.load(tmp_path)
     bad = {
         "tokenizer.json": b'{"model": {}',
         "empty.model": b"",
@@ -285,9 +295,9 @@ def test_bad_tokenizer_files(tmp_path):
         path = tmp_path / name
         path.write_bytes(content)
         with pytest.raises(DataError, match=name):
-            Tokenizer.load(path)
+            tokenizer_files.load(path)
     with pytest.raises(DataError, match="of type bpe; only unigram"):
-        Tokenizer.load(sentencepiece_file(tmp_path / "x.model", model_type=2))
+        tokenizer_files.load(sentencepiece_file(tmp_path / "x.model", model_type=2))
 
 
 def test_no_separator_is_refused_by_name():
