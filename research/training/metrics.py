@@ -1,20 +1,21 @@
-"""What a run says: sums over steps, a line a person reads, files that programs read."""
+"""Metrics of a run: means over steps, progress lines, metrics.jsonl and TensorBoard."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
+import os
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from research.training.event_file import EventFile
 from research.training.workdir import METRICS, UNLOGGED, writing
 
 
 class Means:
-    """(sum, weight) pairs added over steps; a mean is divided once."""
+    """Adds (sum, weight) pairs over steps; a mean is divided once."""
 
     def __init__(self) -> None:
         self._sums: dict[str, tuple[float, float]] = {}
@@ -26,7 +27,7 @@ class Means:
             self._sums[name] = old_value + float(value), old_weight + float(weight)
 
     def values(self) -> dict[str, float]:
-        """The means; a name without any weight has none."""
+        """The mean of every name that has weight."""
         return {
             name: value / weight
             for name, (value, weight) in self._sums.items()
@@ -35,23 +36,37 @@ class Means:
 
     @property
     def sums(self) -> dict[str, tuple[float, float]]:
-        """What was added since the beginning."""
+        """The sums since the beginning or the last `clear`."""
         return dict(self._sums)
 
     def clear(self) -> None:
-        """Begins anew."""
+        """Forgets all sums."""
         self._sums = {}
 
 
 class Writer:
-    """metrics.jsonl and a TensorBoard event file of one session."""
+    """Writes metrics.jsonl and the TensorBoard event file of one session.
+
+    Args:
+      workdir: folder of both files.
+      first_step: TensorBoard hides values of earlier sessions from this step on.
+
+    Raises:
+      UserError: if the files cannot be written.
+    """
 
     def __init__(self, workdir: pathlib.Path, first_step: int):
+        # This imports torch where it is installed, which takes a second.
+        from tensorboardX.event_file_writer import EventsWriter
+
         self._path = workdir / METRICS
         self._unlogged = workdir / UNLOGGED
         with writing(self._path):
             self._lines = open(self._path, "a")  # noqa: SIM115
-            self._events = EventFile(workdir, first_step)
+            # SummaryWriter would write in a thread: on a full disk that thread dies,
+            # and then its queue blocks training.
+            self._events = EventsWriter(str(workdir / "events"), f".{os.getpid()}")
+            self._write_event(first_step, session_log={"status": "START"})
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Adds one object with `step`, `split` ('train' or 'eval') and the values.
@@ -65,22 +80,31 @@ class Writer:
         with writing(self._path):
             self._lines.write(line + "\n")
             self._lines.flush()
-            self._events.scalars(
-                step, {f"{split}/{name}": value for name, value in values.items()}
-            )
+            scalars = [
+                {"tag": f"{split}/{name}", "simple_value": value}
+                for name, value in values.items()
+            ]
+            self._write_event(step, summary={"value": scalars})
+
+    def _write_event(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        event = Event(step=step, wall_time=time.time(), **content)
+        self._events.write_event(event)
+        self._events.flush()
 
     def write_unlogged(
         self, step: int, sums: Mapping[str, tuple[float, float]], seconds: float
     ) -> None:
-        """Notes, for a run that resumes here, the sums since the last 'train' line."""
+        """Writes the sums since the last 'train' line, for a run that resumes here."""
         line = json.dumps({"step": step, "seconds": seconds, "sums": sums})
         with writing(self._unlogged), self._unlogged.open("a") as file:
-            # In front, so that a line cut short by a kill ends.
+            # The line break comes first: it ends a line that a kill cut short.
             file.write("\n" + line)
 
     def close(self) -> None:
         """Closes both files."""
-        # They may still hold what the disk had no room for.
+        # Closing writes what is buffered, which may fail on a full disk.
         with writing(self._path), contextlib.closing(self._events):
             self._lines.close()
 
@@ -92,7 +116,7 @@ def progress_line(
     terms: tuple[str, ...],
     seconds_left: float,
 ) -> str:
-    """One step for a person, e.g.
+    """The progress line of one step, e.g.
 
     step  120/1000  loss 6.412 (mlm 5.73, nsp 0.68)  lr 9.1e-04  grad 1.20
     42.1k tokens/s  88.1 ms a step  515.2 TFLOP/s  MFU 52%  input 0.1%  3m12s left

@@ -1,19 +1,15 @@
-"""Learning rates over the steps, as shares of their peak.
+"""Learning rates over the steps.
 
-All but 'rsqrt' rise linearly over the warmup: step t, counted from 0, of w has the
-share (t + 1) / w. What follows is a function of
-
-    p = (t - start) / (stop - start)   in [0, 1)
-
-so the peak is reached and no step has a rate of zero.
+All but 'rsqrt' rise linearly over the warmup: step t, counted from 0, of w has the share
+(t + 1) / w of the peak. So the peak is reached, and no step has a rate of zero.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int
 
 from research.config.sections import OptimizerConfig
@@ -21,72 +17,29 @@ from research.config.sections import OptimizerConfig
 Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """Of a schedule, in steps; `final` is the last rate over the peak."""
-
-    warmup: int
-    decay: int
-    total: int
-    final: float
-
-
-def _rise(t: Array, timing: Timing) -> Array:
-    return jnp.minimum((t + 1.0) / max(timing.warmup, 1), 1.0)
-
-
-def _progress(t: Array, start: int, stop: int) -> Array:
-    return jnp.clip((t - start) / max(stop - start, 1), 0.0, 1.0)
-
-
-def _linear(t: Array, timing: Timing) -> Array:
-    p = _progress(t, timing.warmup, timing.total)
-    return _rise(t, timing) * (1.0 - p * (1.0 - timing.final))
-
-
-def _cosine(t: Array, timing: Timing) -> Array:
-    p = _progress(t, timing.warmup, timing.total)
-    fall = 0.5 * (1.0 + jnp.cos(jnp.pi * p))
-    return _rise(t, timing) * (timing.final + (1.0 - timing.final) * fall)
-
-
-def _constant(t: Array, timing: Timing) -> Array:
-    return _rise(t, timing)
-
-
-def _wsd(t: Array, timing: Timing) -> Array:
-    """Warmup, stable, decay (Hu et al. 2024): linear over the last `decay` steps."""
-    p = _progress(t, timing.total - timing.decay, timing.total)
-    return _rise(t, timing) * (1.0 - p * (1.0 - timing.final))
-
-
-def _rsqrt(t: Array, timing: Timing) -> Array:
-    """Inverse square root (Raffel et al. 2020): flat over the first `warmup` steps."""
-    warmup = float(max(timing.warmup, 1))
-    return jnp.sqrt(warmup / jnp.maximum(t + 1.0, warmup))
-
-
-SCHEDULES: dict[str, Callable[[Array, Timing], Array]] = {
-    "linear": _linear,
-    "cosine": _cosine,
-    "constant": _constant,
-    "wsd": _wsd,
-    "rsqrt": _rsqrt,
-}
-
-
 def create(config: OptimizerConfig, num_train_steps: int) -> Schedule:
-    """The learning rate as a function of the step, counted from 0."""
-    timing = Timing(
-        warmup=config.warmup_steps,
-        decay=round(config.decay_fraction * num_train_steps),
-        total=num_train_steps,
-        final=config.final_learning_rate / config.learning_rate,
-    )
-    share = SCHEDULES[config.schedule]
+    """The learning rate as a function of the step, counted from 0.
 
-    def schedule(step: Int[Array, ""]) -> Float[Array, ""]:
-        t = jnp.asarray(step, jnp.float32)
-        return config.learning_rate * share(t, timing)
-
-    return schedule
+    'wsd' is warmup, stable, decay (Hu et al. 2024): linear over the last steps. 'rsqrt'
+    is the inverse square root of T5 (Raffel et al. 2020), flat over the warmup.
+    """
+    peak, final = config.learning_rate, config.final_learning_rate
+    warmup, decay = config.warmup_steps, round(config.decay_fraction * num_train_steps)
+    left = num_train_steps - warmup
+    flat = float(max(warmup, 1))
+    if config.schedule == "rsqrt":
+        return lambda step: peak * jnp.sqrt(flat / jnp.maximum(step + 1.0, flat))
+    rise = optax.linear_schedule(peak / flat, peak, warmup - 1)
+    # The step at which each begins to fall, and how it falls.
+    falls: dict[str, tuple[int, optax.Schedule]] = {
+        "constant": (warmup, optax.constant_schedule(peak)),
+        "linear": (warmup, optax.linear_schedule(peak, final, left)),
+        "cosine": (
+            warmup,
+            optax.cosine_decay_schedule(peak, max(left, 1), final / peak),
+        ),
+        "wsd": (num_train_steps - decay, optax.linear_schedule(peak, final, decay)),
+    }
+    start, fall = falls[config.schedule]
+    rate = optax.join_schedules([rise, fall], [start])
+    return lambda step: jnp.asarray(rate(step), jnp.float32)

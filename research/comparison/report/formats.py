@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from research.comparison.statistics import Difference, Interval
 from research.evaluation.interface import Metric
+from research.training import metrics
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EM DASH}"
@@ -43,16 +44,8 @@ def large(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """'45 s', '3 min 20 s', '2 h 05 min'."""
-    if seconds is None:
-        return DASH
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min"
+    """'45s', '3m20s', '2h05m'."""
+    return DASH if seconds is None else metrics.duration(seconds)
 
 
 def size(num_bytes: float | None) -> str:

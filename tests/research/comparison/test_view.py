@@ -64,7 +64,7 @@ def test_time_left_counts_what_is_known_and_says_when_that_is_not_all(tmp_path, 
     seconds, is_whole = view.View(config, tmp_path).seconds_left()
     # Four of the six runs are left; no evaluation has been seen.
     assert seconds == 4 * 60.0 and not is_whole
-    assert "more than 4 min 00 s left" in shown(view.View(config, tmp_path))
+    assert "more than 4m00s left" in shown(view.View(config, tmp_path))
     finish(tmp_path, config, 10)
     seconds, is_whole = view.View(config, tmp_path).seconds_left()
     assert seconds == (len(plan) - 10) * 60.0 and is_whole

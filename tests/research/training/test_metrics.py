@@ -1,4 +1,4 @@
-"""Means, the line of progress, and event files that other readers understand."""
+"""Means, the line of progress, metrics.jsonl and TensorBoard's events."""
 
 import json
 import math
@@ -6,9 +6,10 @@ import pathlib
 import struct
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from research.errors import UserError
-from research.training import event_file, metrics, workdir
+from research.training import metrics, workdir
 
 
 def test_means_are_divided_once():
@@ -60,50 +61,13 @@ def test_rates_have_readable_units():
     assert metrics.flop_rate(4.4e8) == "440.0 MFLOP/s"
 
 
-def test_crc_has_the_published_check_value():
-    # CRC-32C of '123456789' is 0xE3069283 (RFC 3720, appendix B.4 has its relatives).
-    rotated = ((0xE3069283 >> 15) | (0xE3069283 << 17)) & 0xFFFFFFFF
-    wanted = (rotated + 0xA282EAD8) & 0xFFFFFFFF
-    assert event_file.masked_crc(b"123456789") == wanted
-
-
-def _records(path: pathlib.Path):
+def _events(path: pathlib.Path):
+    """Events of a file of TFRecords: length, checksum, record, checksum."""
     data = path.read_bytes()
     while data:
         (length,) = struct.unpack("<Q", data[:8])
-        (crc,) = struct.unpack("<I", data[8:12])
-        assert crc == event_file.masked_crc(data[:8])
-        record = data[12 : 12 + length]
-        (crc,) = struct.unpack("<I", data[12 + length : 16 + length])
-        assert crc == event_file.masked_crc(record)
-        yield record
+        yield Event.FromString(data[12 : 12 + length])
         data = data[16 + length :]
-
-
-def _fields(message: bytes):
-    """(field number, value) pairs of a protocol buffer message."""
-    position = 0
-
-    def varint():
-        nonlocal position
-        value = shift = 0
-        while True:
-            byte = message[position]
-            position += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while position < len(message):
-        key = varint()
-        if key & 7 == 0:
-            value = varint()
-        else:
-            size = {1: 8, 5: 4}.get(key & 7) or varint()
-            value = message[position : position + size]
-            position += size
-        yield key >> 3, value
 
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="not Linux")
@@ -125,7 +89,7 @@ def test_a_full_disk_is_an_error_with_its_file(tmp_path):
 def test_events_hold_what_was_written(tmp_path):
     writer = metrics.Writer(tmp_path, first_step=300)
     writer.write(310, "train", {"loss": 2.5, "mlm": math.inf})
-    writer.close()
+    # Everything is on the disk before the file is closed: a kill loses nothing.
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line) == {
         "step": 310,
@@ -134,10 +98,11 @@ def test_events_hold_what_was_written(tmp_path):
         "mlm": None,
     }
     (path,) = tmp_path.glob("events.out.tfevents.*")
-    version, start, scalars = (dict(_fields(record)) for record in _records(path))
-    assert version[3] == b"brain.Event:2"
-    assert (start[2], start[7]) == (300, b"\x08\x01")
-    assert scalars[2] == 310
-    values = [dict(_fields(value)) for _, value in _fields(scalars[5])]
-    assert values[0][1] == b"train/loss"
-    assert struct.unpack("<f", values[0][2]) == (2.5,)
+    version, start, scalars = _events(path)
+    assert version.file_version == "brain.Event:2"
+    # TensorBoard hides what earlier sessions wrote from this step on.
+    assert (start.step, start.session_log.status) == (300, SessionLog.START)
+    assert scalars.step == 310
+    values = {value.tag: value.simple_value for value in scalars.summary.value}
+    assert values == {"train/loss": 2.5, "train/mlm": math.inf}
+    writer.close()

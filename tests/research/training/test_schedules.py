@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.config.checks import CHOICES
 from research.training import schedules
 from tests.research.training import tiny
 
+SCHEDULES = CHOICES["optimizer.schedule"]
 PEAK, FINAL, WARMUP, TOTAL = 0.01, 0.001, 10, 100
 
 
@@ -41,13 +43,13 @@ def expected(schedule: str, t: int) -> float:
     return PEAK + (FINAL - PEAK) * (t - 80) / 20  # wsd: the last fifth
 
 
-@pytest.mark.parametrize("schedule", sorted(schedules.SCHEDULES))
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_closed_form(schedule):
     wanted = [expected(schedule, t) for t in range(TOTAL)]
     np.testing.assert_allclose(rates(schedule=schedule), wanted, rtol=1e-5)
 
 
-@pytest.mark.parametrize("schedule", sorted(schedules.SCHEDULES))
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_peak_is_reached_and_no_step_is_wasted(schedule):
     values = rates(schedule=schedule)
     np.testing.assert_allclose(values.max(), PEAK, rtol=1e-6)
@@ -56,7 +58,7 @@ def test_peak_is_reached_and_no_step_is_wasted(schedule):
 
 def test_without_warmup_the_first_step_is_the_peak():
     config = dataclasses.replace(tiny.run_config().optimizer, warmup_steps=0)
-    for name in schedules.SCHEDULES:
+    for name in SCHEDULES:
         config = dataclasses.replace(config, schedule=name, learning_rate=PEAK)
         rate = schedules.create(config, TOTAL)(jnp.int32(0))
         np.testing.assert_allclose(float(rate), PEAK, rtol=1e-6)

@@ -437,9 +437,9 @@ def test_large_numbers(value, expected):
 def test_signs_and_durations():
     assert formats.signed(-0.04, 1) == "+0.0"
     assert formats.signed(-1.26, 1) == "\N{MINUS SIGN}1.3"
-    assert formats.duration(59.4) == "59 s"
-    assert formats.duration(200) == "3 min 20 s"
-    assert formats.duration(7500) == "2 h 05 min"
+    assert formats.duration(59.4) == "59s"
+    assert formats.duration(200) == "3m20s"
+    assert formats.duration(7500) == "2h05m"
     assert formats.p_value(0.0004) == "< 0.001"
 
 
