@@ -93,7 +93,7 @@ class Composed(Objective):
         heads: Any,
         hidden_states: Float[Array, "B P D"],
         target: Target,
-        embedding: Float[Array, "V E"],
+        embedding: Float[Array, "V _"],  # Labels have features of another width.
     ) -> tuple[Float[Array, "B K E"], Float[Array, "C E"], Float[Array, " C"] | None]:
         stage = self._owner(term)
         heads = getattr(heads, stage.name)

@@ -197,6 +197,6 @@ class NextSentence(Objective):
         heads: Any,
         hidden_states: Float[Array, "B K D"],
         target: Target,
-        embedding: Float[Array, "V E"],
+        embedding: Float[Array, "V _"],
     ) -> Readout:
         return heads.readout(hidden_states)

@@ -1,7 +1,8 @@
 r"""The losses of every experiment, shrunk by one rule, at its first two steps.
 
-    python -m tests.golden            # what differs from the table
-    python -m tests.golden --write    # writes the table again
+    python -m tests.golden                   # what differs from the table
+    python -m tests.golden --write           # writes the table again
+    python -m tests.golden --write bert t5   # only these experiments
 
 A change that should not move a number moves none of these. A change that should writes
 the table again, so that its commit shows which experiments moved, and by how much.
@@ -22,11 +23,11 @@ import ml_collections
 from absl import flags
 
 import experiments
-from research import pretrain
 from research.comparison import config as comparison_config
 from research.config import checks, parse
 from research.evaluation.glue import config as glue_config
 from research.evaluation.squad import run as squad_run
+from research.training import pretraining
 
 TABLE = pathlib.Path(__file__).parent / "golden.json"
 REFRESH = "python -m tests.golden --write"
@@ -145,7 +146,7 @@ def losses(
     # Half the time to compile; the numbers are the same to 1e-6.
     jax.config.update("jax_disable_most_optimizations", True)
     try:
-        pretrain.pretrain(config, folder, say=lambda line: None)
+        pretraining.pretrain(config, folder, say=lambda line: None)
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
@@ -201,20 +202,26 @@ def read_table() -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help=f"write {TABLE.name}")
-    write = parser.parse_args().write
+    parser.add_argument("names", nargs="*", help="experiments; none = all")
+    arguments = parser.parse_args()
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         golden = Golden(pathlib.Path(folder))
-        for name in names():
+        for name in arguments.names or names():
             found |= golden.measure(name)
             print(name, flush=True)
-    known = read_table() if TABLE.exists() else {}
+    known = read_table()
     lines = differences(found, known)
-    lines += [f"{run} is no longer run" for run in known.keys() - found.keys()]
     print("\n".join(lines) or "as in the table")
-    if write:
-        TABLE.write_text(json.dumps(found, indent=1) + "\n")
-    return int(bool(lines) and not write)
+    if arguments.write:
+        others = {run: values for run, values in known.items() if _exists(run)}
+        table = dict(sorted({**others, **found}.items()))
+        TABLE.write_text(json.dumps(table, indent=1) + "\n")
+    return int(bool(lines) and not arguments.write)
+
+
+def _exists(run: str) -> bool:
+    return run.partition("/")[0] in names()
 
 
 if __name__ == "__main__":

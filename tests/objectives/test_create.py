@@ -1,8 +1,6 @@
 """Composition, and errors that come before any device work."""
 
 import dataclasses
-import importlib
-import pathlib
 from typing import ClassVar
 
 import jax
@@ -23,7 +21,6 @@ from tests.helpers import (
 )
 
 VOCABULARY = toy_vocabulary()
-EXPERIMENTS = pathlib.Path(presets.__file__).parent
 
 
 def create(*names, params=None, architecture="encoder", row_length=30, **overrides):
@@ -162,30 +159,3 @@ def test_pairs_cannot_have_isolated_documents(name):
 def test_presets_give_every_hyperparameter(name):
     assert set(presets.OBJECTIVES[name]) == set(objectives.hyperparameters(name))
     assert objectives.OBJECTIVES[name].name == name
-
-
-def experiments_with_an_objective() -> list[str]:
-    names = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
-    modules = {name: importlib.import_module(f"experiments.{name}") for name in names}
-    return [
-        name
-        for name, module in modules.items()
-        if hasattr(module, "get_config") and "objective" in module.get_config()
-    ]
-
-
-@pytest.mark.parametrize("experiment", experiments_with_an_objective())
-def test_every_experiment_builds_its_objective(experiment):
-    config = importlib.import_module(f"experiments.{experiment}").get_config()
-    section = config.objective.to_dict()
-    names = section.pop("name")
-    objective = objectives.create(
-        names,
-        section,
-        vocabulary=toy_vocabulary(1024),
-        row_length=config.data.row_length,
-        architecture=config.model.architecture,
-    )
-    # Paper presets fill their sequences; no model's positions run out.
-    longest = max(objective.lengths.inputs, objective.lengths.encoder)
-    assert longest <= config.model.max_seq_len
