@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from research import data
 from research.benchmarks import ours
 from research.benchmarks.table import Table
 from research.config import parse as config_lib
 from research.config.sections import RunConfig
-from research.data import corpora, loader
+from research.data import corpora, loader, run_data
 
 _SECONDS = 3.0
 _BATCH = 256
@@ -31,7 +30,7 @@ def measure() -> Table:
         changes = {"data.cache_dir": folder, "data.tokenizer.vocab_size": 8192}
         run = config_lib.parse(ours.config_of("masked_lm", changes))
         begin = time.perf_counter()
-        corpus = data.load(run.data)
+        corpus = run_data.load(run.data)
         built = time.perf_counter() - begin
         rows: list[dict[str, Any]] = [
             {

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import ml_collections
 
-from research import data as data_lib
 from research.comparison import budgets, jobs, outcomes, results, tuning
 from research.comparison.arms import Arm
 from research.comparison.budgets import StepCost
@@ -20,6 +19,8 @@ from research.comparison.config import ComparisonConfig
 from research.comparison.jobs import Job
 from research.config import parse as run_config
 from research.config.sections import DataConfig
+from research.data import run_data
+from research.data.run_data import Data
 from research.errors import UserError, user_errors
 from research.machine import hardware, provenance, timing
 from research.training import baselines, flops, guards, loop, program, workdir
@@ -62,11 +63,11 @@ def workload(arm: Arm) -> Workload:
 
 
 @functools.lru_cache(maxsize=4)
-def _data(config: DataConfig) -> data_lib.Data:
+def _data(config: DataConfig) -> Data:
     """Arms share their data: it is opened once."""
     with user_errors():
-        found = data_lib.load(config)
-        data_lib.require_rows(found, config)
+        found = run_data.load(config)
+        run_data.require_rows(found, config)
     return found
 
 

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from research import data as data_lib
 from research.config.sections import DataConfig, RunConfig
+from research.data import run_data
+from research.data.run_data import Data
 from research.errors import UserError, user_errors
 from research.evaluation.finetuning.data import Split, TaskData
 from research.evaluation.finetuning.finetune import finetune
@@ -214,11 +215,11 @@ class Acceptability(Evaluation):
 def _sentences(config: DataConfig, sampling: Sampling) -> TaskData:
     """Made once for all backbones: held-out text takes seconds to decode."""
     with user_errors():
-        data = data_lib.load(config)
+        data = run_data.load(config)
     return make(heldout_documents(data), sampling)
 
 
-def heldout_documents(data: data_lib.Data) -> list[str]:
+def heldout_documents(data: Data) -> list[str]:
     """Text of the held-out documents."""
     return [
         data.tokenizer.decode(data.heldout.document(number).tolist(), skip_special=True)

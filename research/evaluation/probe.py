@@ -25,9 +25,8 @@ from objectives.corruption import rows
 from objectives.cross_entropy import weighted_cross_entropy
 from objectives.heads import LMHead, MaskedLMHead
 from objectives.types import TokenBatch
-from research import data as data_lib
 from research.config.sections import RunConfig
-from research.data import loader
+from research.data import loader, run_data
 from research.errors import UserError
 from research.evaluation.interface import Evaluation, Metric, Result
 from research.training import rngs
@@ -68,7 +67,7 @@ def evaluate(
       UserError: if the backbone was not pretrained with a head over tokens.
     """
     config = backbone.config
-    data = data_lib.load(config.data)
+    data = run_data.load(config.data)
     modules = state_lib.create_modules(backbone.model_config, backbone.objective)
     token_bytes = jnp.asarray(backbone.vocabulary.token_bytes, jnp.float32)
 

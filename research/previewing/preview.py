@@ -13,10 +13,10 @@ from rich.text import Text
 
 from objectives.composed import Composed
 from objectives.types import Example, TokenBatch
-from research import data
 from research.config.parse import create_objective
 from research.config.sections import RunConfig
-from research.data import loader
+from research.data import loader, run_data
+from research.data.store import TokenStore
 from research.errors import UserError, user_errors
 from research.machine import terminal
 from research.previewing import rows, statistics
@@ -37,7 +37,7 @@ def preview(run: RunConfig, *, step: int, num_rows: int, statistics_rows: int) -
       UserError: if a step has fewer rows, or the data cannot be read.
     """
     check_rows(run, num_rows)
-    corpus = data.load(run.data)
+    corpus = run_data.load(run.data)
     with user_errors():
         objective = create_objective(run, corpus.vocabulary)
     draw(
@@ -66,7 +66,7 @@ def check_rows(run: RunConfig, num_rows: int) -> None:
 
 
 def steps(
-    run: RunConfig, store: data.TokenStore, start: int
+    run: RunConfig, store: TokenStore, start: int
 ) -> Iterator[tuple[Array, TokenBatch]]:
     """Corruption key and global batch of each training step from `start` on."""
     batches = loader.train_batches(

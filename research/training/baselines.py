@@ -19,7 +19,8 @@ import numpy as np
 from objectives.base import Objective
 from objectives.vocabulary import Vocabulary
 from research.config.sections import RunConfig
-from research.data import Data, loader
+from research.data import loader
+from research.data.run_data import Data
 from research.training import rngs
 
 

@@ -12,10 +12,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from research import data
 from research.config import parse as config_lib
 from research.config.sections import RunConfig
-from research.data import Data
+from research.data import record, run_data
+from research.data.run_data import Data
 from research.errors import UserError, user_errors
 from research.machine import compilation_cache, hosts, terminal
 from research.training import (
@@ -121,12 +121,12 @@ def _load_data(run: RunConfig, folder: pathlib.Path) -> Data:
             if is_first:
                 tokenizer = None
                 # A run that has one of its own needs the other's folder no more.
-                if run.train.init_from and not data.has_tokenizer(folder):
+                if run.train.init_from and not record.has_tokenizer(folder):
                     tokenizer = initialise.source_tokenizer(run)
-                corpus = data.load(run.data, workdir=folder, tokenizer=tokenizer)
+                corpus = run_data.load(run.data, workdir=folder, tokenizer=tokenizer)
         with hosts.together("data_read"):
             if not is_first:
-                corpus = data.load_recorded(run.data, workdir=folder)
+                corpus = run_data.load_recorded(run.data, workdir=folder)
     return corpus
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import jax
 
-from research.data import Data, describe_text
+from research.data.run_data import Data, describe_text
 from research.training import metrics
 from research.training.loop import Result
 from research.training.program import Program

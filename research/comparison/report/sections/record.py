@@ -19,7 +19,7 @@ from research.comparison.report.document import (
 )
 from research.comparison.report.sections import common
 from research.comparison.results import Results
-from research.data import describe_text
+from research.data.run_data import describe_text
 
 
 def design(results: Results) -> list[Block]:

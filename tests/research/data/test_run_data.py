@@ -1,4 +1,4 @@
-"""load(): everything is built once, and a run that is resumed reads the same tokens."""
+"""run_data.load: everything is built once, and a run that is resumed reads the same tokens."""
 
 import dataclasses
 import errno
@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-import research.data
-from research.data import store_writer, tokenizer_files, tokenizer_training
+from research.data import run_data, store_writer, tokenizer_files, tokenizer_training
 from research.data.errors import DataError
 from research.errors import UserError
 from tests.research.data import helpers
@@ -39,9 +38,9 @@ def forbid_work(monkeypatch):
 
 
 def test_load_builds_once_and_finds_it_again(config, monkeypatch):
-    first = research.data.load(config)
+    first = run_data.load(config)
     forbid_work(monkeypatch)
-    second = research.data.load(config)
+    second = run_data.load(config)
     assert first.tokenizer.fingerprint == second.tokenizer.fingerprint
     assert (first.train.tokens == second.train.tokens).all()
     assert first.vocabulary.vocab_size == 320
@@ -59,15 +58,15 @@ def test_load_builds_once_and_finds_it_again(config, monkeypatch):
     ],
 )
 def test_other_settings_are_another_store(config, changes):
-    first = research.data.load(config)
-    second = research.data.load(dataclasses.replace(config, **changes))
+    first = run_data.load(config)
+    second = run_data.load(dataclasses.replace(config, **changes))
     assert first.train.header["checksum"] != second.train.header["checksum"]
 
 
 def test_workdir_keeps_tokenizer_and_record(config, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     workdir.mkdir()
-    data = research.data.load(config, workdir=workdir)
+    data = run_data.load(config, workdir=workdir)
     loaded = tokenizer_files.load(workdir / "tokenizer")
     assert loaded.fingerprint == data.tokenizer.fingerprint
     counts = loaded.vocabulary().unigram_counts
@@ -77,7 +76,7 @@ def test_workdir_keeps_tokenizer_and_record(config, tmp_path, monkeypatch):
     # Resumed, it neither needs the corpus nor works again.
     pathlib.Path(config.source).unlink()
     forbid_work(monkeypatch)
-    again = research.data.load(config, workdir=workdir)
+    again = run_data.load(config, workdir=workdir)
     assert (again.train.tokens == data.train.tokens).all()
 
 
@@ -86,7 +85,7 @@ def test_the_record_has_the_size_and_digest_of_the_text(config, tmp_path):
     changes = ({}, {"heldout_fraction": 0.2}, {"source": str(tmp_path / "other.txt")})
     write_corpus(tmp_path / "other.txt", seed=1)
     for number, change in enumerate(changes):
-        data = research.data.load(
+        data = run_data.load(
             dataclasses.replace(config, **change), workdir=tmp_path / str(number)
         )
         records.append(
@@ -104,39 +103,39 @@ def test_the_record_has_the_size_and_digest_of_the_text(config, tmp_path):
 def test_a_changed_corpus_is_refused_on_resume(config, tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()
-    research.data.load(config, workdir=workdir)
+    run_data.load(config, workdir=workdir)
     write_corpus(pathlib.Path(config.source), seed=1)
     moved = dataclasses.replace(config, cache_dir=str(tmp_path / "other"))
     with pytest.raises(DataError, match="has changed since .*another workdir"):
-        research.data.load(moved, workdir=workdir)
+        run_data.load(moved, workdir=workdir)
     # The same text again, newer than before, is the same data.
     write_corpus(pathlib.Path(config.source), seed=0)
-    research.data.load(moved, workdir=workdir)
+    run_data.load(moved, workdir=workdir)
 
 
 def test_other_hosts_load_what_was_recorded(config, tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()
     with pytest.raises(DataError, match="a folder that all hosts share"):
-        research.data.load_recorded(config, workdir=workdir)
-    data = research.data.load(config, workdir=workdir)
+        run_data.load_recorded(config, workdir=workdir)
+    data = run_data.load(config, workdir=workdir)
     write_corpus(pathlib.Path(config.source), seed=1)
-    found = research.data.load_recorded(config, workdir=workdir)
+    found = run_data.load_recorded(config, workdir=workdir)
     assert found.tokenizer.fingerprint == data.tokenizer.fingerprint
     assert (found.train.tokens == data.train.tokens).all()
     # A host whose cache has other tokens stops.
     other = dataclasses.replace(config, cache_dir=str(tmp_path / "other"))
     with pytest.raises(DataError, match="has changed since"):
-        research.data.load_recorded(other, workdir=workdir)
+        run_data.load_recorded(other, workdir=workdir)
 
 
 def test_a_workdir_of_other_data_is_refused(config, tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()
-    research.data.load(config, workdir=workdir)
+    run_data.load(config, workdir=workdir)
     other = dataclasses.replace(config, heldout_fraction=0.2)
     with pytest.raises(DataError, match=r"data\.heldout_fraction was 0\.1 and is 0\.2"):
-        research.data.load(other, workdir=workdir)
+        run_data.load(other, workdir=workdir)
 
 
 @pytest.mark.parametrize(
@@ -153,23 +152,21 @@ def test_a_split_without_a_row_is_refused_before_it_is_recorded(
     workdir.mkdir()
     short = dataclasses.replace(config, **changes)
     with pytest.raises(DataError, match=words):
-        research.data.load(short, workdir=workdir)
+        run_data.load(short, workdir=workdir)
     assert list(workdir.iterdir()) == []
     # Without a run, as for a preview, one split may do.
-    assert research.data.load(short).train.num_tokens > 500
+    assert run_data.load(short).train.num_tokens > 500
     # What the message says can be done.
     more = dataclasses.replace(config, row_length=50, heldout_fraction=0.5)
-    research.data.load(more, workdir=workdir)
+    run_data.load(more, workdir=workdir)
 
 
 def test_a_recorded_run_is_not_resumed_into_too_little_text(config, tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()
-    research.data.load(config, workdir=workdir)
+    run_data.load(config, workdir=workdir)
     with pytest.raises(DataError, match="not one row"):
-        research.data.load(
-            dataclasses.replace(config, row_length=10**6), workdir=workdir
-        )
+        run_data.load(dataclasses.replace(config, row_length=10**6), workdir=workdir)
 
 
 def test_a_tokenizer_can_be_given(config, tmp_path):
@@ -177,11 +174,11 @@ def test_a_tokenizer_can_be_given(config, tmp_path):
         helpers.sentences(50), helpers.tokenizer_config()
     )
     longer = tokenizer.extend(["sentinel_ids"], num_sentinels=4)
-    data = research.data.load(config, tokenizer=longer)
+    data = run_data.load(config, tokenizer=longer)
     assert data.tokenizer.fingerprint == longer.fingerprint
     tokenizer.save(tmp_path / "saved")
     settings = helpers.tokenizer_config("file", path=str(tmp_path / "saved"))
-    data = research.data.load(dataclasses.replace(config, tokenizer=settings))
+    data = run_data.load(dataclasses.replace(config, tokenizer=settings))
     assert data.tokenizer.fingerprint == tokenizer.fingerprint
 
 
@@ -189,7 +186,7 @@ def test_bad_input_is_refused_before_work(config, tmp_path, monkeypatch):
     forbid_work(monkeypatch)
 
     def load(**changes):
-        return research.data.load(dataclasses.replace(config, **changes))
+        return run_data.load(dataclasses.replace(config, **changes))
 
     with pytest.raises(UserError, match="not found"):
         load(source=str(tmp_path / "missing"))
@@ -213,7 +210,7 @@ def test_bad_input_is_refused_before_work(config, tmp_path, monkeypatch):
 def test_full_disk_leaves_nothing(config, monkeypatch, step):
     cache = pathlib.Path(config.cache_dir)
     if step == "token store":
-        research.data.load(dataclasses.replace(config, heldout_fraction=0.3))
+        run_data.load(dataclasses.replace(config, heldout_fraction=0.3))
         shutil.rmtree(cache / "stores")
 
     def full(descriptor):
@@ -221,25 +218,25 @@ def test_full_disk_leaves_nothing(config, monkeypatch, step):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=rf"The {step} was not written.*data\.cache_dir"):
-        research.data.load(config)
+        run_data.load(config)
     left = [path for path in cache.rglob("*") if path.is_file()]
     assert all(path.is_relative_to(cache / "tokenizers") for path in left)
     assert bool(left) is (step == "token store")
     monkeypatch.undo()
-    assert research.data.load(config).train.num_tokens > 0
+    assert run_data.load(config).train.num_tokens > 0
 
 
 def test_unwritable_cache_is_named(config, tmp_path):
     (tmp_path / "file").write_text("")
     broken = dataclasses.replace(config, cache_dir=str(tmp_path / "file"))
     with pytest.raises(OSError, match=r"cannot be written.*data\.cache_dir"):
-        research.data.load(broken)
+        run_data.load(broken)
 
 
 def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert research.data.cache_folder("") == tmp_path / "palimpsest"
+    assert run_data.cache_folder("") == tmp_path / "palimpsest"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert research.data.cache_folder("") == tmp_path / ".cache" / "palimpsest"
-    assert research.data.cache_folder("~/c") == tmp_path / "c"
+    assert run_data.cache_folder("") == tmp_path / ".cache" / "palimpsest"
+    assert run_data.cache_folder("~/c") == tmp_path / "c"
