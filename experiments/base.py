@@ -59,6 +59,9 @@ def get_config() -> ml_collections.ConfigDict:
                 "log_every_steps": 10,
                 "init_from": "",  # workdir whose parameters to start from
                 "extend_vocabulary": False,
+                # which parameters are learned: a regular expression that matches their
+                # whole paths, such as 'heads/.*' or '.*(bias|scale)'; '.*' = all
+                "trainable": ".*",
                 "max_skipped_steps": 0,  # non-finite steps skipped before stopping
                 # A loss so many deviations above its recent median is warned of.
                 "spike_deviations": 10.0,  # 0 = never

@@ -16,8 +16,10 @@ from research.comparison import jobs, outcomes
 from research.comparison.config import ComparisonConfig
 from research.comparison.jobs import Job
 from research.comparison.statistics import Scores
+from research.config import saved
 from research.errors import UserError
 from research.evaluation.interface import Metric, Result
+from research.training.workdir import written_by
 
 COMPARISON_FILE = "comparison.json"
 METRICS_FILE = "metrics.jsonl"
@@ -145,9 +147,15 @@ def load_config(workdir: pathlib.Path) -> ComparisonConfig:
             f"with python -m research.compare --config=... --workdir={workdir}."
         )
     try:
-        return config_lib.parse(outcomes.read(path)["config"])
+        values = saved.complete_comparison(outcomes.read(path)["config"])
     except outcomes.DamagedError as error:
         raise UserError(str(error)) from error
+    try:
+        return config_lib.parse(values)
+    except UserError as error:
+        raise UserError(
+            f"the comparison in {workdir}{written_by(workdir)} cannot be read: {error}"
+        ) from error
 
 
 def load(workdir: pathlib.Path) -> Results:

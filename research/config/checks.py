@@ -7,6 +7,7 @@ allowed.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -174,6 +175,14 @@ def _check_train(train: TrainConfig) -> list[str]:
         problems.append(
             "config.train.extend_vocabulary = True needs config.train.init_from: only "
             "the vocabulary of another run can be extended."
+        )
+    try:
+        re.compile(train.trainable)
+    except re.error as error:
+        problems.append(
+            f"config.train.trainable = {train.trainable!r} is no regular expression: "
+            f"{error}. It is matched against whole paths of parameters, such as "
+            f"'model/token_embedding'; '.*' trains all of them."
         )
     return problems
 

@@ -67,6 +67,7 @@ class TrainConfig:
     log_every_steps: int
     init_from: str
     extend_vocabulary: bool
+    trainable: str
     max_skipped_steps: int
     spike_deviations: float
     hang_seconds: float

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
+from research.config.sections import RunConfig
 from research.conversion.exporter import Export
 from research.conversion.origin import Origin
 from research.training import workdir
@@ -26,7 +26,7 @@ further."""
 
 def write(
     source: pathlib.Path,
-    config: Any,
+    config: RunConfig,
     export: Export,
     step: int,
     *,
@@ -72,7 +72,7 @@ def write(
     return "\n".join(lines) + "\n"
 
 
-def _training(config: Any, step: int) -> dict[str, str]:
+def _training(config: RunConfig, step: int) -> dict[str, str]:
     """What was learned, on what, and for how long."""
     train, data = config.train, config.data
     tokens = step * train.batch_size * data.row_length

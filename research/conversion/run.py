@@ -196,8 +196,7 @@ def export_workdir(
     """
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"{target} is not empty: choose another --to.")
-    config = workdir.load_config(source)
-    run = config_lib.parse(config)
+    run = workdir.load_run(source)
     tokenizer = tokenizer_files.load(source / "tokenizer")
     vocabulary = _with_counts(tokenizer).vocabulary()
     model_config = program.resolve_model(run.model, vocabulary)
@@ -223,7 +222,7 @@ def export_workdir(
     of_class = export.family.carried.get(export.hf_class, ())
     carried = {n: tensor for n, tensor in carried.items() if matches(n, of_class)}
     specs |= {name: (tensor.dtype, tensor.shape) for name, tensor in carried.items()}
-    card = model_card.write(source, config, export, step, came=came, results=results)
+    card = model_card.write(source, run, export, step, came=came, results=results)
     target.mkdir(parents=True, exist_ok=True)
     safetensors.write(
         target / "model.safetensors",

@@ -68,7 +68,7 @@ def load(path: str | os.PathLike[str], which: str = "last") -> Backbone:
     """
     folder = pathlib.Path(path)
     raw = workdir.load_config(folder)
-    config = config_lib.parse(raw)
+    config = workdir.load_run(folder)
     if not (folder / "tokenizer").is_dir():
         raise UserError(f"{folder} has no tokenizer/: it is not the workdir of a run.")
     with user_errors():

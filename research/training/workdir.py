@@ -20,7 +20,9 @@ from typing import Any
 import jax
 import ml_collections
 
-from research.config.parse import differing_fields, plain
+from research.config import saved
+from research.config.parse import differing_fields, parse, plain
+from research.config.sections import RunConfig
 from research.errors import UserError
 from research.machine import files, locking, provenance
 
@@ -83,8 +85,7 @@ def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
     """
     if not (workdir / CONFIG).is_file():
         return
-    saved = load_config(workdir)
-    different = differing_fields(saved, config)
+    different = differing_fields(load_config(workdir), config)
     refused = {
         name: values
         for name, values in different.items()
@@ -96,26 +97,61 @@ def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
             for name, (old, new) in refused.items()
         )
         raise UserError(
-            f"workdir {workdir} holds a run of another config:\n{listed}\n"
+            f"workdir {workdir} holds a run of another config{written_by(workdir)}:\n"
+            f"{listed}\n"
             f"Set these back to go on with it, or choose another workdir."
         )
 
 
+def load_run(workdir: pathlib.Path) -> RunConfig:
+    """The checked config of the run in a workdir.
+
+    Raises:
+      UserError: if there is none, or another version wrote it and this one cannot read
+        it, saying which.
+    """
+    config = load_config(workdir)
+    try:
+        return parse(config)
+    except UserError as error:
+        raise UserError(
+            f"the run in {workdir}{written_by(workdir)} cannot be read: {error}"
+        ) from error
+
+
+def written_by(folder: pathlib.Path) -> str:
+    """' (written by commit 1234567, not by this version)', for messages; or ''.
+
+    Args:
+      folder: workdir of a run, or of a comparison, which holds several.
+    """
+    for path in (folder / RUN, *sorted(folder.rglob(RUN))):
+        if sessions := _sessions(path):
+            commit = sessions[-1].get("commit", "")
+            if commit and commit != provenance.commit():
+                return f" (written by commit {commit}, not by this version)"
+            return ""
+    return ""
+
+
 def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
-    """The config of the run in a workdir.
+    """The config of the run in a workdir, with the fields that were added since.
 
     Raises:
       UserError: if there is none.
     """
     path = workdir / CONFIG
     try:
-        return ml_collections.ConfigDict(plain(json.loads(path.read_text())))
+        values = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(
             f"{workdir} is not the workdir of a run: no {CONFIG}."
         ) from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no config but {type(values).__name__}.")
+    return ml_collections.ConfigDict(plain(saved.complete(values)))
 
 
 def save_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:

@@ -84,6 +84,10 @@ WRONG = {
         {"train__extend_vocabulary": True},
         "needs config.train.init_from",
     ),
+    "trainable": (
+        {"train__trainable": "model/(.*"},
+        "is no regular expression: missing ), unterminated subpattern",
+    ),
     "held-out share": (
         {"data__heldout_fraction": 0.0},
         "config.data.heldout_fraction = 0.0: must be between 0 and 1",

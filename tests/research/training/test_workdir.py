@@ -172,3 +172,45 @@ def test_sessions_are_added_up(tmp_path):
     sessions = json.loads((tmp_path / workdir.RUN).read_text())["sessions"]
     assert [session["step"] for session in sessions] == [0, 4]
     assert sessions[0]["versions"]["jax"]
+
+
+def without_trainable(workdir_of_run, commit="af48e5f"):
+    """A workdir as commit af48e5f left it: no train.trainable."""
+    path = workdir_of_run / workdir.CONFIG
+    values = json.loads(path.read_text())
+    del values["train"]["trainable"]
+    path.write_text(json.dumps(values))
+    sessions = [{"step": 0, "commit": commit}]
+    (workdir_of_run / workdir.RUN).write_text(json.dumps({"sessions": sessions}))
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path):
+    workdir.save_config(tmp_path, tiny.config())
+    without_trainable(tmp_path)
+    workdir.check_config(tmp_path, tiny.config())
+    assert workdir.load_run(tmp_path) == tiny.run_config()
+    with pytest.raises(UserError) as error:
+        workdir.check_config(tmp_path, tiny.config(train__trainable="heads/.*"))
+    assert "config.train.trainable: '.*' there, 'heads/.*' now" in str(error.value)
+
+
+def test_a_config_that_this_version_cannot_read_names_the_one_that_wrote_it(tmp_path):
+    config = tiny.config()
+    with config.model.unlocked():
+        config.model.width = 3
+    workdir.save_config(tmp_path, config)
+    without_trainable(tmp_path)
+    words = r"written by commit af48e5f, not by this version\).* no field 'width'"
+    with pytest.raises(UserError, match=words):
+        workdir.load_run(tmp_path)
+    with pytest.raises(UserError) as error:
+        workdir.check_config(tmp_path, tiny.config())
+    assert "another config (written by commit af48e5f" in str(error.value)
+    assert "config.model.width: 3 there, None now" in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", '"text"'])
+def test_a_config_that_is_no_object_is_an_error(tmp_path, content):
+    (tmp_path / workdir.CONFIG).write_text(content)
+    with pytest.raises(UserError, match="holds no config but"):
+        workdir.load_config(tmp_path)

@@ -1,0 +1,29 @@
+"""Configs that an earlier version saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Fields of a run's config that were added since commit af48e5f, each with the value that
+# does what runs did before there was the field.
+ADDED: Mapping[str, Mapping[str, Any]] = {"train": {"trainable": ".*"}}
+
+
+def complete(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The saved config of a run, with the fields that were added since."""
+    return {
+        name: {**ADDED[name], **section}
+        if name in ADDED and isinstance(section, Mapping)
+        else section
+        for name, section in values.items()
+    }
+
+
+def complete_comparison(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The saved config of a comparison, with those fields in the configs of its arms."""
+    arms = {
+        name: {**arm, "base": complete(arm["base"]), "config": complete(arm["config"])}
+        for name, arm in values["arms"].items()
+    }
+    return {**values, "arms": arms}
