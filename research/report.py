@@ -21,7 +21,8 @@ def define_flags() -> None:
 def main(given: flags.FlagValues) -> None:
     """Builds the report and prints where it is."""
     command_line.require(given, workdir="FOLDER_OF_A_COMPARISON")
-    print(build.closing(build.build(pathlib.Path(given.workdir))))
+    workdir = pathlib.Path(given.workdir)
+    print(build.closing(build.build(workdir), workdir))
 
 
 if __name__ == "__main__":

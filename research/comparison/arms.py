@@ -8,7 +8,7 @@ refused before any work.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from research.comparison import budgets
@@ -52,7 +52,7 @@ def differing_fields(arms: Iterable[Arm]) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def shared_fields(arms: list[Arm]) -> dict[str, Any]:
+def shared_fields(arms: Sequence[Arm]) -> dict[str, Any]:
     """Dotted fields that have one value in all arms."""
     differing = differing_fields(arms)
     return {

@@ -28,10 +28,10 @@ STATES = ("done", "failed", "damaged", "unfinished", "missing")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A loss over a run: optimizer steps and nats, both [points]."""
+    """A loss over a run, in nats per target; NaN where it was not finite."""
 
-    steps: np.ndarray
-    losses: np.ndarray
+    steps: tuple[int, ...]
+    losses: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,6 @@ class Results:
     """
 
     config: ComparisonConfig
-    workdir: pathlib.Path
     runs: Mapping[tuple[str, int], Run]
     trials: Mapping[tuple[str, float, int], Run]
     scores: Mapping[tuple[str, str, float | None], Mapping[int, Result]]
@@ -106,11 +105,9 @@ class Results:
                             found.setdefault(f"{name}/{metric}", meaning)
         return found
 
-    def arm_scores(self, metric: str, arm: str, point: float | None) -> Scores | None:
-        """Scores of an arm (or of its floor, for point None) on 'evaluation/metric'."""
+    def scores_of(self, metric: str, arm: str, point: float | None) -> Scores | None:
+        """Scores of an arm on 'evaluation/metric' at a point; None without any."""
         evaluation, _, name = metric.partition("/")
-        if point is None:
-            arm = jobs.floor_arms(self.config)[arm]
         by_seed = {
             seed: result
             for seed, result in self.scores.get((evaluation, arm, point), {}).items()
@@ -127,11 +124,6 @@ class Results:
         return Scores.average(
             {seed: result.scores[name] for seed, result in by_seed.items()}, examples
         )
-
-    def floor_value(self, metric: str) -> float | None:
-        """Score of knowing nothing on 'evaluation/metric'."""
-        meaning = self.metrics().get(metric)
-        return None if meaning is None else meaning.floor
 
 
 def load_config(workdir: pathlib.Path) -> ComparisonConfig:
@@ -185,7 +177,6 @@ def load(workdir: pathlib.Path) -> Results:
             )
     return Results(
         config=config,
-        workdir=workdir,
         runs=runs,
         trials=trials,
         scores=scores,
@@ -275,8 +266,5 @@ def _curve(records: Iterable[Mapping[str, Any]]) -> Curve:
         int(record["step"]): float("nan" if record["loss"] is None else record["loss"])
         for record in records
     }
-    steps = sorted(by_step)
-    return Curve(
-        steps=np.array(steps, np.int64),
-        losses=np.array([by_step[step] for step in steps], np.float64),
-    )
+    steps = tuple(sorted(by_step))
+    return Curve(steps=steps, losses=tuple(by_step[step] for step in steps))

@@ -65,7 +65,7 @@ def run(config: Any, workdir: pathlib.Path) -> int:
         finally:
             claims.close()
     found = build.build(workdir)
-    print(build.closing(found), flush=True)
+    print(build.closing(found, workdir), flush=True)
     has_failed = any(
         problem.state in ("failed", "damaged") for problem in found.problems
     )

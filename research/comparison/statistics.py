@@ -62,6 +62,13 @@ class Scores:
         rows = [np.mean(np.asarray(examples[seed]), axis=0) for seed in seeds]
         return cls(seeds=seeds, means=means, examples=np.array(rows, np.float64))
 
+    def example_error(self) -> float | None:
+        """Standard error over examples of a single seed's score; None for several."""
+        if self.examples is None or len(self.seeds) > 1:
+            return None
+        values = self.examples[0]
+        return float(values.std(ddof=1) / len(values) ** 0.5)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Interval:
@@ -327,11 +334,31 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
     return adjusted
 
 
-def outcome(compared: Difference, *, alpha: float, adjusted_p: float | None) -> str:
+def outcome(
+    compared: Difference,
+    *,
+    alpha: float,
+    adjusted_p: float | None,
+    higher_is_better: bool = True,
+) -> str:
     """'win', 'loss', 'tie' (no difference shown) or 'untested', for the treatment."""
-    p_value = compared.p_value if adjusted_p is None else adjusted_p
-    if compared.p_value is None or p_value is None:
+    if compared.p_value is None:
         return "untested"
+    p_value = compared.p_value if adjusted_p is None else adjusted_p
     if p_value >= alpha:
         return "tie"
-    return "win" if compared.mean > 0 else "loss"
+    return "win" if (compared.mean > 0) == higher_is_better else "loss"
+
+
+def pareto_front(
+    arms: Mapping[str, tuple[float, float]], *, higher_is_better: bool
+) -> tuple[str, ...]:
+    """Of arms with a (cost, score), those that no other beats on both, by cost."""
+    sign = 1.0 if higher_is_better else -1.0
+    front: list[str] = []
+    best = -np.inf
+    for arm in sorted(arms, key=lambda name: (arms[name][0], -sign * arms[name][1])):
+        if sign * arms[arm][1] > best:
+            best = sign * arms[arm][1]
+            front.append(arm)
+    return tuple(front)

@@ -1,62 +1,66 @@
-"""What a comparison may claim, in numbers and in words.
+"""Which differences between arms a comparison may claim.
 
 Only the declared primary metric is tested, against the reference arm, with Holm's
-correction over the arms. An arm that has learnt no more than how often each target
-occurs claims nothing and is claimed against by nobody: the budget was too small to
-test it.
+correction over the arms. An arm whose held-out loss is hardly below the entropy of its
+targets has learnt token frequencies only: it is "on its plateau", and no difference from
+or to it is claimed, because the budget was too small to test it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from research.comparison import statistics
-from research.comparison.results import Results
+from research.comparison.config import FLOOR, Contrast, Statistics
+from research.comparison.results import Run
 from research.comparison.statistics import Difference, Scores
 from research.evaluation.interface import Metric
 
 # Nats below the entropy of its targets that an arm needs to have left its plateau.
 PLATEAU_MARGIN = 0.05
+# How a measured difference relates to a published one, if an arm is on its plateau.
+NOT_TESTABLE = "not testable at this budget"
+# (metric, arm, other arm) -> arm minus other arm.
+Pairs = Mapping[tuple[str, str, str], Difference]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Learning:
-    """How far an arm's held-out loss is below what frequencies alone give.
+    """How far an arm's held-out loss is below what token frequencies alone give.
 
     Attributes:
       loss: held-out loss at the end of the budget, mean over seeds.
       unigram: entropy of the arm's own targets.
-      content_unigram: the same with special targets (sentinels, end of sequence) for
-        free; what an arm has to beat to have learnt anything about text.
+      content_unigram: the same if special targets (sentinels, end of sequence) cost
+        nothing; a loss below it shows that the arm has learnt something about text.
       num_seeds: finished runs.
+      margin: `unigram` minus `loss`.
+      on_plateau: whether `loss` is not clearly below `content_unigram`.
     """
 
     loss: float
     unigram: float
     content_unigram: float
     num_seeds: int
-
-    @property
-    def margin(self) -> float:
-        """Nats below the unigram entropy."""
-        return self.unigram - self.loss
-
-    @property
-    def on_plateau(self) -> bool:
-        """Whether it has learnt no more than frequencies and the targets' frame."""
-        return self.loss > self.content_unigram - PLATEAU_MARGIN
+    margin: float
+    on_plateau: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """One arm against the reference on one metric.
+    """One arm against the reference on the primary metric.
 
     Attributes:
-      compared: arm minus reference; its `detectable` is of the corrected test.
-      adjusted_p: Holm's; None where there is no test, or none was declared.
-      outcome: 'win', 'tie', 'loss', 'untested', or 'plateau' (not testable).
+      compared: arm minus reference, with the `detectable` of the corrected test; None
+        without scores of both.
+      adjusted_p: Holm's; None without a test.
+      outcome: 'win', 'tie' (no difference shown), 'loss', 'untested', 'plateau' (one of
+        the two is on its plateau) or 'incomparable' (the metric does not compare arms of
+        different architectures).
     """
 
     arm: str
@@ -67,168 +71,173 @@ class Verdict:
     outcome: str
 
 
-def learning(results: Results, arm: str) -> Learning | None:
-    """How much an arm learnt; None without a finished run."""
-    runs = results.finished_runs(arm)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What verdicts are drawn from.
+
+    Attributes:
+      scores: (metric, arm, point) -> scores; point None is random initialisation.
+      metrics: by name.
+      architectures: arm -> architecture.
+      on_plateau: arms that have learnt token frequencies only.
+      settings: of the statistics.
+    """
+
+    scores: Mapping[tuple[str, str, float | None], Scores]
+    metrics: Mapping[str, Metric]
+    architectures: Mapping[str, str]
+    on_plateau: frozenset[str]
+    settings: Statistics
+
+    def compare(
+        self, metric: str, arm: str, reference: str, *, alpha: float | None = None
+    ) -> Difference | None:
+        """Arm minus reference at the end of the budget; None without scores of both.
+
+        Args:
+          reference: an arm, or FLOOR for the arm's own random initialisation.
+          alpha: of interval and test; None is that of the settings.
+        """
+        other = (arm, None) if reference == FLOOR else (reference, 1.0)
+        treatment = self.scores.get((metric, arm, 1.0))
+        untreated = self.scores.get((metric, *other))
+        if treatment is None or untreated is None:
+            return None
+        return statistics.difference(
+            treatment,
+            untreated,
+            alpha=self.settings.alpha if alpha is None else alpha,
+            power=self.settings.power,
+            examples=self.settings.examples,
+        )
+
+    def comparable(self, metric: str, arm: str, reference: str) -> bool:
+        """Whether the metric measures the same thing for both arms."""
+        return (
+            not self.metrics[metric].within_architecture
+            or self.architectures[arm] == self.architectures[reference]
+        )
+
+    def testable(self, arm: str, reference: str) -> bool:
+        """Whether both arms have left their plateaus, as far as that is known."""
+        return not self.on_plateau & {arm, reference}
+
+    def pairs(self, arms: Sequence[str], reference: str) -> Pairs:
+        """Every pair of arms once on every metric; the reference is the second arm."""
+        ordered = [*(arm for arm in arms if arm != reference), reference]
+        return {
+            (metric, arm, other): compared
+            for metric in self.metrics
+            for arm, other in itertools.combinations(ordered, 2)
+            if self.comparable(metric, arm, other)
+            and (compared := self.compare(metric, arm, other)) is not None
+        }
+
+
+def learning(runs: Sequence[Run]) -> Learning | None:
+    """How much an arm learnt, from its finished runs; None without any."""
     if not runs:
         return None
-    mean = {
-        name: float(np.mean([run.summary[name] for run in runs]))
+    loss, unigram, content_unigram = (
+        float(np.mean([run.summary[name] for run in runs]))
         for name in ("heldout_loss", "unigram_loss", "content_unigram_loss")
-    }
+    )
     return Learning(
-        loss=mean["heldout_loss"],
-        unigram=mean["unigram_loss"],
-        content_unigram=mean["content_unigram_loss"],
+        loss=loss,
+        unigram=unigram,
+        content_unigram=content_unigram,
         num_seeds=len(runs),
+        margin=unigram - loss,
+        on_plateau=loss > content_unigram - PLATEAU_MARGIN,
     )
 
 
-def compare(
-    results: Results, metric: str, arm: str, reference: str, *, alpha: float
-) -> Difference | None:
-    """Arm minus reference at the end of the budget; None without scores of both."""
-    pair = [results.arm_scores(metric, name, 1.0) for name in (arm, reference)]
-    return _difference(results, pair, alpha)
-
-
-def against_reference(results: Results) -> dict[tuple[str, str], Difference]:
-    """(arm, metric) -> arm minus reference, of all that mean the same for both."""
-    config = results.config
-    reference = config.primary.reference
-    return {
-        (arm.name, metric): compared
-        for metric, meaning in results.metrics().items()
-        for arm in config.arms
-        if arm.name != reference
-        and comparable(results, meaning, arm.name, reference)
-        and (
-            compared := compare(
-                results, metric, arm.name, reference, alpha=config.statistics.alpha
-            )
-        )
-        is not None
-    }
-
-
-def above_floor(results: Results, metric: str, arm: str) -> Difference | None:
-    """Arm minus its own random initialisation."""
-    alpha = results.config.statistics.alpha
-    pair = [results.arm_scores(metric, arm, point) for point in (1.0, None)]
-    return _difference(results, pair, alpha)
-
-
-def _difference(
-    results: Results, pair: list[Scores | None], alpha: float
-) -> Difference | None:
-    treatment, reference = pair
-    if treatment is None or reference is None:
-        return None
-    settings = results.config.statistics
-    return statistics.difference(
-        treatment,
-        reference,
-        alpha=alpha,
-        power=settings.power,
-        examples=settings.examples,
-    )
-
-
-def primary(results: Results) -> list[Verdict]:
-    """Every arm against the reference on the primary metric, corrected."""
-    config = results.config
-    reference, metric = config.primary.reference, config.primary.metric
-    arms = [arm.name for arm in config.arms if arm.name != reference]
-    meaning = results.metrics().get(metric)
-    alpha = config.statistics.alpha
-    compared = {
-        arm: compare(results, metric, arm, reference, alpha=alpha) for arm in arms
-    }
-    untestable = {
-        arm: not testable(results, arm, reference)
-        or not comparable(results, meaning, arm, reference)
-        for arm in arms
-    }
+def primary(
+    evidence: Evidence, pairs: Pairs, metric: str, reference: str, arms: Sequence[str]
+) -> list[Verdict]:
+    """Every arm against the reference on one metric, corrected over the arms."""
+    others = [arm for arm in arms if arm != reference]
+    alpha = evidence.settings.alpha
+    obstacles = {arm: _obstacle(evidence, metric, arm, reference) for arm in others}
+    compared = {arm: pairs.get((metric, arm, reference)) for arm in others}
     p_values = {
-        arm: None if result is None or untestable[arm] else result.p_value
-        for arm, result in compared.items()
+        arm: None if found is None or obstacles[arm] else found.p_value
+        for arm, found in compared.items()
     }
     adjusted = statistics.holm(p_values)
     num_tests = max(1, sum(p is not None for p in p_values.values()))
-    sign = 1.0 if meaning is None or meaning.higher_is_better else -1.0
-    verdicts = []
-    for arm in arms:
-        result = compared[arm]
-        if result is not None and result.tested:
-            strict = compare(results, metric, arm, reference, alpha=alpha / num_tests)
+    found = []
+    for arm in others:
+        difference, outcome = compared[arm], obstacles[arm] or "untested"
+        if difference is not None and difference.tested:
+            # Holm's first step, the strictest: one that comes later detects no less.
+            strict = evidence.compare(metric, arm, reference, alpha=alpha / num_tests)
             assert strict is not None
-            # Holm's first step is the strictest: with more luck, less is detectable.
-            result = dataclasses.replace(result, detectable=strict.detectable)
-        outcome = "untested"
-        if untestable[arm]:
-            outcome = "plateau"
-        elif result is not None:
+            difference = dataclasses.replace(difference, detectable=strict.detectable)
+        if difference is not None and not obstacles[arm]:
             outcome = statistics.outcome(
-                dataclasses.replace(result, mean=sign * result.mean),
+                difference,
                 alpha=alpha,
                 adjusted_p=adjusted[arm],
+                higher_is_better=evidence.metrics[metric].higher_is_better,
             )
-        verdicts.append(
+        found.append(
             Verdict(
                 arm=arm,
                 reference=reference,
                 metric=metric,
-                compared=result,
+                compared=difference,
                 adjusted_p=adjusted[arm],
                 outcome=outcome,
             )
         )
-    return verdicts
+    return found
 
 
-def testable(results: Results, *arms: str) -> bool:
-    """Whether all of the arms have left their plateaus, as far as they are known."""
-    learnt = [learning(results, arm) for arm in arms]
-    return not any(state is not None and state.on_plateau for state in learnt)
+def _obstacle(evidence: Evidence, metric: str, arm: str, reference: str) -> str:
+    """Why the arm is not tested against the reference, as an outcome; or ''."""
+    if metric in evidence.metrics and not evidence.comparable(metric, arm, reference):
+        return "incomparable"
+    return "" if evidence.testable(arm, reference) else "plateau"
 
 
-def comparable(
-    results: Results, meaning: Metric | None, arm: str, reference: str
-) -> bool:
-    """Whether a metric means the same for both arms."""
-    if meaning is None or not meaning.within_architecture:
-        return True
-    roles = {
-        results.config.arm(name).config["model"]["architecture"]
-        for name in (arm, reference)
-    }
-    return len(roles) == 1
+def relation(evidence: Evidence, contrast: Contrast, found: Difference | None) -> str:
+    """How a measured difference relates to the published one, in words of the report."""
+    if found is None:
+        return "no scores yet"
+    if not evidence.testable(contrast.arm, contrast.reference):
+        return NOT_TESTABLE
+    if not found.tested:
+        return "no test"
+    if not found.excludes_zero:
+        return "not shown"
+    higher = evidence.metrics[contrast.metric].higher_is_better
+    better = found.mean if higher else -found.mean
+    return "agrees" if better * contrast.published > 0 else "opposite"
 
 
-def win_counts(results: Results, metrics: list[str]) -> np.ndarray:
-    """Wins, ties and losses of each arm against each, over metrics. [arms, arms, 3]
+def wins(
+    evidence: Evidence, pairs: Pairs, arms: Sequence[str]
+) -> dict[str, dict[str, tuple[int, int, int]]]:
+    """arm -> other arm -> on how many metrics it wins, ties and loses.
 
     Exploratory: each comparison at the level of a single test. Arms on their plateau
     and metrics that do not compare count nothing.
     """
-    arms = [arm.name for arm in results.config.arms]
-    meanings = results.metrics()
-    alpha = results.config.statistics.alpha
-    counts = np.zeros((len(arms), len(arms), 3), np.int64)
-    order = {"win": 0, "tie": 1, "loss": 2}
-    on_plateau = {arm for arm in arms if not testable(results, arm)}
-    for metric in metrics:
-        sign = 1.0 if meanings[metric].higher_is_better else -1.0
-        for i, first in enumerate(arms):
-            for j, second in enumerate(arms):
-                if i == j or on_plateau & {first, second}:
-                    continue
-                if not comparable(results, meanings[metric], first, second):
-                    continue
-                result = compare(results, metric, first, second, alpha=alpha)
-                if result is None or not result.tested:
-                    continue
-                signed = dataclasses.replace(result, mean=sign * result.mean)
-                outcome = statistics.outcome(signed, alpha=alpha, adjusted_p=None)
-                counts[i, j, order[outcome]] += 1
-    return counts
+    order = ("win", "tie", "loss")
+    counts = np.zeros((len(arms), len(arms), 3), int)
+    for (metric, arm, other), compared in pairs.items():
+        if compared.tested and evidence.testable(arm, other):
+            outcome = statistics.outcome(
+                compared,
+                alpha=evidence.settings.alpha,
+                adjusted_p=None,
+                higher_is_better=evidence.metrics[metric].higher_is_better,
+            )
+            i, j, kind = arms.index(arm), arms.index(other), order.index(outcome)
+            counts[i, j, kind] += 1
+            counts[j, i, 2 - kind] += 1
+    return {
+        arm: {other: tuple(counts[i, j].tolist()) for j, other in enumerate(arms)}
+        for i, arm in enumerate(arms)
+    }

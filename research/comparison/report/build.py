@@ -10,11 +10,11 @@ import csv
 import io
 import pathlib
 
-from matplotlib.figure import Figure
-
-from research.comparison import results, verdicts
-from research.comparison.report import figures, formats, html, markdown
-from research.comparison.report.document import Block, Document, FigureBlock
+from research.comparison import findings, results
+from research.comparison.findings import Findings
+from research.comparison.report import formats, html
+from research.comparison.report.document import Document
+from research.comparison.report.figures import style
 from research.comparison.report.sections import (
     costs,
     differences,
@@ -23,7 +23,6 @@ from research.comparison.report.sections import (
     scores,
     summary,
 )
-from research.comparison.results import Results
 from research.machine import files
 
 HTML_FILE = "report.html"
@@ -32,69 +31,66 @@ CSV_FILE = "results.csv"
 FIGURES_FOLDER = "figures"
 
 
-def build(workdir: pathlib.Path) -> Results:
+def build(workdir: pathlib.Path) -> Findings:
     """Writes the report of a workdir, and returns what it shows.
 
     Raises:
       UserError: if the workdir holds no comparison, or its config was edited.
     """
-    found = results.load(workdir)
-    doc = compose(found, workdir / FIGURES_FOLDER)
+    found = findings.find(results.load(workdir))
+    doc = compose(found)
+    drawings = {
+        figure.name: style.draw(figure.plot, workdir / FIGURES_FOLDER, figure.name)
+        for figure in doc.figures
+    }
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows(record.as_csv(found))
-    files.write(workdir / HTML_FILE, html.render(doc))
-    files.write(workdir / MARKDOWN_FILE, markdown.render(doc))
+    files.write(workdir / HTML_FILE, html.render(doc, drawings))
+    files.write(workdir / MARKDOWN_FILE, doc.to_markdown())
     files.write(workdir / CSV_FILE, table.getvalue())
     return found
 
 
-def compose(found: Results, figures_folder: pathlib.Path) -> Document:
-    """The report as a document; its figures are saved on the way."""
-
-    def draw(figure: Figure, name: str, caption: str) -> FigureBlock:
-        svg = figures.save(figure, figures_folder, name)
-        return FigureBlock(name=name, svg=svg, caption=caption)
-
-    blocks: list[Block] = [
-        *summary.state(found),
-        *summary.facts(found),
-        *summary.verdict(found),
-        *summary.overview(found),
-        *published.contrasts(found, draw),
-        *scores.losses(found, draw),
-        *scores.scores(found, draw),
-        *scores.over_budget(found, draw),
-        *differences.differences(found, draw),
-        *costs.cost(found, draw),
-        *costs.sensitivity(found, draw),
-        *record.design(found),
-        *record.method(found),
-        *record.appendix(found),
-    ]
-    config = found.config
+def compose(found: Findings) -> Document:
+    """The report as a document, nothing drawn yet."""
     return Document(
-        title=config.title,
+        title=found.config.title,
         subtitle=(
-            f"Palimpsest comparison `{config.name}` · the same rows of clean tokens for "
-            f"every arm, one declared budget, one evaluation."
+            f"Palimpsest comparison `{found.config.name}` · the same rows of clean "
+            f"tokens for every arm, one declared budget, one evaluation."
         ),
-        blocks=blocks,
+        blocks=[
+            *summary.state(found),
+            *summary.facts(found),
+            *summary.verdict(found),
+            *summary.overview(found),
+            *published.published(found),
+            *scores.losses(found),
+            *scores.scores(found),
+            *scores.over_budget(found),
+            *differences.differences(found),
+            *costs.costs(found),
+            *costs.sensitivity(found),
+            *record.design(found),
+            *record.method(found),
+            *record.appendix(found),
+        ],
     )
 
 
-def closing(found: Results) -> str:
+def closing(found: Findings, workdir: pathlib.Path) -> str:
     """What the command line says at the end."""
-    folder = found.workdir
     lines = []
-    for arm in found.config.arms:
-        learnt = verdicts.learning(found, arm.name)
+    for arm in found.arms.values():
+        learnt = arm.learning
         if learnt is not None:
             state = ", still on its plateau" if learnt.on_plateau else ""
+            margin = formats.number(learnt.margin, 3, plus=True)
             lines.append(
                 f"{arm.label}: held-out loss {learnt.loss:.3f} nats, unigram "
-                f"{learnt.unigram:.3f}, margin {formats.signed(learnt.margin, 3)}{state}"
+                f"{learnt.unigram:.3f}, margin {margin}{state}"
             )
-    if not found.is_complete:
+    if found.problems:
         lines.append(f"{len(found.problems)} of {found.num_jobs} jobs are not done")
-    lines.append(f"report: {folder / HTML_FILE} and {folder / MARKDOWN_FILE}")
+    lines.append(f"report: {workdir / HTML_FILE} and {workdir / MARKDOWN_FILE}")
     return "\n".join(lines)

@@ -1,40 +1,28 @@
-"""A report as plain blocks, which Markdown and HTML both render."""
+"""A report as blocks of Markdown and figures."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import html
+import textwrap
+from collections.abc import Callable, Sequence
 
+import matplotlib.figure
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Heading:
-    """A section's title; `level` 2 or 3."""
-
-    text: str
-    level: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Paragraph:
-    """Prose; **bold** and `code` are the only markup."""
-
-    text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Bullets:
-    """A list of short paragraphs."""
-
-    items: Sequence[str]
+from research.evaluation import markdown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Callout:
-    """Something to be read first: 'verdict', 'warning' or 'note'."""
+    """Something to be read first: 'verdict' or 'warning'."""
 
     kind: str
     title: str
     items: Sequence[str]
+
+    def to_markdown(self) -> str:
+        text = f"**{self.title}**\n\n{markdown.bullets(self.items)}"
+        return textwrap.indent(text, "> ", lambda line: True).replace("> \n", ">\n")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,53 +31,79 @@ class Facts:
 
     items: Sequence[tuple[str, str]]
 
+    def to_markdown(self) -> str:
+        return " · ".join(f"**{value}** {label}" for value, label in self.items)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of text under columns, with a caption.
+    """A table with a caption; a row whose first cell is *italic* is shown in grey.
 
     Attributes:
       aligns: 'l' or 'r' per column.
-      muted: numbers of rows that are there for reference, such as floors.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     aligns: str
     caption: str
-    muted: Sequence[int] = ()
+
+    def to_markdown(self) -> str:
+        text = markdown.table(self.columns, self.rows, self.aligns)
+        return f"{text}\n\n*{self.caption}*" if self.caption else text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FigureBlock:
+class Figure:
     """A figure that lies in figures/ and, as SVG, in the page itself.
 
     Attributes:
       name: of the files, without suffix.
-      svg: the drawing.
       caption: what is seen, with units.
+      plot: draws it.
     """
 
     name: str
-    svg: str
     caption: str
+    plot: Callable[[], matplotlib.figure.Figure]
+
+    def to_markdown(self) -> str:
+        alternative = self.caption.replace("[", "(").replace("]", ")")
+        return f"![{alternative}](figures/{self.name}.png)\n\n*{self.caption}*"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Details:
-    """Long material that is folded away on screen."""
+    """Long plain text that is folded away on screen."""
 
     title: str
     text: str
 
+    def to_markdown(self) -> str:
+        return (
+            f"<details><summary>{html.escape(self.title)}</summary>\n\n"
+            f"{textwrap.indent(self.text, '    ')}\n\n</details>"
+        )
 
-Block = Heading | Paragraph | Bullets | Callout | Facts | Table | FigureBlock | Details
+
+# A str is Markdown: headings, paragraphs, lists.
+Block = str | Callout | Facts | Table | Figure | Details
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Document:
-    """A titled sequence of blocks."""
+    """A titled sequence of blocks; the title is plain text, all else Markdown."""
 
     title: str
     subtitle: str
     blocks: Sequence[Block]
+
+    @property
+    def figures(self) -> list[Figure]:
+        return [block for block in self.blocks if isinstance(block, Figure)]
+
+    def to_markdown(self) -> str:
+        """The whole document; figures are links to figures/NAME.png."""
+        parts = [f"# {markdown.escape(self.title)}", self.subtitle]
+        parts += [b if isinstance(b, str) else b.to_markdown() for b in self.blocks]
+        return "\n\n".join(parts) + "\n"

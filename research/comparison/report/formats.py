@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers and names as people read them."""
 
 from __future__ import annotations
 
@@ -6,102 +6,102 @@ import math
 from collections.abc import Sequence
 
 from research.comparison.statistics import Difference, Interval
+from research.evaluation import markdown
 from research.evaluation.interface import Metric
-from research.training import metrics
+from research.training import memory, metrics
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EM DASH}"
+_PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
-def number(value: float | None, digits: int) -> str:
+def number(value: float | None, digits: int, *, plus: bool = False) -> str:
     """Fixed digits with a true minus; a dash for None."""
     if value is None or not math.isfinite(value):
         return DASH
     text = f"{abs(value):.{digits}f}"
-    is_negative = value < 0 and float(text) != 0
-    return f"{MINUS}{text}" if is_negative else text
-
-
-def signed(value: float | None, digits: int) -> str:
-    """With a plus for what is not negative."""
-    text = number(value, digits)
-    return text if text[0] in (MINUS, DASH) else f"+{text}"
+    if value < 0 and float(text) != 0:
+        return f"{MINUS}{text}"
+    return f"+{text}" if plus else text
 
 
 def large(value: float | None) -> str:
-    """1234567 -> '1.23 M'; with a space, so that a unit may follow."""
+    """1234567 -> '1.23 M', 12345 -> '12.3 k', 1234 -> '1,234'; a dash for None."""
     if value is None or not math.isfinite(value):
         return DASH
-    for limit, suffix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g} {suffix}"
-    for limit, suffix in ((1e6, "M"), (1e4, "k")):
-        if abs(value) >= limit:
-            scale = 1e6 if suffix == "M" else 1e3
-            return f"{value / scale:.3g} {suffix}"
+    for size, prefix in _PREFIXES:
+        if abs(value) >= size:
+            return f"{value / size:.3g} {prefix}"
+    if abs(value) >= 1e4:
+        return f"{value / 1e3:.3g} k"
     whole = value == int(value) or abs(value) >= 1e3
     return f"{value:,.0f}" if whole else f"{value:.3g}"
 
 
 def duration(seconds: float | None) -> str:
-    """'45s', '3m20s', '2h05m'."""
+    """'3m12s'; a dash for None."""
     return DASH if seconds is None else metrics.duration(seconds)
 
 
 def size(num_bytes: float | None) -> str:
-    """Bytes in GiB or MiB."""
-    if not num_bytes:
+    """'1.5 GiB'; a dash where it was not measured."""
+    return memory.gib(num_bytes) if num_bytes else DASH
+
+
+def percent(share: float | None) -> str:
+    """'40%'; a dash for None."""
+    return DASH if share is None else f"{share:.0%}"
+
+
+def short(value: float | None) -> str:
+    """A few significant digits, such as '0.001'; a dash for None."""
+    return DASH if value is None else f"{value:g}"
+
+
+def p_value(value: float | None) -> str:
+    """'0.013', '< 0.001'; a dash for None."""
+    if value is None:
         return DASH
-    if num_bytes >= 2**30:
-        return f"{num_bytes / 2**30:.2f} GiB"
-    return f"{num_bytes / 2**20:.0f} MiB"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def scale(metric: Metric) -> float:
-    """What stored scores are multiplied by for people."""
+    """What saved scores are multiplied by for people."""
     return 100.0 if metric.unit == "%" else 1.0
 
 
-def digits(metric: Metric) -> int:
-    """Decimals of the metric's scores."""
-    return 1 if metric.unit == "%" else 3
+def score(value: float | None, metric: Metric, *, plus: bool = False) -> str:
+    """A score in the metric's unit; a dash for None."""
+    if value is None:
+        return DASH
+    digits = 1 if metric.unit == "%" else 3
+    return number(scale(metric) * value, digits, plus=plus)
 
 
-def points(metric: Metric) -> str:
-    """Unit of a difference."""
+def unit_of_difference(metric: Metric) -> str:
+    """'points' for percentages, otherwise the unit itself."""
     return "points" if metric.unit == "%" else metric.unit
 
 
 def interval(value: Interval, metric: Metric) -> str:
     """'83.1 [81.0, 85.2]', or the mean alone.
 
-    Seeds without any spread (constant predictions) are no certainty, so they have none.
+    An interval of no width, of seeds with equal scores, is left out: constant
+    predictions are no certainty.
     """
-    factor, places = scale(metric), digits(metric)
-    text = number(factor * value.mean, places)
-    if value.low is None or value.high is None or not value.stddev:
+    text = score(value.mean, metric)
+    if not value.stddev:
         return text
-    low = number(factor * value.low, places)
-    high = number(factor * value.high, places)
-    return f"{text} [{low}, {high}]"
+    return f"{text} [{score(value.low, metric)}, {score(value.high, metric)}]"
 
 
 def difference(value: Difference, metric: Metric) -> str:
-    """'+3.1 [1.0, 5.2]', or the mean alone."""
-    factor, places = scale(metric), digits(metric)
-    text = signed(factor * value.mean, places)
-    if value.low is None or value.high is None:
+    """'+3.1 [+1.0, +5.2]', or the mean alone."""
+    text = score(value.mean, metric, plus=True)
+    if value.low is None:
         return text
-    low = signed(factor * value.low, places)
-    high = signed(factor * value.high, places)
+    low, high = (score(x, metric, plus=True) for x in (value.low, value.high))
     return f"{text} [{low}, {high}]"
-
-
-def p_value(value: float | None) -> str:
-    """'0.013', '< 0.001'."""
-    if value is None:
-        return DASH
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def plural(count: int, word: str) -> str:
@@ -117,9 +117,14 @@ def listed(names: Sequence[str]) -> str:
 
 
 def setting(value: object) -> str:
-    """A config value in a table."""
+    """A config value as plain text."""
     if isinstance(value, tuple | list):
         return ", ".join(setting(item) for item in value) or "()"
     if isinstance(value, float):
         return f"{value:g}"
     return str(value) if value != "" else "''"
+
+
+def evaluation_of(metric: str) -> str:
+    """'evaluation/metric' -> its evaluation, as Markdown."""
+    return markdown.escape(metric.partition("/")[0])

@@ -13,6 +13,7 @@ from research.evaluation.glue.results import RunRow
 from research.evaluation.glue.run import PRETRAINED, RANDOM, GlueRun
 from research.evaluation.glue.summary import Average, Summary
 from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS
+from research.evaluation.markdown import bullets, table
 
 _HEADER = (
     "task",
@@ -299,14 +300,3 @@ def percent(value: float) -> str:
     """A share with one digit and a true minus."""
     text = f"{100 * value:.1f}"
     return "0.0" if text == "-0.0" else text.replace("-", "\u2212")
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def bullets(lines: Sequence[str]) -> str:
-    """A Markdown list."""
-    return "\n".join(f"- {line}" for line in lines)

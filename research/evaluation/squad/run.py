@@ -25,12 +25,11 @@ from research.evaluation.glue.run import (
 )
 from research.evaluation.glue.tables import (
     DASH,
-    bullets,
     floor_statistics,
     percent,
     statistics_of,
-    table,
 )
+from research.evaluation.markdown import bullets, table
 from research.evaluation.squad import data, scoring
 from research.evaluation.squad.data import Question, Windows
 from research.evaluation.squad.finetune import SquadResult, finetune_squad

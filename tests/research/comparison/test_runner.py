@@ -21,7 +21,7 @@ from research.comparison import (
     tuning,
 )
 from research.comparison.pretraining import Stopped
-from research.comparison.report.document import Bullets, Document
+from research.comparison.report.document import Document
 from research.errors import UserError
 from research.evaluation.acceptability import Acceptability
 from research.training import loop
@@ -63,9 +63,9 @@ def install(monkeypatch, fakes, *, draws=False):
     return fakes
 
 
-def compose_nothing(found, folder):
+def compose_nothing(found):
     items = [f"{p.state} {p.job.description} {p.detail}" for p in found.problems]
-    return Document(title="Report", subtitle="", blocks=[Bullets(items)])
+    return Document(title="Report", subtitle="", blocks=items)
 
 
 def test_everything_is_done_once_in_order(tmp_path, monkeypatch):
@@ -395,7 +395,7 @@ def test_edited_and_cut_results_are_found_out(tmp_path):
     assert "was cut or edited" in damaged["runs/causal_lm/seed-0"]
     assert "metrics.jsonl was edited" in damaged["runs/causal_lm/seed-2"]
     assert len(damaged) == 3
-    scores = found.arm_scores("acceptability/accuracy", "masked_lm", 1.0)
+    scores = found.scores_of("acceptability/accuracy", "masked_lm", 1.0)
     assert scores.seeds == (0, 2)
 
 

@@ -2,94 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from matplotlib.figure import Figure
-
-from research.comparison import jobs, statistics
-from research.comparison.report import figures, formats
-from research.comparison.report.document import FigureBlock
-from research.comparison.report.figures import ArmStyle, Point
-from research.comparison.results import Results
-from research.comparison.statistics import Scores
+from research.comparison.findings import Findings
+from research.comparison.report import formats
+from research.comparison.report.figures import style
+from research.comparison.report.figures.style import ArmStyle, Point
+from research.comparison.statistics import Difference, Interval
+from research.evaluation import markdown
 from research.evaluation.interface import Metric
 
-# Turns a figure, its name and its caption into a block, and saves it.
-Draw = Callable[[Figure, str, str], FigureBlock]
 
-
-def styles(results: Results) -> dict[str, ArmStyle]:
+def styles(found: Findings) -> dict[str, ArmStyle]:
     """One look per arm for the whole report."""
-    return figures.arm_styles({arm.name: arm.label for arm in results.config.arms})
+    return style.arm_styles({arm.name: arm.label for arm in found.arms.values()})
 
 
-def label(results: Results, arm: str) -> str:
-    """What people read for an arm."""
-    return results.config.arm(arm).label
+def label(found: Findings, arm: str) -> str:
+    """An arm's label, as Markdown."""
+    return markdown.escape(found.arms[arm].label)
 
 
-def floors(results: Results) -> dict[str, str]:
-    return jobs.floor_arms(results.config) if results.config.floor else {}
-
-
-def seeds(results: Results, count: int) -> str:
+def seeds(found: Findings, count: int) -> str:
     """'3 seeds', or '2 of 3 seeds' where some are missing or failed."""
-    planned = len(results.config.seeds)
-    if count == planned:
-        return formats.plural(count, "seed")
-    return f"{count} of {formats.plural(planned, 'seed')}"
+    planned = len(found.config.seeds)
+    of_planned = formats.plural(planned, "seed")
+    return of_planned if count == planned else f"{count} of {of_planned}"
 
 
-def interval_note(results: Results) -> str:
-    if len(results.config.seeds) < 2:
-        return f" {formats.plural(len(results.config.seeds), 'seed')}: no intervals."
-    level = f"{1 - results.config.statistics.alpha:.0%}"
+def interval_note(found: Findings) -> str:
+    """The sentence of a caption that says what brackets are."""
+    if len(found.config.seeds) < 2:
+        return f" {formats.plural(len(found.config.seeds), 'seed')}: no intervals."
+    level = f"{1 - found.config.statistics.alpha:.0%}"
     return f" Brackets: {level} t intervals over pretraining seeds."
 
 
-def score_cell(
-    results: Results,
-    metric: str,
-    arm: str,
-    point: float | None,
-    meaning: Metric | None,
-) -> str:
-    scores = results.arm_scores(metric, arm, point)
-    if scores is None or meaning is None:
+def score_cell(found: Findings, metric: str, arm: str, point: float | None) -> str:
+    """A score with its interval, or ± its error over examples; a dash without one."""
+    score = found.score(metric, arm, point)
+    if score is None:
         return formats.DASH
-    alpha = results.config.statistics.alpha
-    text = formats.interval(
-        statistics.mean_interval(scores.means, alpha=alpha), meaning
-    )
-    if len(scores.means) == 1 and scores.examples is not None:
-        text = f"{text} ± {formats.scale(meaning) * example_error(scores):.1f}"
+    meaning = found.metrics[metric]
+    text = formats.interval(score.interval, meaning)
+    if score.example_error is not None:
+        text = f"{text} ± {formats.scale(meaning) * score.example_error:.1f}"
     return text
 
 
-def example_error(scores: Scores) -> float:
-    """Standard error of one seed's score over its examples, the seed held fixed."""
-    assert scores.examples is not None
-    values = scores.examples[0]
-    return float(values.std(ddof=1) / len(values) ** 0.5)
+def point(value: Interval | Difference, metric: Metric) -> Point:
+    """A score or difference with its limits, in the metric's unit."""
+    factor = formats.scale(metric)
+    low = None if value.low is None else factor * value.low
+    high = None if value.high is None else factor * value.high
+    return Point(value=factor * value.mean, low=low, high=high)
 
 
-def point(scores: Scores | None, meaning: Metric, alpha: float) -> Point | None:
-    if scores is None:
-        return None
-    found = statistics.mean_interval(scores.means, alpha=alpha)
-    factor = formats.scale(meaning)
-    limits = [
-        None if limit is None else factor * limit for limit in (found.low, found.high)
-    ]
-    return Point(value=factor * found.mean, low=limits[0], high=limits[1])
-
-
-def points(
-    results: Results, metric: str, meaning: Metric, share: float | None
-) -> dict[str, Point]:
-    alpha = results.config.statistics.alpha
-    found = {
-        arm.name: point(results.arm_scores(metric, arm.name, share), meaning, alpha)
-        for arm in results.config.arms
+def points(found: Findings, metric: str, share: float | None) -> dict[str, Point]:
+    """arm -> its score at a share of the budget, of the arms that have one."""
+    return {
+        arm: point(score.interval, found.metrics[metric])
+        for arm in found.arms
+        if (score := found.score(metric, arm, share)) is not None
     }
-    return {arm: value for arm, value in found.items() if value is not None}
+
+
+def axis_label(metric: Metric) -> str:
+    """'accuracy (%)'."""
+    return f"{metric.label} ({metric.unit})"
+
+
+def chance(metric: Metric) -> float | None:
+    """The metric's floor in its unit."""
+    return None if metric.floor is None else formats.scale(metric) * metric.floor

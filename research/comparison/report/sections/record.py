@@ -6,132 +6,152 @@ import collections
 import json
 from typing import Any
 
-from research.comparison import arms as arms_lib
-from research.comparison import budgets, statistics, verdicts
+from research.comparison import budgets, statistics
+from research.comparison.findings import Findings
 from research.comparison.report import formats
-from research.comparison.report.document import (
-    Block,
-    Bullets,
-    Details,
-    Heading,
-    Paragraph,
-    Table,
-)
+from research.comparison.report.document import Block, Details, Table
 from research.comparison.report.sections import common
-from research.comparison.results import Results
 from research.data.run_data import describe_text
+from research.evaluation import markdown
+
+# Numbers of a run in results.csv, with their units.
+_RUN_NUMBERS = {
+    "heldout_loss": "nats/target",
+    "unigram_loss": "nats/target",
+    "content_unigram_loss": "nats/target",
+    "num_params": "",
+    "num_steps": "",
+    "tokens": "",
+    "targets": "",
+    "flops": "",
+    "seconds": "s",
+    "tokens_per_second": "1/s",
+    "peak_memory_bytes": "bytes",
+}
+_CSV_COLUMNS = [
+    "kind",
+    "arm",
+    "seed",
+    "point",
+    "learning_rate",
+    "metric",
+    "unit",
+    "value",
+]
 
 
-def design(results: Results) -> list[Block]:
+def design(found: Findings) -> list[Block]:
     """What differs between the arms, and what is held equal."""
-    config = results.config
-    arms = list(config.arms)
-    differing = arms_lib.differing_fields(arms)
-    blocks: list[Block] = [Heading(text="What differs, what is equal", level=2)]
-    if differing:
+    config = found.config
+    blocks: list[Block] = ["## What differs, what is equal"]
+    if found.differing:
+        allowed = ", ".join(f"`{name}`" for name in config.varies)
         blocks.append(
             Table(
-                columns=["field", *(arm.label for arm in arms)],
+                columns=["field", *(common.label(found, arm) for arm in found.arms)],
                 rows=[
-                    [f"`{field}`", *(formats.setting(values[a.name]) for a in arms)]
-                    for field, values in differing.items()
+                    [
+                        f"`{field}`",
+                        *(
+                            markdown.escape(formats.setting(values[arm]))
+                            for arm in found.arms
+                        ),
+                    ]
+                    for field, values in found.differing.items()
                 ],
-                aligns="l" + "l" * len(arms),
+                aligns="l" * (1 + len(found.arms)),
                 caption=(
-                    "Every field in which the arms' configs differ; a dash: the arm has "
-                    "no such field. Allowed to differ: "
-                    f"{', '.join(f'`{name}`' for name in config.varies)}. The comparison "
-                    "was refused if anything else did."
+                    f"Every field in which the arms' configs differ; a dash: the arm has "
+                    f"no such field. Allowed to differ: {allowed}. The comparison was "
+                    f"refused if anything else did."
                 ),
             )
         )
-    shared = arms_lib.shared_fields(arms)
-    lines = "\n".join(
-        f"{field} = {formats.setting(value)}" for field, value in shared.items()
-    )
     experiments = "; ".join(
-        f"{arm.label} starts from `experiments/{arm.experiment}.py`" for arm in arms
+        f"{common.label(found, arm.name)} starts from `experiments/{arm.experiment}.py`"
+        for arm in config.arms
     )
     fitted = ", ".join(f"`{name}`" for name in budgets.FITTED)
-    blocks += [
-        Paragraph(
-            "Held equal, because all arms have the same value: corpus, held-out "
-            "documents, tokenizer, rows and their order (a function of the seed alone), "
+    shared = [f"{name} = {formats.setting(x)}" for name, x in found.shared.items()]
+    return [
+        *blocks,
+        (
+            f"Held equal, because all arms have the same value: corpus, held-out "
+            f"documents, tokenizer, rows and their order (a function of the seed alone), "
             f"sizes, optimizer, schedule and evaluation. {experiments}. The comparison "
             f"sets these from the budget and the seed: {fitted}."
         ),
-        Details(title=f"All {len(shared)} shared fields", text=lines),
+        Details(title=f"All {len(shared)} shared fields", text="\n".join(shared)),
     ]
-    return blocks
 
 
-def method(results: Results) -> list[Block]:
+def method(found: Findings) -> list[Block]:
     """How the numbers were made, in words."""
-    config = results.config
+    config = found.config
+    budget = config.budget
+    tuned = "No hyperparameter was tuned: every arm has the shared ones."
+    if config.tuning.learning_rates:
+        rates = ", ".join(f"{rate:g}" for rate in config.tuning.learning_rates)
+        tuned = (
+            f"Every arm tried the learning rates {rates} on tuning seeds of their own, "
+            f"and took the one with its lowest held-out loss."
+        )
+    count = sum(problem.state == "failed" for problem in found.problems)
+    failed = "No run or evaluation failed for good."
+    if count:
+        failed = (
+            f"{formats.plural(count, 'run or evaluation')} failed for good and "
+            f"{'is' if count == 1 else 'are'} missing above."
+        )
     items = [
         (
             "The unit is the pretraining seed. It sets initialisation, data order and "
-            "corruption alike in every arm, so arms are compared seed by seed; fine-tuning "
-            "seeds are averaged inside."
+            "corruption alike in every arm, so arms are compared seed by seed; "
+            "fine-tuning seeds are averaged inside."
         ),
-        *_corpus(results),
-        *_tests(results),
+        *_corpus(found),
+        *_tests(found),
         (
             f"One metric was declared primary: `{config.primary.metric}`, against "
-            f"{common.label(results, config.primary.reference)}. Holm's correction covers the arms "
-            "on it. All else is exploratory."
+            f"{common.label(found, config.primary.reference)}. Holm's correction covers "
+            f"the arms on it. All else is exploratory."
         ),
         (
-            f"Budget: {formats.large(config.budget.amount)} {budgets.AXES[config.budget.axis]} "
-            "a run; warm-up and decay of the learning rate are fitted to the steps that the "
-            "budget gives each arm."
+            f"Budget: {formats.large(budget.amount)} {budgets.AXES[budget.axis]} a run; "
+            f"warm-up and decay of the learning rate are fitted to the steps that the "
+            f"budget gives each arm."
         ),
+        tuned,
+        failed,
     ]
-    if config.tuning.learning_rates:
-        rates = ", ".join(f"{rate:g}" for rate in config.tuning.learning_rates)
-        items.append(
-            f"Every arm tried the learning rates {rates} on tuning seeds of their own, "
-            "and took the one with its lowest held-out loss."
-        )
-    else:
-        items.append("No hyperparameter was tuned: every arm has the shared ones.")
-    failed = [p for p in results.problems if p.state == "failed"]
-    items.append(
-        f"{formats.plural(len(failed), 'run or evaluation')} failed for good and "
-        f"{'is' if len(failed) == 1 else 'are'} missing above."
-        if failed
-        else "No run or evaluation failed for good."
-    )
-    return [Heading(text="Method", level=2), Bullets(items)]
+    return ["## Method", markdown.bullets(items)]
 
 
-def _corpus(results: Results) -> list[str]:
+def _corpus(found: Findings) -> list[str]:
     """What text the runs read, which all arms share."""
-    for run in results.runs.values():
+    for run in found.runs:
         if run.config and "text" in run.summary:
             source = run.config["data"]["source"]
             return [f"Corpus `{source}`: {describe_text(run.summary['text'])}."]
     return []
 
 
-def _tests(results: Results) -> list[str]:
+def _tests(found: Findings) -> list[str]:
     """What was done on each metric, which the finished seeds and scores decide."""
-    planned = len(results.config.seeds)
+    planned = len(found.config.seeds)
     if planned < 2:
-        count = formats.plural(planned, "pretraining seed")
         return [
             (
-                f"{count}: there are no intervals and no tests, and differences may be "
-                "due to the seed."
+                f"{formats.plural(planned, 'pretraining seed')}: there are no intervals "
+                f"and no tests, and differences may be due to the seed."
             )
         ]
-    found = verdicts.against_reference(results)
-    num_arms = collections.Counter(metric for _, metric in found)
+    num_arms = collections.Counter(row.metric for row in found.differences)
     ways: dict[tuple[str, str, bool], dict[str, list[str]]] = {}
-    for (arm, metric), compared in found.items():
-        way = (compared.method, compared.examples, compared.tested)
-        arms = ways.setdefault(way, {}).setdefault(metric, [])
-        arms.append(common.label(results, arm))
+    for row in found.differences:
+        way = (row.compared.method, row.compared.examples, row.compared.tested)
+        arms = ways.setdefault(way, {}).setdefault(row.metric, [])
+        arms.append(common.label(found, row.arm))
     items = []
     for (test, examples, tested), metrics in ways.items():
         names = [
@@ -140,21 +160,21 @@ def _tests(results: Results) -> list[str]:
             + (f" ({formats.listed(arms)})" * (len(arms) < num_arms[metric]))
             for metric, arms in metrics.items()
         ]
-        words = _test_words(results, test, examples) if tested else f"untested ({test})"
+        words = _test_words(found, test, examples) if tested else f"untested ({test})"
         items.append(f"{formats.listed(names)}: {words}.")
     return items or ["There are no differences between arms yet, and no tests."]
 
 
-def _test_words(results: Results, test: str, examples: str) -> str:
-    settings = results.config.statistics
+def _test_words(found: Findings, test: str, examples: str) -> str:
+    settings = found.config.statistics
     interval = (
         f"differences have {1 - settings.alpha:.0%} {test} intervals over the seeds that "
-        "both arms finished"
+        f"both arms finished"
     )
     if examples == "sampled":
         return (
             f"{interval}, and over examples: these are taken as sampled, and the "
-            "intervals speak of new examples of the same kind"
+            f"intervals speak of new examples of the same kind"
         )
     reason = ""
     if settings.examples == "sampled":
@@ -163,110 +183,84 @@ def _test_words(results: Results, test: str, examples: str) -> str:
             reason = f" below {statistics.MIN_BOOTSTRAP_SEEDS} seeds"
     return (
         f"{interval}; examples are taken as fixed{reason}, and the intervals speak of "
-        "these examples only"
+        f"these examples only"
     )
 
 
-def appendix(results: Results) -> list[Block]:
+def appendix(found: Findings) -> list[Block]:
     """Every run: state, seed, numbers, config, commit, versions, hardware."""
-    rows, details = [], []
-    environments: dict[str, list[str]] = {}
-    for run in [*results.runs.values(), *results.trials.values()]:
-        summary = run.summary
-        rows.append(
+    table = Table(
+        columns=[
+            "run",
+            "state",
+            "seed",
+            "steps",
+            "held-out loss",
+            "learning rate",
+            "time",
+        ],
+        rows=[
             [
                 f"`{run.job.folder}`",
                 run.state,
                 str(run.job.seed),
-                formats.large(summary.get("num_steps")),
-                formats.number(summary.get("heldout_loss"), 4),
-                f"{summary['learning_rate']:g}" if summary else formats.DASH,
-                formats.duration(summary.get("seconds")),
+                formats.large(run.summary.get("num_steps")),
+                formats.number(run.summary.get("heldout_loss"), 4),
+                formats.short(run.summary.get("learning_rate")),
+                formats.duration(run.summary.get("seconds")),
             ]
+            for run in found.runs
+        ],
+        aligns="llrrrrr",
+        caption="",
+    )
+    environments: dict[str, list[str]] = {}
+    for run in found.runs:
+        if run.summary:
+            text = json.dumps(run.summary["environment"], indent=1, sort_keys=True)
+            environments.setdefault(text, []).append(run.job.folder)
+    provenance = [
+        Details(
+            title=(
+                f"Commit, versions and hardware of "
+                f"{formats.plural(len(folders), 'run')}"
+            ),
+            text="\n".join([text, "", *folders]),
         )
-        if summary:
-            key = json.dumps(summary["environment"], indent=1, sort_keys=True)
-            environments.setdefault(key, []).append(run.job.folder)
-        if run.config and run.job.kind == "run":
-            details.append(
-                Details(
-                    title=f"Config of {run.job.folder}",
-                    text=json.dumps(run.config, indent=1, sort_keys=True),
-                )
-            )
-    blocks: list[Block] = [
-        Heading(text="Appendix: every run", level=2),
-        Table(
-            columns=[
-                "run",
-                "state",
-                "seed",
-                "steps",
-                "held-out loss",
-                "learning rate",
-                "time",
-            ],
-            rows=rows,
-            aligns="llrrrrr",
-            caption="",
-        ),
+        for text, folders in environments.items()
     ]
-    for text, folders in environments.items():
-        title = (
-            f"Commit, versions and hardware of {formats.plural(len(folders), 'run')}"
+    configs = [
+        Details(
+            title=f"Config of {run.job.folder}",
+            text=json.dumps(run.config, indent=1, sort_keys=True),
         )
-        blocks.append(Details(title=title, text=f"{text}\n\n" + "\n".join(folders)))
-    return blocks + details
+        for run in found.runs
+        if run.config and run.job.kind == "run"
+    ]
+    return ["## Appendix: every run", table, *provenance, *configs]
 
 
-def as_csv(results: Results) -> list[list[Any]]:
+def as_csv(found: Findings) -> list[list[Any]]:
     """Every number of the report in long form, one row per run or score."""
-    rows: list[list[Any]] = [
-        ["kind", "arm", "seed", "point", "learning_rate", "metric", "unit", "value"]
-    ]
-    keys = {
-        "heldout_loss": "nats/target",
-        "unigram_loss": "nats/target",
-        "content_unigram_loss": "nats/target",
-        "num_params": "",
-        "num_steps": "",
-        "tokens": "",
-        "targets": "",
-        "flops": "",
-        "seconds": "s",
-        "tokens_per_second": "1/s",
-        "peak_memory_bytes": "bytes",
-    }
-    for run in [*results.runs.values(), *results.trials.values()]:
-        for key, unit in keys.items():
-            if key in run.summary:
-                rate = run.summary["learning_rate"]
-                job = run.job
-                rows.append(
-                    [
-                        job.kind,
-                        job.arm,
-                        job.seed,
-                        1,
-                        rate,
-                        key,
-                        unit,
-                        run.summary[key],
-                    ]
-                )
-    for (evaluation, arm, point), by_seed in results.scores.items():
-        kind = "floor" if point is None else "score"
-        place = "" if point is None else point
-        for seed, result in sorted(by_seed.items()):
-            values = {
-                name: (result.metrics[name].unit, found)
-                for name, found in result.scores.items()
-            }
-            values |= {name: ("%", [found]) for name, found in result.details.items()}
-            for name, (unit, found) in values.items():
-                unit = "share" if unit == "%" else unit
-                metric = f"{evaluation}/{name}"
-                rows += [
-                    [kind, arm, seed, place, "", metric, unit, value] for value in found
-                ]
+    rows: list[list[Any]] = [_CSV_COLUMNS]
+    start: list[Any]
+    for run in found.runs:
+        start = [run.job.kind, run.job.arm, run.job.seed, 1]
+        rows += [
+            [*start, run.summary["learning_rate"], name, unit, run.summary[name]]
+            for name, unit in _RUN_NUMBERS.items()
+            if name in run.summary
+        ]
+    for record in found.records:
+        is_floor = record.point is None
+        start = ["floor" if is_floor else "score", record.arm, record.seed]
+        start += ["" if is_floor else record.point, ""]
+        for name, values in record.scores.items():
+            metric = f"{record.evaluation}/{name}"
+            unit = found.metrics[metric].unit
+            unit = "share" if unit == "%" else unit
+            rows += [[*start, metric, unit, value] for value in values]
+        for name, value in record.details.items():
+            if name not in record.scores:
+                rows.append([*start, f"{record.evaluation}/{name}", "share", value])
     return rows

@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from research.comparison import verdicts
-from research.comparison.report import figures, formats
-from research.comparison.report.document import Block, Heading, Table
-from research.comparison.report.figures import LossCurves, Point
+from research.comparison.findings import Findings, Record
+from research.comparison.report import formats
+from research.comparison.report.document import Block, Figure, Table
+from research.comparison.report.figures import curves
+from research.comparison.report.figures import scores as score_figures
 from research.comparison.report.sections import common
-from research.comparison.report.sections.common import Draw
-from research.comparison.results import Results
+from research.evaluation import markdown
 from research.evaluation.interface import Metric
 
 # More columns with intervals do not fit on a page.
 _MAX_METRICS = 5
+# Field of an arm's cost -> label of the axis, and its unit.
+_SPENT = {
+    "tokens": ("clean tokens (millions)", 1e6),
+    "flops": ("training FLOPs (×10¹²)", 1e12),
+    "seconds": ("training time (min)", 60.0),
+}
 
 
-def losses(results: Results, draw: Draw) -> list[Block]:
+def losses(found: Findings) -> list[Block]:
     """Loss curves, each arm beside the entropy of its own targets."""
-    curves = {}
-    for arm in results.config.arms:
-        runs = [run for run in results.arm_runs(arm.name) if len(run.heldout.steps)]
-        if not runs:
-            continue
-        per_step = arm.config["train"]["batch_size"] * arm.config["data"]["row_length"]
-        learnt = verdicts.learning(results, arm.name)
-        curves[arm.name] = LossCurves(
-            tokens=[run.heldout.steps * per_step for run in runs],
-            heldout=[run.heldout.losses for run in runs],
-            train_tokens=[run.train.steps * per_step for run in runs],
-            train=[run.train.losses for run in runs],
-            unigram=None if learnt is None else learnt.unigram,
-        )
-    if not curves:
+    started = {name: arm.curves for name, arm in found.arms.items() if arm.curves}
+    if not started:
         return []
+    unigram = {
+        name: arm.learning.unigram
+        for name, arm in found.arms.items()
+        if arm.learning is not None
+    }
     caption = (
         "Loss against clean tokens seen. Dotted: the entropy of the arm's own targets, "
         "the loss of knowing their frequencies and nothing else; an arm has learnt as "
@@ -44,151 +41,128 @@ def losses(results: Results, draw: Draw) -> list[Block]:
         "own scales: objectives predict different things, and their losses do not "
         "compare."
     )
+    plot = functools.partial(curves.losses, started, unigram, common.styles(found))
+    return ["## Loss curves", Figure(name="loss_curves", caption=caption, plot=plot)]
+
+
+def _metrics_of(found: Findings, evaluation: str) -> dict[str, Metric]:
+    return {
+        metric: meaning
+        for metric, meaning in found.metrics.items()
+        if metric.startswith(f"{evaluation}/")
+    }
+
+
+def scores(found: Findings) -> list[Block]:
+    """A table and a figure per evaluation."""
+    blocks: list[Block] = []
+    for name in found.config.evaluations:
+        metrics = _metrics_of(found, name)
+        if metrics:
+            blocks.append(f"### {markdown.escape(name)}")
+            blocks += _tables(found, name, metrics)
+            blocks += _chart(found, name, *next(iter(metrics.items())))
+    return ["## Evaluations", *blocks] if blocks else []
+
+
+def _tables(found: Findings, name: str, metrics: Mapping[str, Metric]) -> list[Block]:
+    """Arms, floors and chance on all metrics, a few metrics a table."""
+    rows = [
+        [
+            common.label(found, arm),
+            *(common.score_cell(found, metric, arm, 1.0) for metric in metrics),
+        ]
+        for arm in found.arms
+    ]
+    rows += _floor_rows(found, metrics)
+    if any(meaning.floor is not None for meaning in metrics.values()):
+        label = next(iter(metrics.values())).floor_label
+        cells = [formats.score(x.floor, x) for x in metrics.values()]
+        rows.append([f"*{markdown.escape(label)}*", *cells])
+    caption = f"{_notes(found, name)}{common.interval_note(found)}"
+    if any(
+        score.example_error is not None and score.metric in metrics
+        for score in found.scores
+    ):
+        caption += (
+            " ± is the standard error over test examples of these very weights; it says "
+            "nothing about another seed."
+        )
+    columns = [
+        "arm",
+        *(markdown.escape(common.axis_label(x)) for x in metrics.values()),
+    ]
+    starts = range(1, len(columns), _MAX_METRICS)
     return [
-        Heading(text="Loss curves", level=2),
-        draw(
-            figures.loss_curves(curves, common.styles(results)), "loss_curves", caption
-        ),
+        Table(
+            columns=[columns[0], *columns[start : start + _MAX_METRICS]],
+            rows=[[row[0], *row[start : start + _MAX_METRICS]] for row in rows],
+            aligns="l" + "r" * len(columns[start : start + _MAX_METRICS]),
+            caption=caption if start == starts[-1] else "",
+        )
+        for start in starts
     ]
 
 
-def scores(results: Results, draw: Draw) -> list[Block]:
-    """A table and a figure per evaluation."""
-    blocks: list[Block] = []
-    meanings = results.metrics()
-    for name in results.config.evaluations:
-        metrics = {
-            metric: meaning
-            for metric, meaning in meanings.items()
-            if metric.startswith(f"{name}/")
-        }
-        if metrics:
-            blocks += _evaluation(results, name, metrics, draw)
-    if blocks:
-        blocks.insert(0, Heading(text="Evaluations", level=2))
-    return blocks
-
-
-def _evaluation(
-    results: Results, name: str, metrics: Mapping[str, Metric], draw: Draw
-) -> list[Block]:
-    rows, muted = [], []
-    for arm in results.config.arms:
-        rows.append(
-            [arm.label]
-            + [
-                common.score_cell(results, m, arm.name, 1.0, x)
-                for m, x in metrics.items()
-            ]
-        )
-    for arm_name in dict.fromkeys(common.floors(results).values()):
-        cells = [
-            common.score_cell(results, m, arm_name, None, x) for m, x in metrics.items()
-        ]
+def _floor_rows(found: Findings, metrics: Mapping[str, Metric]) -> list[list[str]]:
+    """A row for each random initialisation, with the arms that share it."""
+    sharing: dict[str, list[str]] = {}
+    for arm in found.arms.values():
+        if arm.floor is not None:
+            sharing.setdefault(arm.floor, []).append(common.label(found, arm.name))
+    rows = []
+    for floor, labels in sharing.items():
+        cells = [common.score_cell(found, metric, floor, None) for metric in metrics]
         if any(cell != formats.DASH for cell in cells):
-            muted.append(len(rows))
-            shared = [
-                a for a, floor in common.floors(results).items() if floor == arm_name
-            ]
-            names = formats.listed([common.label(results, a) for a in shared])
-            rows.append([f"random initialisation of {names}", *cells])
-    if any(meaning.floor is not None for meaning in metrics.values()):
-        muted.append(len(rows))
-        rows.append(
-            [next(iter(metrics.values())).floor_label]
-            + [
-                formats.number(
-                    None if x.floor is None else formats.scale(x) * x.floor,
-                    formats.digits(x),
-                )
-                for x in metrics.values()
-            ]
-        )
-    notes = _notes(results, name)
-    caption = f"{notes}{common.interval_note(results)}{_example_note(results, metrics)}"
-    columns = ["arm", *(f"{x.label} ({x.unit})" for x in metrics.values())]
-    blocks: list[Block] = [Heading(text=name, level=3)]
-    for start in range(1, len(columns), _MAX_METRICS):
-        part = slice(start, start + _MAX_METRICS)
-        is_last = start + _MAX_METRICS >= len(columns)
-        blocks.append(
-            Table(
-                columns=[columns[0], *columns[part]],
-                rows=[[row[0], *row[part]] for row in rows],
-                aligns="l" + "r" * len(columns[part]),
-                caption=caption if is_last else "",
-                muted=muted,
+            rows.append(
+                [f"*random initialisation of {formats.listed(labels)}*", *cells]
             )
-        )
-    first, meaning = next(iter(metrics.items()))
-    chart = _score_chart(results, name, first, meaning, draw)
-    return blocks + chart
+    return rows
 
 
-def _example_note(results: Results, metrics: Mapping[str, Metric]) -> str:
-    if len(results.config.seeds) > 1:
-        return ""
-    for metric in metrics:
-        for arm in results.config.arms:
-            found = results.arm_scores(metric, arm.name, 1.0)
-            if found is not None and found.examples is not None:
-                return (
-                    " ± is the standard error over test examples of these very weights; "
-                    "it says nothing about another seed."
-                )
-    return ""
-
-
-def _notes(results: Results, name: str) -> str:
-    """What the results say of themselves; what only some say, with whose they are."""
-    sources: dict[str, list[str]] = {}
-    num_results = 0
-    for (evaluation, arm, point), by_seed in results.scores.items():
-        if evaluation == name:
-            for seed, result in by_seed.items():
-                num_results += 1
-                for note in result.notes:
-                    place = _place(results, arm, seed, point)
-                    sources.setdefault(note, []).append(place)
+def _notes(found: Findings, name: str) -> str:
+    """Notes of the results; those of only some results, with the names of these."""
+    records = [record for record in found.records if record.evaluation == name]
+    places: dict[str, list[str]] = {}
+    for record in records:
+        for note in record.notes:
+            places.setdefault(note, []).append(_place(found, record))
     text = "; ".join(
-        note if len(places) == num_results else f"{note}: {', '.join(places)}"
-        for note, places in sources.items()
+        markdown.escape(note)
+        if len(where) == len(records)
+        else f"{markdown.escape(note)}: {', '.join(where)}"
+        for note, where in places.items()
     )
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
-def _place(results: Results, arm: str, seed: int, point: float | None) -> str:
+def _place(found: Findings, record: Record) -> str:
     """'Masked LM seed 1', with the point where it is not the end of the budget."""
-    label = f"{common.label(results, arm)} seed {seed}"
-    if point is None:
-        return f"random initialisation of {label}"
-    return label if point == 1.0 else f"{label} at {point:.0%}"
+    text = f"{common.label(found, record.arm)} seed {record.seed}"
+    if record.point is None:
+        return f"random initialisation of {text}"
+    return text if record.point == 1.0 else f"{text} at {record.point:.0%}"
 
 
-def _score_chart(
-    results: Results, name: str, metric: str, meaning: Metric, draw: Draw
-) -> list[Block]:
-    points = common.points(results, metric, meaning, 1.0)
+def _chart(found: Findings, name: str, metric: str, meaning: Metric) -> list[Block]:
+    points = common.points(found, metric, 1.0)
     if not points:
         return []
-    floors = (
-        common.points(results, metric, meaning, None) if results.config.floor else {}
-    )
-    chance = None if meaning.floor is None else formats.scale(meaning) * meaning.floor
-    figure = figures.scores(
+    plot = functools.partial(
+        score_figures.scores,
         points,
-        floors,
-        common.styles(results),
-        axis_label=f"{meaning.label} ({meaning.unit})",
-        chance=chance,
+        common.points(found, metric, None),
+        common.styles(found),
+        axis_label=common.axis_label(meaning),
+        chance=common.chance(meaning),
         chance_label=meaning.floor_label,
     )
-    bars = "" if len(results.config.seeds) < 2 else " Bars: intervals over seeds."
+    bars = "" if len(found.config.seeds) < 2 else " Bars: intervals over seeds."
     caption = (
-        f"{name}: {meaning.label} at the end of the budget (filled) and from random "
-        f"initialisation (hollow).{bars}{_within_note(meaning)}"
+        f"{markdown.escape(name)}: {meaning.label} at the end of the budget (filled) and "
+        f"from random initialisation (hollow).{bars}{_within_note(meaning)}"
     )
-    return [draw(figure, f"scores_{name}", caption)]
+    return [Figure(name=f"scores_{name}", caption=caption, plot=plot)]
 
 
 def _within_note(meaning: Metric) -> str:
@@ -197,55 +171,55 @@ def _within_note(meaning: Metric) -> str:
     return " Only arms of one architecture compare: the others are asked other things."
 
 
-def over_budget(results: Results, draw: Draw) -> list[Block]:
+def over_budget(found: Findings) -> list[Block]:
     """Scores along the budget, where they were taken more than once."""
-    config = results.config
-    if len(config.points) < 2:
+    shares = found.config.points
+    if len(shares) < 2:
         return []
     blocks: list[Block] = []
-    meanings = results.metrics()
-    for name in config.evaluations:
-        metric = next((m for m in meanings if m.startswith(f"{name}/")), None)
-        if metric is None:
+    for name in found.config.evaluations:
+        metric, meaning = next(iter(_metrics_of(found, name).items()), ("", None))
+        if meaning is None:
             continue
-        meaning = meanings[metric]
-        axes = {
-            "tokens": "clean tokens (millions)",
-            "flops": "training FLOPs (×10¹²)",
-            "seconds": "training time (min)",
+        panels = {
+            label: _spent_and_scored(found, metric, field, unit, shares)
+            for field, (label, unit) in _SPENT.items()
         }
-        units = {"tokens": 1e6, "flops": 1e12, "seconds": 60.0}
-        panels: dict[str, dict[str, list[tuple[float, Point]]]] = {}
-        for key, axis in axes.items():
-            panels[axis] = {}
-            for arm in config.arms:
-                runs = results.finished_runs(arm.name)
-                if not runs:
-                    continue
-                total = float(np.mean([run.summary[key] for run in runs]))
-                values = []
-                for share in config.points:
-                    point = common.points(results, metric, meaning, share).get(arm.name)
-                    if point is not None:
-                        values.append((share * total / units[key], point))
-                if values:
-                    panels[axis][arm.name] = values
-        if any(panels.values()):
-            chance = meaning.floor
-            figure = figures.budget_curves(
-                panels,
-                common.styles(results),
-                score_label=f"{meaning.label} ({meaning.unit})",
-                chance=None if chance is None else formats.scale(meaning) * chance,
-            )
-            dotted = f" Dotted: {meaning.floor_label}." if meaning.floor_label else ""
-            bands = " Bands: intervals." if len(config.seeds) > 1 else ""
-            caption = (
-                f"{name}: {meaning.label} against what was spent, means over seeds.{bands}"
-                f" The learning rate is fitted to the whole budget, so points before its "
-                f"end are those of unfinished runs.{dotted}{_within_note(meaning)}"
-            )
-            blocks.append(draw(figure, f"budget_{name}", caption))
-    if blocks:
-        blocks.insert(0, Heading(text="Score against budget", level=2))
-    return blocks
+        if not any(panels.values()):
+            continue
+        plot = functools.partial(
+            curves.scores_over_budget,
+            panels,
+            common.styles(found),
+            score_label=common.axis_label(meaning),
+            chance=common.chance(meaning),
+        )
+        dotted = f" Dotted: {meaning.floor_label}." if meaning.floor_label else ""
+        bands = " Bands: intervals." if len(found.config.seeds) > 1 else ""
+        caption = (
+            f"{markdown.escape(name)}: {meaning.label} against what was spent, means "
+            f"over seeds.{bands} The learning rate is fitted to the whole budget, so "
+            f"points before its end are those of unfinished runs.{dotted}"
+            f"{_within_note(meaning)}"
+        )
+        blocks.append(Figure(name=f"budget_{name}", caption=caption, plot=plot))
+    return ["## Score against budget", *blocks] if blocks else []
+
+
+def _spent_and_scored(
+    found: Findings, metric: str, field: str, unit: float, shares: Sequence[float]
+) -> dict[str, list]:
+    """arm -> [(spent at a share of the budget, score there)]"""
+    panel = {}
+    for name, arm in found.arms.items():
+        if arm.cost is None:
+            continue
+        total = getattr(arm.cost, field) / unit
+        values = [
+            (share * total, points[name])
+            for share in shares
+            if name in (points := common.points(found, metric, share))
+        ]
+        if values:
+            panel[name] = values
+    return panel

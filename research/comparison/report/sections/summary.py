@@ -1,20 +1,32 @@
-"""The head of a report: what is there, the verdict, one line per arm."""
+"""The head of a report: what is missing, key figures, the verdict, one line per arm."""
 
 from __future__ import annotations
 
-from research.comparison import budgets, verdicts
+from research.comparison import budgets
+from research.comparison.findings import ArmFindings, Findings
 from research.comparison.report import formats
 from research.comparison.report.document import Block, Callout, Facts, Table
 from research.comparison.report.sections import common
-from research.comparison.results import Results
-from research.evaluation.interface import Metric
+from research.comparison.verdicts import Verdict
+from research.evaluation import markdown
+
+_KINDS = {
+    "rate": "rate",
+    "trial": "tuning run",
+    "run": "pretraining run",
+    "evaluation": "evaluation",
+}
+# Folders named for each kind of job that is missing.
+_MAX_FOLDERS = 6
+_OBSTACLES = {
+    "plateau": "not testable at this budget",
+    "incomparable": "not comparable across architectures",
+}
 
 
-def facts(results: Results) -> list[Block]:
+def facts(found: Findings) -> list[Block]:
     """The strip of key figures."""
-    config = results.config
-    runs = [run for arm in config.arms for run in results.finished_runs(arm.name)]
-    seconds = sum(run.summary["seconds"] for run in runs)
+    config = found.config
     items = [
         (str(len(config.arms)), "arms"),
         (str(len(config.seeds)), "pretraining seeds"),
@@ -23,208 +35,175 @@ def facts(results: Results) -> list[Block]:
             f"{budgets.AXES[config.budget.axis]} a run",
         ),
         (str(len(config.evaluations)), "evaluations"),
-        (formats.duration(seconds), "pretraining in all"),
+        (formats.duration(found.pretraining_seconds), "pretraining in all"),
     ]
     return [Facts(items=items)]
 
 
-def state(results: Results) -> list[Block]:
+def state(found: Findings) -> list[Block]:
     """What is missing, failed or damaged; nothing if all is there."""
-    if results.is_complete:
+    if not found.problems:
         return []
     items = []
-    for problem in results.problems:
+    absent: dict[str, list[str]] = {}
+    for problem in found.problems:
+        job = problem.job
         if problem.state in ("failed", "damaged"):
-            items.append(
-                f"**{problem.state}**: {problem.job.description}. {problem.detail}"
-            )
-    counts: dict[str, list[str]] = {}
-    for problem in results.problems:
-        if problem.state in ("unfinished", "missing"):
-            kind = {"run": "pretraining run", "trial": "tuning run"}.get(
-                problem.job.kind, problem.job.kind
-            )
-            counts.setdefault(f"{problem.state} {kind}", []).append(problem.job.folder)
-    for what, folders in counts.items():
-        shown = ", ".join(f"`{folder}`" for folder in folders[:6])
-        more = f" and {len(folders) - 6} more" if len(folders) > 6 else ""
-        items.append(f"{formats.plural(len(folders), what)}: {shown}{more}")
-    done = results.num_jobs - len(results.problems)
-    return [
-        Callout(
-            kind="warning",
-            title=f"Incomplete: {done} of {results.num_jobs} jobs are done",
-            items=[*items, _how_to_go_on(results)],
-        )
-    ]
+            words = markdown.escape(f"{job.description}. {problem.detail}")
+            items.append(f"**{problem.state}**: {words}")
+        else:
+            kind = f"{problem.state} {_KINDS[job.kind]}"
+            absent.setdefault(kind, []).append(f"`{job.folder}`")
+    redo = ""
+    if items:
+        redo = "Delete the folder of a failed or damaged job to redo it. "
+    for kind, folders in absent.items():
+        rest = len(folders) - _MAX_FOLDERS
+        more = f" and {rest} more" if rest > 0 else ""
+        shown = ", ".join(folders[:_MAX_FOLDERS])
+        items.append(f"{formats.plural(len(folders), kind)}: {shown}{more}")
+    items.append(f"{redo}Start the same command again to go on.")
+    done = found.num_jobs - len(found.problems)
+    title = f"Incomplete: {done} of {found.num_jobs} jobs are done"
+    return [Callout(kind="warning", title=title, items=items)]
 
 
-def _how_to_go_on(results: Results) -> str:
-    states = {problem.state for problem in results.problems}
-    again = "Start the same command again to go on."
-    if states & {"failed", "damaged"}:
-        return f"Delete the folder of a failed or damaged job to redo it. {again}"
-    return again
-
-
-def verdict(results: Results) -> list[Block]:
+def verdict(found: Findings) -> list[Block]:
     """The declared comparison in words, and nothing beyond its intervals."""
-    config = results.config
-    meaning = results.metrics().get(config.primary.metric)
-    items = [plateau_sentence(results, arm.name) for arm in config.arms]
-    items = [item for item in items if item]
-    if meaning is None:
-        items.append(f"There are no scores on `{config.primary.metric}` yet.")
+    metric = found.config.primary.metric
+    items = [_plateau(found, arm) for arm in found.arms.values() if _on_plateau(arm)]
+    if metric not in found.metrics:
+        items.append(f"There are no scores on `{metric}` yet.")
     else:
+        items += [_verdict(found, verdict) for verdict in found.verdicts]
         items += [
-            verdict_sentence(results, item, meaning)
-            for item in verdicts.primary(results)
+            _above_floor(found, arm)
+            for arm in found.arms.values()
+            if arm.above_floor is not None and not _on_plateau(arm)
         ]
-        items += floor_sentences(results, config.primary.metric, meaning)
-    title = "What one seed shows" if len(config.seeds) == 1 else "Verdict"
+    one_seed = len(found.config.seeds) == 1
+    title = "What one seed shows" if one_seed else "Verdict"
     return [Callout(kind="verdict", title=title, items=items)]
 
 
-def plateau_sentence(results: Results, arm: str) -> str:
-    """A warning about an arm that has learnt frequencies only, or ''."""
-    learnt = verdicts.learning(results, arm)
-    if learnt is None or not learnt.on_plateau:
-        return ""
+def _on_plateau(arm: ArmFindings) -> bool:
+    return arm.learning is not None and arm.learning.on_plateau
+
+
+def _plateau(found: Findings, arm: ArmFindings) -> str:
+    """A warning about an arm that has learnt token frequencies only."""
+    learnt = arm.learning
+    assert learnt is not None
     return (
-        f"**{common.label(results, arm)}** is still on its unigram plateau: its held-out loss of "
-        f"{learnt.loss:.2f} nats is not clearly below what the frequencies of its targets "
-        f"give ({learnt.content_unigram:.2f} with markers for free). At this budget it is "
-        f"not testable, and nothing is claimed for or against it."
+        f"**{common.label(found, arm.name)}** is still on its unigram plateau: its "
+        f"held-out loss of {learnt.loss:.2f} nats is not clearly below what the "
+        f"frequencies of its targets give ({learnt.content_unigram:.2f} if special "
+        f"tokens cost nothing). At this budget it is not testable, and nothing is "
+        f"claimed for or against it."
     )
 
 
-def verdict_sentence(
-    results: Results, verdict: verdicts.Verdict, meaning: Metric
-) -> str:
+def _verdict(found: Findings, verdict: Verdict) -> str:
     """One arm against the reference."""
-    arm, reference = (
-        common.label(results, verdict.arm),
-        common.label(results, verdict.reference),
-    )
-    what = f"{verdict.metric.partition('/')[0]} ({meaning.label})"
+    arm = f"**{common.label(found, verdict.arm)}**"
+    reference = f"**{common.label(found, verdict.reference)}**"
+    metric = found.metrics[verdict.metric]
+    what = f"{formats.evaluation_of(verdict.metric)} ({markdown.escape(metric.label)})"
     compared = verdict.compared
-    if verdict.outcome == "plateau":
-        reason = "not testable at this budget"
-        if not verdicts.comparable(results, meaning, verdict.arm, verdict.reference):
-            reason = "not comparable across architectures"
-        return f"**{arm}** against **{reference}** on {what}: {reason}."
+    if verdict.outcome in _OBSTACLES:
+        return f"{arm} against {reference} on {what}: {_OBSTACLES[verdict.outcome]}."
     if compared is None:
-        return f"**{arm}** against **{reference}** on {what}: no scores of both yet."
-    unit = formats.points(meaning)
-    shown = formats.difference(compared, meaning)
-    seeds = common.seeds(results, compared.num_seeds)
+        return f"{arm} against {reference} on {what}: no scores of both yet."
+    unit = formats.unit_of_difference(metric)
+    shown = f"{formats.difference(compared, metric)} {unit}"
+    seeds = common.seeds(found, compared.num_seeds)
     if verdict.outcome == "untested":
         return (
-            f"**{arm}** minus **{reference}** on {what}: {shown} {unit}, {seeds}. "
-            f"There is no test ({compared.method}): other seeds may turn this around."
+            f"{arm} minus {reference} on {what}: {shown}, {seeds}. There is no test "
+            f"({compared.method}): other seeds may turn this around."
         )
-    level = f"{1 - results.config.statistics.alpha:.0%}"
-    factor, places = formats.scale(meaning), formats.digits(meaning)
+    settings = found.config.statistics
+    p_value = formats.p_value(verdict.adjusted_p)
+    equals = "" if p_value.startswith("<") else "= "
     evidence = (
-        f"{shown} {unit} ({level} interval, {seeds}, {compared.method}, corrected "
-        f"p {_equals(formats.p_value(verdict.adjusted_p))})"
+        f"{shown} ({1 - settings.alpha:.0%} interval, {seeds}, {compared.method}, "
+        f"corrected p {equals}{p_value})"
     )
-    if verdict.outcome == "tie":
-        assert compared.detectable is not None
-        smallest = formats.number(factor * compared.detectable, places)
-        alone = ""
-        if compared.excludes_zero:
-            alone = (
-                " The interval alone excludes 0; the correction does not let it count."
-            )
-        return (
-            f"**No difference shown** between **{arm}** and **{reference}** on {what}: "
-            f"{evidence}.{alone} At this spread only differences of {smallest} {unit} or "
-            f"more would be found {results.config.statistics.power:.0%} of the time."
-        )
-    word = "better" if verdict.outcome == "win" else "worse"
-    return f"**{arm}** is {word} than **{reference}** on {what}: {evidence}."
+    if verdict.outcome != "tie":
+        word = "better" if verdict.outcome == "win" else "worse"
+        return f"{arm} is {word} than {reference} on {what}: {evidence}."
+    alone = ""
+    if compared.excludes_zero:
+        alone = " The interval alone excludes 0; the correction does not let it count."
+    return (
+        f"**No difference shown** between {arm} and {reference} on {what}: {evidence}."
+        f"{alone} At this spread only differences of "
+        f"{formats.score(compared.detectable, metric)} {unit} or more would be found "
+        f"{settings.power:.0%} of the time."
+    )
 
 
-def _equals(text: str) -> str:
-    return text if text.startswith("<") else f"= {text}"
+def _above_floor(found: Findings, arm: ArmFindings) -> str:
+    """An arm against its own random initialisation."""
+    compared = arm.above_floor
+    assert compared is not None
+    metric = found.metrics[found.config.primary.metric]
+    tested = "uncorrected" if compared.tested else compared.method
+    return (
+        f"**{common.label(found, arm.name)}** minus its own random initialisation: "
+        f"{formats.difference(compared, metric)} {formats.unit_of_difference(metric)} "
+        f"({common.seeds(found, compared.num_seeds)}, {tested})."
+    )
 
 
-def floor_sentences(results: Results, metric: str, meaning: Metric) -> list[str]:
-    """Each arm against its own random initialisation."""
-    sentences = []
-    for arm in results.config.arms:
-        learnt = verdicts.learning(results, arm.name)
-        compared = verdicts.above_floor(results, metric, arm.name)
-        if compared is None or (learnt is not None and learnt.on_plateau):
-            continue
-        shown = formats.difference(compared, meaning)
-        tested = "uncorrected" if compared.tested else compared.method
-        sentences.append(
-            f"**{arm.label}** minus its own random initialisation: {shown} "
-            f"{formats.points(meaning)} "
-            f"({common.seeds(results, compared.num_seeds)}, {tested})."
-        )
-    return sentences
-
-
-def overview(results: Results) -> list[Block]:
+def overview(found: Findings) -> list[Block]:
     """One line per arm: what it is, what it learnt, what it scores."""
-    config = results.config
-    metric = config.primary.metric
-    meaning = results.metrics().get(metric)
-    rows = []
-    for arm in config.arms:
-        model, objective = arm.config["model"], arm.config["objective"]
-        learnt = verdicts.learning(results, arm.name)
-        runs = results.finished_runs(arm.name)
-        row = [
-            f"**{arm.label}**",
-            " + ".join(objective["name"]),
-            model["architecture"].replace("_", "-"),
-            formats.large(runs[0].summary["num_params"]) if runs else formats.DASH,
-        ]
-        if learnt is None:
-            row += [formats.DASH] * 3
-        else:
-            note = " (plateau)" if learnt.on_plateau else ""
-            row += [
-                formats.number(learnt.loss, 3),
-                formats.number(learnt.unigram, 3),
-                f"{formats.number(learnt.margin, 3)}{note}",
-            ]
-        row.append(common.score_cell(results, metric, arm.name, 1.0, meaning))
-        row.append(common.score_cell(results, metric, arm.name, None, meaning))
-        rows.append(row)
-    score = (
-        "score" if meaning is None else f"{metric.partition('/')[0]} {meaning.label}"
+    primary = found.config.primary.metric
+    metric = found.metrics.get(primary)
+    score, above = "score", ""
+    if metric is not None:
+        label = markdown.escape(common.axis_label(metric))
+        score = f"{formats.evaluation_of(primary)} {label}"
+        if metric.floor is not None:
+            chance = formats.score(metric.floor, metric)
+            above = f" {markdown.escape(metric.floor_label).capitalize()}: {chance}."
+    columns = [
+        "arm",
+        "objective",
+        "architecture",
+        "parameters",
+        "held-out loss",
+        "unigram entropy",
+        "margin",
+        score,
+        "its floor",
+    ]
+    caption = (
+        f"Losses in nats per target, means over seeds; the unigram entropy is that of "
+        f"the arm's own held-out targets, and losses of different objectives are not "
+        f"comparable. The floor is the same evaluation from random initialisation."
+        f"{above}{common.interval_note(found)}"
     )
-    unit = "" if meaning is None else f" ({meaning.unit})"
-    chance = results.floor_value(metric)
-    above = ""
-    if meaning is not None and chance is not None:
-        value = formats.number(formats.scale(meaning) * chance, formats.digits(meaning))
-        above = f" {meaning.floor_label.capitalize()}: {value}."
+    rows = [_overview_row(found, arm) for arm in found.arms.values()]
+    return [Table(columns=columns, rows=rows, aligns="lllrrrrrr", caption=caption)]
+
+
+def _overview_row(found: Findings, arm: ArmFindings) -> list[str]:
+    primary = found.config.primary.metric
+    learnt, losses = arm.learning, [formats.DASH] * 3
+    if learnt is not None:
+        losses = [
+            formats.number(value, 3)
+            for value in (learnt.loss, learnt.unigram, learnt.margin)
+        ]
+        if learnt.on_plateau:
+            losses[-1] += " (plateau)"
     return [
-        Table(
-            columns=[
-                "arm",
-                "objective",
-                "architecture",
-                "parameters",
-                "held-out loss",
-                "unigram entropy",
-                "margin",
-                f"{score}{unit}",
-                "its floor",
-            ],
-            rows=rows,
-            aligns="lllrrrrrr",
-            caption=(
-                "Losses in nats per target, means over seeds; the unigram entropy is that "
-                "of the arm's own held-out targets, and losses of different objectives "
-                "are not comparable. The floor is the same evaluation from random "
-                f"initialisation.{above}{common.interval_note(results)}"
-            ),
-        )
+        f"**{common.label(found, arm.name)}**",
+        " + ".join(arm.objective),
+        arm.architecture.replace("_", "-"),
+        formats.large(arm.cost.num_params if arm.cost else None),
+        *losses,
+        common.score_cell(found, primary, arm.name, 1.0),
+        common.score_cell(found, primary, arm.name, None),
     ]

@@ -1,7 +1,9 @@
 """Reports say what the results allow, and need nothing but their file."""
 
 import csv
+import dataclasses
 import html.parser
+import json
 import re
 import shutil
 import subprocess
@@ -9,9 +11,10 @@ import subprocess
 import numpy as np
 import pytest
 
-from research.comparison import jobs, outcomes, results, verdicts
+from research.comparison import findings, jobs, outcomes, results, statistics
 from research.comparison.report import build as report
-from research.comparison.report import figures, formats
+from research.comparison.report import formats
+from research.comparison.report.figures import style
 from research.errors import UserError
 from tests.research.comparison import fixtures
 
@@ -19,10 +22,27 @@ VOID = {"meta", "link", "br", "img", "hr", "input"}  # tags that do not close
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch):
+    """Figures take seconds; most tests ask for words."""
+    if not {"full", "drawn"} & set(request.fixturenames):
+        monkeypatch.setattr(style, "draw", lambda plot, folder, name: "<svg></svg>")
+
+
+@pytest.fixture
+def drawn():
+    """For tests of the figures themselves."""
+
+
 def build(workdir, config, **settings):
+    """A finished comparison's findings and its report's text."""
     fixtures.fill(workdir, config, **settings)
-    report.build(workdir)
-    return (workdir / "report.md").read_text()
+    return rebuild(workdir)
+
+
+def rebuild(workdir):
+    found = report.build(workdir)
+    return found, (workdir / "report.md").read_text()
 
 
 def edit_results(workdir, config, change):
@@ -41,7 +61,11 @@ class Page(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.stack, self.fetched, self.ids, self.tags = [], [], [], []
+        self.words = ""
         self.feed(text)
+
+    def handle_data(self, data):
+        self.words += data
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
@@ -133,36 +157,33 @@ def test_the_csv_has_every_number(full):
 
 
 def test_clear_differences_are_claimed_with_interval_and_corrected_p(tmp_path):
-    text = build(tmp_path, fixtures.parsed())
-    found = verdicts.primary(results.load(tmp_path))
-    assert [v.outcome for v in found] == ["win", "win"]
+    found, text = build(tmp_path, fixtures.parsed())
+    assert [v.outcome for v in found.verdicts] == ["win", "win"]
     assert re.search(r"\*\*Masked LM\*\* is better than \*\*Causal LM\*\*.*95%", text)
     assert "corrected p" in text
 
 
 def test_unclear_differences_are_not_claimed_and_their_limit_is_stated(tmp_path):
-    text = build(tmp_path, fixtures.parsed(), spread=2.0)
-    found = verdicts.primary(results.load(tmp_path))
-    assert {v.outcome for v in found} == {"tie"}
+    found, text = build(tmp_path, fixtures.parsed(), spread=2.0)
+    assert {v.outcome for v in found.verdicts} == {"tie"}
     assert "No difference shown" in text and "would be found 80% of the time" in text
     assert "is better than" not in text and "is worse than" not in text
 
 
 def test_what_is_detectable_is_so_after_the_correction(tmp_path):
     """Two arms are tested, so the weaker of them meets half of alpha."""
-    build(tmp_path, fixtures.parsed(), spread=2.0)
-    found = results.load(tmp_path)
-    metric = found.config.primary.metric
-    for verdict in verdicts.primary(found):
-        alone = verdicts.compare(
-            found, metric, verdict.arm, verdict.reference, alpha=0.025
-        )
+    fixtures.fill(tmp_path, fixtures.parsed(), spread=2.0)
+    loaded = results.load(tmp_path)
+    metric = loaded.config.primary.metric
+    for verdict in findings.find(loaded).verdicts:
+        pair = [loaded.scores_of(metric, a, 1.0) for a in (verdict.arm, "causal_lm")]
+        alone = statistics.difference(*pair, alpha=0.025, power=0.8, examples="fixed")
         assert verdict.compared.detectable == alone.detectable
         assert verdict.compared.p_value == alone.p_value
 
 
 def test_one_seed_gives_no_p_values_and_says_so(tmp_path):
-    text = build(tmp_path, fixtures.parsed(seeds=(0,)))
+    _, text = build(tmp_path, fixtures.parsed(seeds=(0,)))
     assert "What one seed shows" in text and "one seed: no test" in text
     assert "no intervals" in text
     assert "is better than" not in text and "corrected p" not in text
@@ -170,8 +191,7 @@ def test_one_seed_gives_no_p_values_and_says_so(tmp_path):
 
 def test_a_comparison_that_has_just_begun_reports_no_scores(tmp_path):
     fixtures.save_config(tmp_path, fixtures.parsed())
-    report.build(tmp_path)
-    text = (tmp_path / "report.md").read_text()
+    _, text = rebuild(tmp_path)
     assert "no scores" in text.lower() and "is better than" not in text
 
 
@@ -184,15 +204,14 @@ def test_seeds_that_failed_are_counted(tmp_path):
             fixtures.finish(tmp_path, config, job)
     for _ in range(outcomes.MAX_ATTEMPTS):
         outcomes.write_failure(tmp_path / broken, RuntimeError("disk full"))
-    report.build(tmp_path)
-    text = (tmp_path / "report.md").read_text()
+    _, text = rebuild(tmp_path)
     assert "**failed**: pretraining masked_lm, seed 1. RuntimeError: disk full" in text
     assert re.search(r"\*\*Masked LM\*\* is better.*2 of 3 seeds", text)
     assert re.search(r"\*\*Span corruption\*\* is better.*[^f] 3 seeds", text)
     assert "1 run or evaluation failed for good" in text
 
 
-def test_losses_that_are_not_finite_do_not_hide_the_others(tmp_path):
+def test_losses_that_are_not_finite_do_not_hide_the_others(tmp_path, drawn):
     config = fixtures.parsed()
     fixtures.save_config(tmp_path, config)
     folder = tmp_path / jobs.run_folder("causal_lm", 0)
@@ -202,18 +221,15 @@ def test_losses_that_are_not_finite_do_not_hide_the_others(tmp_path):
         '{"step": 2, "split": "eval", "loss": null}\n'
     )
     (folder / results.METRICS_FILE).write_text(lines)
-    found = report.build(tmp_path)
-    np.testing.assert_array_equal(
-        found.runs["causal_lm", 0].heldout.losses, [6.5, np.nan]
-    )
+    (curve,) = report.build(tmp_path).arms["causal_lm"].curves
+    np.testing.assert_array_equal(curve.heldout, [6.5, np.nan])
 
 
 def test_an_arm_on_its_plateau_claims_nothing(tmp_path):
-    text = build(tmp_path, fixtures.parsed(), losses={"masked_lm": 5.97})
-    found = {v.arm: v.outcome for v in verdicts.primary(results.load(tmp_path))}
-    assert found == {"masked_lm": "plateau", "span_corruption": "win"}
-    metrics = list(results.load(tmp_path).metrics())
-    counts = verdicts.win_counts(results.load(tmp_path), metrics)
+    found, text = build(tmp_path, fixtures.parsed(), losses={"masked_lm": 5.97})
+    outcomes_ = {v.arm: v.outcome for v in found.verdicts}
+    assert outcomes_ == {"masked_lm": "plateau", "span_corruption": "win"}
+    counts = np.array([list(row.values()) for row in found.wins.values()])
     assert counts.sum() == 2 and counts[1].sum() == counts[:, 1].sum() == 0
     assert "not testable (plateau)" in text
     assert "**Masked LM** is still on its unigram plateau" in text
@@ -222,9 +238,8 @@ def test_an_arm_on_its_plateau_claims_nothing(tmp_path):
 
 
 def test_a_reference_on_its_plateau_makes_all_untestable(tmp_path):
-    build(tmp_path, fixtures.parsed(), losses={"causal_lm": 6.2})
-    found = {v.outcome for v in verdicts.primary(results.load(tmp_path))}
-    assert found == {"plateau"}
+    found, _ = build(tmp_path, fixtures.parsed(), losses={"causal_lm": 6.2})
+    assert {v.outcome for v in found.verdicts} == {"plateau"}
 
 
 def test_metrics_within_an_architecture_are_not_compared_across(tmp_path):
@@ -235,9 +250,8 @@ def test_metrics_within_an_architecture_are_not_compared_across(tmp_path):
         result["metrics"]["accuracy"]["within_architecture"] = True
 
     edit_results(tmp_path, config, within)
-    found = report.build(tmp_path)
-    assert {v.outcome for v in verdicts.primary(found)} == {"plateau"}
-    text = (tmp_path / "report.md").read_text()
+    found, text = rebuild(tmp_path)
+    assert {v.outcome for v in found.verdicts} == {"incomparable"}
     assert "not comparable across architectures" in text
     assert "## Differences" not in text
 
@@ -266,8 +280,7 @@ def test_a_plateau_is_no_difference_of_architecture(tmp_path, architecture, reas
         result["metrics"]["accuracy"]["within_architecture"] = True
 
     edit_results(tmp_path, config, within)
-    report.build(tmp_path)
-    text = (tmp_path / "report.md").read_text()
+    _, text = rebuild(tmp_path)
     found = re.search(r"\*\*Other\*\* against \*\*Masked LM\*\* on .*: (.*)\.", text)
     assert found.group(1) == reason
 
@@ -295,8 +308,7 @@ def test_the_method_says_of_each_metric_how_its_examples_were_taken(tmp_path):
             result["examples"] = {"accuracy": [right]}
 
     edit_results(tmp_path, config, score_examples)
-    report.build(tmp_path)
-    text = (tmp_path / "report.md").read_text()
+    _, text = rebuild(tmp_path)
     lines = method_of(text).splitlines()
     (sampled,) = [line for line in lines if "taken as sampled" in line]
     (fixed,) = [line for line in lines if "taken as fixed" in line]
@@ -307,9 +319,7 @@ def test_the_method_says_of_each_metric_how_its_examples_were_taken(tmp_path):
 
 
 def test_the_method_names_the_corpus_with_its_size_and_digest(tmp_path):
-    fixtures.fill(tmp_path, fixtures.parsed())
-    report.build(tmp_path)
-    text = method_of((tmp_path / "report.md").read_text())
+    text = method_of(build(tmp_path, fixtures.parsed())[1])
     assert (
         "Corpus `embedded`: 10.9 MB of text in 1,234 documents, digest 0f1e2d3c."
         in text
@@ -324,8 +334,7 @@ def test_the_method_goes_by_the_seeds_that_finished(tmp_path):
     shutil.rmtree(
         tmp_path / jobs.evaluation_folder("acceptability", "masked_lm", 3, 1.0)
     )
-    report.build(tmp_path)
-    text = method_of((tmp_path / "report.md").read_text())
+    text = method_of(rebuild(tmp_path)[1])
     assert re.search(r"\(Masked LM\): .* paired t .* fixed below 20 seeds", text)
     assert re.search(r"\(Span corruption\): .* multi-bootstrap ", text)
 
@@ -339,30 +348,54 @@ def test_what_only_some_results_note_is_printed_with_whose_it_is(tmp_path):
             result["notes"].append("1 of 3 fine-tuning runs failed")
 
     edit_results(tmp_path, config, note)
-    report.build(tmp_path)
-    text = (tmp_path / "report.md").read_text()
+    _, text = rebuild(tmp_path)
     assert (
         "10 held-out sentences; 1 of 3 fine-tuning runs failed: Masked LM seed 0, "
         "Masked LM seed 2." in text
     )
 
 
+def test_what_configs_and_errors_say_is_shown_as_it_is(tmp_path):
+    label = "A*B* _c_ | `d` <i>e</i> &lt; [f](http://f.invalid) \\"
+    error = "![g](http://g.invalid) <img src=http://h.invalid> **h**\n# i"
+    config = fixtures.comparison()
+    config.arms.masked_lm.label = config.title = label
+    config = fixtures.config_lib.parse(config)
+    fixtures.fill(tmp_path, config)
+    broken = tmp_path / jobs.run_folder("masked_lm", 1)
+    (broken / outcomes.DONE).unlink()
+    for _ in range(outcomes.MAX_ATTEMPTS):
+        outcomes.write_failure(broken, RuntimeError(error))
+    rebuild(tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.stack == [] and page.fetched == [] and "img" not in page.tags
+    assert page.words.count(label) >= 10
+    assert "RuntimeError: " + error.replace("\n", " ") in page.words
+
+
+def test_findings_are_plain(full):
+    """JSON holds all of them."""
+    found = findings.find(results.load(full))
+    plain = json.loads(json.dumps(dataclasses.asdict(found)))
+    assert plain["verdicts"][0]["compared"]["mean"] == found.verdicts[0].compared.mean
+    assert len(plain["scores"]) == 2 * 3 * 3  # metrics, arms, points and floor
+    assert plain["arms"]["masked_lm"]["curves"][0]["heldout"]
+
+
 def test_half_a_comparison_says_what_is_missing(tmp_path):
     config = fixtures.parsed()
     fixtures.save_config(tmp_path, config)
-    report.build(tmp_path)
-    assert "Incomplete: 0 of 27 jobs" in (tmp_path / "report.md").read_text()
+    assert "Incomplete: 0 of 27 jobs" in rebuild(tmp_path)[1]
     for job in jobs.plan(config)[:13]:
         fixtures.finish(tmp_path, config, job)
-    found = report.build(tmp_path)
-    text = (tmp_path / "report.md").read_text()
+    found, text = rebuild(tmp_path)
     assert len(found.problems) == 14
     assert "Incomplete: 13 of 27 jobs" in text
     assert "runs/causal_lm/seed-2" in text
     assert Page((tmp_path / "report.html").read_text()).fetched == []
 
 
-def test_running_runs_show_their_curves(tmp_path):
+def test_running_runs_show_their_curves(tmp_path, drawn):
     config = fixtures.parsed()
     fixtures.save_config(tmp_path, config)
     folder = tmp_path / jobs.run_folder("causal_lm", 0)
@@ -370,8 +403,10 @@ def test_running_runs_show_their_curves(tmp_path):
     lines = '{"step": 1, "split": "eval", "loss": 6.5}\n{"step": 2, "split": "ev'
     (folder / results.METRICS_FILE).write_text(lines)
     found = report.build(tmp_path)
-    run = found.runs["causal_lm", 0]
-    assert run.state == "unfinished" and list(run.heldout.losses) == [6.5]
+    (run,) = [
+        run for run in found.runs if run.job.folder.startswith("runs/causal_lm/seed-0")
+    ]
+    assert run.state == "unfinished" and run.heldout.losses == (6.5,)
     assert (tmp_path / "figures" / "loss_curves.svg").exists()
 
 
@@ -388,16 +423,16 @@ def test_a_folder_without_a_comparison_is_refused(tmp_path):
 
 
 def test_looks_differ_in_colour_and_shape_for_eight_arms():
-    styles = figures.arm_styles({str(i): str(i) for i in range(8)}).values()
-    assert len({style.colour for style in styles}) == 8
-    assert len({style.marker for style in styles}) == 8
+    styles = style.arm_styles({str(i): str(i) for i in range(8)}).values()
+    assert len({look.colour for look in styles}) == 8
+    assert len({look.marker for look in styles}) == 8
 
 
 def test_pareto_front_is_what_nobody_beats():
     rng = np.random.default_rng(0)
     for sign in (True, False):
         arms = {str(i): tuple(rng.integers(0, 6, 2).tolist()) for i in range(8)}
-        front = set(figures.pareto_front(arms, higher_is_better=sign))
+        front = set(statistics.pareto_front(arms, higher_is_better=sign))
         for name, (cost, score) in arms.items():
             better = [
                 other
@@ -434,12 +469,9 @@ def test_large_numbers(value, expected):
     assert formats.large(value) == expected
 
 
-def test_signs_and_durations():
-    assert formats.signed(-0.04, 1) == "+0.0"
-    assert formats.signed(-1.26, 1) == "\N{MINUS SIGN}1.3"
-    assert formats.duration(59.4) == "59s"
-    assert formats.duration(200) == "3m20s"
-    assert formats.duration(7500) == "2h05m"
+def test_signs():
+    assert formats.number(-0.04, 1, plus=True) == "+0.0"
+    assert formats.number(-1.26, 1, plus=True) == "\N{MINUS SIGN}1.3"
     assert formats.p_value(0.0004) == "< 0.001"
 
 
