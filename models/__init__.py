@@ -1,4 +1,4 @@
-"""What computes: backbones that turn token ids into hidden states."""
+"""Backbones: Flax modules that turn token ids into hidden states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a backbone is: the settings that every config has, and the calls it answers."""
+"""The interface of a backbone: its config, and the methods that other code calls."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 class BackboneConfig:
     """Settings that every backbone has: what heads, losses and the run read.
 
-    Each backbone has a subclass with its own fields. Properties here are facts that
-    follow from a config alone; the defaults hold for a backbone without layers, without
-    a longest sequence and without anything for tensor parallelism to split.
+    Each backbone has a subclass with its own fields. The properties and methods follow
+    from the config alone, so that no module has to be built to ask. Their defaults hold
+    for a backbone of one layer that reads sequences of any length.
 
     Attributes:
       backbone: a key of `models.BACKBONES`.
@@ -125,6 +125,11 @@ class BackboneConfig:
         """The same with other dropout, as fine-tuning sets it."""
         return dataclasses.replace(self, dropout_rate=rate)
 
+    def advice(self, platform: str) -> list[str]:
+        """Settings that would be faster or smaller on a platform, for plans."""
+        del platform
+        return []
+
     def check_choices(self, choices: dict[str, tuple[Any, ...]]) -> None:
         """Refuses values that are not among those allowed for their field."""
         for field, allowed in choices.items():
@@ -160,9 +165,10 @@ def check_choice(field: str, value: Any, allowed: tuple[Any, ...]) -> None:
 class Backbone(Protocol):
     """A Flax module that turns token ids into hidden states.
 
-    Built by `models.create(config, rngs=...)`. Every backbone has a file `config.py`
-    with its config class and a module of this form; `init_cache` and `decode_step` are
-    for decoders and encoder-decoders.
+    Built by `models.create(config, rngs=...)`. `init_cache` and `decode_step` are called
+    for decoders and encoder-decoders only. Parameters below a name 'layers' are those
+    that the backbone passes to `models.sharding.place_block`, block by block; all others
+    are gathered from their shards before the backbone runs.
 
     Attributes:
       config_class: the subclass of BackboneConfig that it is built from.

@@ -1,8 +1,8 @@
-"""Dropout whose masks depend on the row, the site and nothing else.
+"""Dropout whose masks are a hash of (seed of the row, site, index in the row).
 
-A mask is a hash of (seed of the row, site, index in the row). It is therefore the same
-on every mesh, for every number of microbatches and in either pass, and needs no state.
-The hash costs two integer multiplications an element, a fraction of a threefry block.
+Masks are therefore the same on every mesh, for every number of microbatches and in both
+passes, and need no state. The hash costs two integer multiplications an element, a
+fraction of a threefry block.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every backbone reads."""
+"""The inputs of every backbone."""
 
 from __future__ import annotations
 

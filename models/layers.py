@@ -1,4 +1,4 @@
-"""Linear layers, norms and activations, the parts that blocks and heads are made of."""
+"""Linear layers, norms and activations of blocks and heads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 from models import sharding
 from models.backbone import BackboneConfig
 
-# What the remat policy 'dots' keeps: outputs of linear layers. By name, because it does
-# not see the product inside of `matmul`.
+# Name of the outputs of linear layers, which the remat policy 'dots' keeps: the product
+# itself is hidden inside the custom gradient of `matmul`.
 PRODUCT = "linear_product"
 
 # Abramowitz and Stegun 1964, 7.1.26: erfc(z) is t * polynomial(t) * exp(-z^2) up to
@@ -130,11 +130,11 @@ def laid_out(x: Array) -> Array:
 def turned(
     x: Float[Array, "rows cols"], on_one_device: bool
 ) -> Float[Array, "cols rows"]:
-    """x.T, for an x that a chain of sums gives, such as a gradient of the stream.
+    """x.T, for an x that is the result of a chain of sums, as gradients of the stream.
 
-    XLA computes such a chain once more inside of the transpose, along its columns. On
-    one CPU a loop, into which nothing is moved, keeps the two apart: 2% of a step.
-    Its slices would be exchanges between the devices of a mesh.
+    XLA fuses such a chain into the transpose and computes it a second time, along the
+    columns. On one CPU a loop, into which XLA moves nothing, prevents that: 2% of a
+    step. On a mesh the loop's slices would be exchanges between devices.
     """
     half = x.shape[1] // 2
     if x.shape[1] % 2 or not on_one_device:

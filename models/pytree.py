@@ -14,9 +14,10 @@ T = TypeVar("T")
 def pytree(cls: type[T]) -> type[T]:
     """Makes `cls` a frozen, keyword-only dataclass and a pytree.
 
-    Fields with ``metadata={'static': True}`` are part of the tree's structure. JAX
-    rebuilds trees with leaves that are no arrays (shapes, shardings, None), so
-    rebuilding bypasses ``__init__`` and with it the shape checks of the tests.
+    Fields with ``metadata={'static': True}`` are part of the tree's structure: another
+    value compiles another program. JAX rebuilds trees with leaves that are no arrays
+    (shapes, shardings, None), so rebuilding bypasses ``__init__`` and with it the shape
+    checks of the tests.
     """
     data_class = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     fields = dataclasses.fields(data_class)  # type: ignore[arg-type]

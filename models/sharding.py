@@ -1,8 +1,9 @@
-"""Where values lie when one program runs over a mesh of devices.
+"""Sharding of values inside of modules, when one program runs over a mesh of devices.
 
-Modules know no mesh. Whoever traces a step over one says how a block's parameters and
-its input are to lie when the block begins, and how a kernel that XLA cannot split runs
-on each device's own part; without that nothing is said.
+Modules do not know the mesh. The code that traces a step over one sets a `Placement`:
+how a block's parameters and input are sharded when the block begins, and how a kernel
+that XLA cannot partition runs on each device's own part. Without one, nothing is
+constrained.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
-# (parameters of one block as a tree, hidden states) to the same, with constraints.
+# (parameters of one block as a tree, hidden states) -> the same with constraints.
 PlaceBlock = Callable[[Any, Array], tuple[Any, Array]]
 
-# A function of arrays with rows first, then [.., heads, ..] for those of four axes, to
-# one that runs it on each device's rows and heads.
+# A function of arrays [B, T] and [B, T, heads, H] -> the same function, run by each
+# device on its own rows and heads.
 OnEachDevice = Callable[[Callable[..., Array]], Callable[..., Array]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """How a step's values are to lie.
+    """How a step's values are sharded.
 
     Attributes:
-      block: a block's parameters and input to where they are wanted.
+      block: constrains a block's parameters and input.
       on_each_device: see `OnEachDevice`.
     """
 
@@ -63,18 +64,18 @@ def on_one_device() -> bool:
 def place_block(
     params: Any, hidden: Float[Array, "B T D"]
 ) -> tuple[Any, Float[Array, "B T D"]]:
-    """A block's parameters and input where the step wants them.
+    """Constrains a block's parameters and input to the shardings of the step.
 
-    Called inside of the block's rematerialised function, so that parameters that are
-    gathered from their shards for the forward pass are dropped and gathered again for
-    the backward pass.
+    Called inside the block's rematerialised function: parameters are gathered from
+    their shards for the forward pass, dropped, and gathered again for the backward
+    pass, so that whole parameters of one block at a time are in memory.
     """
     return _PLACEMENT.get().block(params, hidden)
 
 
 def on_each_device(function: Callable[..., Array]) -> Callable[..., Array]:
-    """`function`, run by every device on its own rows and heads.
+    """`function` of [B, T, heads, H] and [B, T], run by each device on its own part.
 
-    Its arguments are [B, T, heads, H] or [B, T]; its result is [B, T, heads, H].
+    The result is [B, T, heads, H].
     """
     return _PLACEMENT.get().on_each_device(function)

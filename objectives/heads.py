@@ -1,7 +1,7 @@
-"""Modules between a backbone's hidden states and a class table.
+"""Heads: modules from hidden states to the features that the loss classifies.
 
-A head's `readout` gives what the shared loss multiplies: features [B, K, E], a class
-table [C, E] and a class bias. Logits are the loss's business.
+A head's `readout` returns features [B, K, E], a class table [C, E] and a class bias. The
+loss multiplies them chunk by chunk, so that no [B, K, C] array of logits exists.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""softmax(query . key) . value: which implementation, and the explicit one."""
+"""Attention: the choice of its kernel, and the explicit implementation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from models import sharding
+from models import platform, sharding
 from models.dropout import DropoutRngs, keep_mask
 from models.layers import laid_out
 from models.transformer.masks import SegmentMask
@@ -24,7 +24,7 @@ def attend(
     scale: float,
     dropout_rate: float,
     rngs: DropoutRngs | None,
-    implementation: str,
+    configured: str,
     segments: SegmentMask | None = None,
 ) -> Float[Array, "B T N H"]:
     """softmax(query . key * scale + bias) . value, where the mask is True.
@@ -32,34 +32,37 @@ def attend(
     Args:
       query: N heads.
       key, value: K heads, each shared by N / K query heads and never repeated.
-      mask: True = may attend. A row without any True attends evenly, to no harm: it
-        belongs to padding.
+      mask: True = may attend. A row without any True attends evenly; only padding
+        has such rows.
       bias: added to the scaled products.
       scale: factor on the products.
-      dropout_rate: on the weights; only the explicit implementation has it.
+      dropout_rate: on the weights.
       rngs: seeds of the dropout; None = deterministic.
-      implementation: 'xla' and 'cudnn' are those of `jax.nn.dot_product_attention`,
-        'explicit' is `explicit_attention`, 'splash' the TPU's kernel where it serves
-        and else XLA's. 'auto' takes cuDNN on GPUs where it serves, splash on TPUs,
-        the explicit one on CPUs and for dropout, and XLA's elsewhere.
-      segments: the mask in short, if it is no more than that.
+      configured: which implementation, as `implementation` takes it.
+      segments: what the mask amounts to, if that is segments and order alone.
     """
-    if implementation == "auto":
-        implementation = _choose(query, key)
     if rngs is None or dropout_rate == 0.0:
         rngs, dropout_rate = None, 0.0
-    else:
-        implementation = "explicit"
-    if implementation == "explicit":
+    kernel = implementation(
+        configured,
+        query_shape=query.shape,
+        key_length=key.shape[1],
+        dtype=query.dtype,
+        drops_weights=rngs is not None,
+        segments_suffice=segments is not None and bias is None,
+    )
+    if kernel in FUSED and platform.is_planned():
+        return _like_a_fused_kernel(query, key, value, scale)
+    if kernel == "explicit":
         return _explicit(query, key, value, mask, bias, rngs, scale, dropout_rate)
-    if implementation == "splash" and segments is not None and bias is None:
+    if kernel == "splash":
         # Pallas takes a moment to import, and only TPUs need it.
         from models.transformer import splash
 
-        if splash.serves(query, key):
-            return splash.splash_attention(query, key, value, segments, scale=scale)
+        assert segments is not None, "splash serves segments alone"
+        return splash.splash_attention(query, key, value, segments, scale=scale)
     if bias is not None:
-        bias = bias.astype(query.dtype if implementation == "cudnn" else jnp.float32)
+        bias = bias.astype(query.dtype if kernel == "cudnn" else jnp.float32)
     return jax.nn.dot_product_attention(
         query,
         key,
@@ -67,51 +70,112 @@ def attend(
         bias,
         mask,
         scale=scale,
-        implementation="cudnn" if implementation == "cudnn" else "xla",
+        implementation="cudnn" if kernel == "cudnn" else "xla",
     )
 
 
-def _choose(query: Array, key: Array) -> str:
-    backend = jax.default_backend()
-    if backend == "cpu":
+def implementation(
+    configured: str,
+    *,
+    query_shape: tuple[int, ...],
+    key_length: int,
+    dtype: jnp.dtype,
+    drops_weights: bool,
+    segments_suffice: bool,
+) -> str:
+    """The kernel that serves: 'explicit', 'xla', 'cudnn' or 'splash'.
+
+    'explicit' is `explicit_attention`, the only one with dropout of the weights and the
+    fastest on CPUs; 'xla' and 'cudnn' are those of `jax.nn.dot_product_attention`;
+    'splash' is the TPU's flash attention. The fused ones, cuDNN's and splash, never
+    hold the weights [B, N, T, S].
+
+    Args:
+      configured: one of these, or 'auto' for the fastest that the platform has.
+      query_shape: [B, T, N, H].
+      key_length: S.
+      dtype: of query, key and value.
+      drops_weights: whether there is dropout of the weights.
+      segments_suffice: whether segments and order say who attends to whom, and nothing
+        is added to the products: all that splash can read.
+    """
+    _, length, _, head_dim = query_shape
+    if drops_weights:
         return "explicit"
-    if backend == "tpu":
-        return "splash"
-    head_dim = query.shape[-1]
-    cudnn_serves = (
-        backend == "gpu"
-        and _has_flash(getattr(jax.local_devices()[0], "compute_capability", ""))
-        and query.dtype in (jnp.bfloat16, jnp.float16)
-        and head_dim % 8 == 0
-        and head_dim <= 128
-        # Single queries of cached decoding, and lengths its backward pass refuses.
-        and query.shape[1] % 2 == 0
-        and key.shape[1] % 2 == 0
-    )
-    return "cudnn" if cudnn_serves else "xla"
+    if configured == "auto":
+        # Odd lengths are single queries of cached decoding, and lengths that cuDNN's
+        # backward pass refuses.
+        cudnn_serves = (
+            _has_flash()
+            and dtype in (jnp.bfloat16, jnp.float16)
+            and head_dim % 8 == 0
+            and head_dim <= 128
+            and length % 2 == 0
+            and key_length % 2 == 0
+        )
+        gpu = "cudnn" if cudnn_serves else "xla"
+        kernels = {"cpu": "explicit", "gpu": gpu, "tpu": "splash"}
+        configured = kernels.get(platform.current(), "xla")
+    if configured == "splash":
+        cuts_evenly = key_length == length and length % SPLASH_BLOCK == 0
+        return "splash" if segments_suffice and cuts_evenly else "xla"
+    return configured
 
 
-def _has_flash(capability: str) -> bool:
-    """Whether cuDNN's flash attention runs on a GPU: NVIDIA's, Ampere or later."""
+# Kernels that never hold the attention weights.
+FUSED = ("cudnn", "splash")
+# Splash reads one sequence, cut evenly into blocks of this many positions or a multiple.
+SPLASH_BLOCK = 128
+
+
+def _has_flash() -> bool:
+    """Whether cuDNN's flash attention runs on the GPU: NVIDIA's, Ampere or later."""
+    if platform.is_planned():
+        return True
+    capability = getattr(jax.local_devices()[0], "compute_capability", "")
     try:
         return float(capability) >= 8.0
-    except ValueError:  # AMD names its architectures, as in 'gfx90a'.
+    except ValueError:  # AMD names its architectures, as in 'gfx90a'; CPUs have none.
         return False
 
 
-# Multiply-adds of one of attention's products, from which on two halves are faster.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _like_a_fused_kernel(query, key, value, scale):
+    """Has the products of a fused kernel, and keeps what it keeps; for plans.
+
+    Fused kernels cannot be traced where their platform is missing.
+    """
+    return explicit_attention(query, key, value, None, None, None, scale, 0.0)
+
+
+def _like_a_fused_kernel_fwd(query, key, value, scale):
+    attended = _like_a_fused_kernel(query, key, value, scale)
+    batch, length, heads, _ = query.shape
+    log_sums = jnp.zeros((batch, heads, length), jnp.float32)
+    return attended, (query, key, value, attended, log_sums)
+
+
+def _like_a_fused_kernel_bwd(scale, residuals, grad):
+    del scale, grad
+    return tuple(jnp.zeros_like(x) for x in residuals[:3])
+
+
+_like_a_fused_kernel.defvjp(_like_a_fused_kernel_fwd, _like_a_fused_kernel_bwd)
+
+
+# Multiply-adds of one of attention's products from which two halves are faster.
 _WORTH_HALVING = 2**23
 
 
 def _explicit(query, key, value, mask, bias, rngs, scale, dropout_rate):
     """`explicit_attention`, on one CPU as two halves of the rows.
 
-    XLA computes a batch of small products on one core, so two that do not wait for
-    each other take two: 3% of a step of masked LM, 1 to 3% of causal LM.
+    XLA computes a batch of small products on one core; two batches that do not depend
+    on each other run on two cores: 3% of a step of masked LM, 1 to 3% of causal LM.
     """
     num_rows = query.shape[0]
     whole = (
-        jax.default_backend() != "cpu"
+        platform.current() != "cpu"
         or not sharding.on_one_device()
         or num_rows < 2
         or query.size * key.shape[1] < _WORTH_HALVING
@@ -179,9 +243,10 @@ def attend_to_cache(
     bias: Float[Array, "#B N T S"] | None,
     scale: float,
 ) -> Float[Array, "B T N H"]:
-    """`attend` for decoding: keys and values lie as a cache holds them.
+    """`attend` for decoding, with keys and values in the layout of the cache.
 
-    With a few queries to many keys, turning the keys around costs more than all else.
+    With few queries and many keys, transposing the keys would cost more than the
+    products.
     """
     weights = _by_group(_weights(query, keys, mask, bias, scale), keys.shape[1])
     attended = jnp.einsum("bkts,bksh->bkth", weights, values)
@@ -225,7 +290,8 @@ def _backward(scale, dropout_rate, residuals, grad):
     query_grad = jnp.einsum("bkts,bksh->bkth", scores_grad, keys)
     query_grad = _ungrouped(query_grad, query.shape) * _like(scale, query)
 
-    # Gradients of keys and values, computed as [H, S] from transposed [H, T] factors.
+    # Gradients of keys and values are computed as [H, S] from factors transposed to
+    # [H, T], so that both operands of the product are read along their rows.
     def transposed(x):
         x = jnp.transpose(_grouped(x, num_groups), (0, 2, 4, 3, 1))
         return laid_out(x.reshape(*x.shape[:3], -1))

@@ -1,4 +1,4 @@
-"""The projections of multi-head attention."""
+"""Multi-head attention: projections to heads, attention, projection back."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ RopeTables = tuple[Float[Array, "B T 1 h"], Float[Array, "B T 1 h"]]
 
 
 class Attention(nnx.Module):
-    """Projections of multi-head attention.
+    """Multi-head attention.
 
     Kernels: query [D, N*H], key and value [D, K*H], out [N*H, D]; heads are the major
-    part of the joint axis, so that sharding it over a divisor of K keeps heads whole.
+    axis of the joint one, so that sharding it over a divisor of K keeps heads whole.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Attention(nnx.Module):
             scale=self.config.score_scale,
             dropout_rate=self.config.attention_dropout_rate,
             rngs=rngs,
-            implementation=self.config.attention,
+            configured=self.config.attention,
         )
         return self.out(attended.reshape(*query.shape[:2], -1))
 
@@ -89,7 +89,7 @@ class Attention(nnx.Module):
         mask: Bool[Array, "#B 1 #T S"],
         bias: Float[Array, "#B N T S"] | None,
     ) -> Float[Array, "B T D"]:
-        """The same over keys and values that a cache holds, without dropout."""
+        """Attends to the keys and values of a cache, without dropout."""
         scale = self.config.score_scale
         attended = attend_to_cache(
             query, keys, values, mask=mask, bias=bias, scale=scale

@@ -1,4 +1,4 @@
-"""The one Transformer block, for every architecture."""
+"""The Transformer block, the same for every architecture."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WEIGHTS, _ATTENTION, _CROSS_WEIGHTS, _CROSS_ATTENTION, _HIDDEN, _MLP = range(6)
 
 @pytree
 class Context:
-    """What every block of a stack reads beside the residual stream.
+    """The inputs of a block beside the hidden states, the same for all blocks of a stack.
 
     Attributes:
       mask: who attends to whom in self-attention.
@@ -32,7 +32,8 @@ class Context:
       encoded: the encoder's output; None without one, or when a cache holds its keys.
       cross_mask: who attends to whom in cross-attention.
       index: the first free slot of the cache; None without one.
-      segments: the mask in short; None where it is more than that.
+      segments: the mask as segment ids, for fused kernels; None where the mask says
+        more than those.
       at: the positions that the block gives; None = all. Mask, bias and cross_mask
         are those of the Q queries: all T positions, or these K.
     """
@@ -47,7 +48,7 @@ class Context:
     at: Int[Array, "B K"] | None = None
 
     def only(self, at: Int[Array, "B K"]) -> Context:
-        """For the last block, where nobody reads the other positions."""
+        """The context of a block that computes only the positions `at`."""
         return dataclasses.replace(
             self,
             mask=_queries_at(self.mask, at),
@@ -222,7 +223,7 @@ def _queries_at(pairs: Array, at: Int[Array, "B K"]) -> Array:
     if pairs.shape[2] == 1:
         return pairs
     if pairs.shape[0] == 1:
-        # One table for all rows is read in place, never repeated.
+        # One table serves all rows: indexing it avoids a copy of it for every row.
         return jnp.moveaxis(pairs[0][:, at], 0, 1)
     return jnp.take_along_axis(pairs, at[:, None, :, None], axis=2)
 

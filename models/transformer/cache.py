@@ -1,4 +1,4 @@
-"""What a decoder has seen: an argument and a result of every step, never a state."""
+"""The cache of keys and values that decoding steps take and return."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.pytree import pytree
 
 @pytree
 class LayerCache:
-    """Keys and values that one block has seen, each head's slots side by side.
+    """Keys and values of the tokens that one block has read, by head.
 
     Attributes:
       keys, values: of self-attention, S slots.
@@ -46,7 +46,7 @@ def by_head(x: Float[Array, "B T K H"]) -> Float[Array, "B K T H"]:
 
 @pytree
 class Cache:
-    """What a decoder has seen, for decoding token by token.
+    """The tokens that a decoder has read, for decoding token by token.
 
     Attributes:
       layers: keys and values of every block.

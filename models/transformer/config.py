@@ -1,4 +1,4 @@
-"""What a Transformer is made of: every setting, checked once."""
+"""Settings of a Transformer, with their checks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from models import platform as platforms
 from models.backbone import BackboneConfig, check_choice
+from models.transformer import attend
 
 # Values that the fields with names for values accept, beside those of every backbone.
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -156,8 +158,8 @@ class TransformerConfig(BackboneConfig):
     def shortens_last(self) -> bool:
         """Whether the last layer computes only the positions that are read.
 
-        After a scan that takes a copy of the stack and one of its gradients, which
-        whoever computes everything again has no room for.
+        After a scan this copies the stack and its gradients, so it is not done under
+        remat 'full', which is chosen where memory is short.
         """
         return not (self.scan_layers and self.remat == "full")
 
@@ -202,6 +204,25 @@ class TransformerConfig(BackboneConfig):
         if index.isdigit():
             return before + int(index) + 1
         return before + 1 + np.arange(count)
+
+    def advice(self, platform: str) -> list[str]:
+        """Names dropout of attention weights where it costs the fused kernel."""
+        with platforms.planned_for(platform):
+            kernel = attend.implementation(
+                self.attention,
+                query_shape=(1, attend.SPLASH_BLOCK, self.num_heads, self.dim_per_head),
+                key_length=attend.SPLASH_BLOCK,
+                dtype=self.compute_dtype,
+                drops_weights=False,
+                segments_suffice=self.position not in ("alibi", "relative_bias"),
+            )
+        if self.attention_dropout_rate == 0.0 or kernel not in attend.FUSED:
+            return []
+        text = (
+            "attention keeps its weights, for their dropout: "
+            "--config.model.attention_dropout_rate=0 attends by one fused kernel"
+        )
+        return [text]
 
     def with_dropout(self, rate: float) -> TransformerConfig:
         """The same with other dropout of hidden states and of attention weights."""

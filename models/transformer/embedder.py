@@ -1,4 +1,4 @@
-"""From token ids to the first hidden states."""
+"""Embeddings of tokens, positions and token types."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Who may attend to whom: bool masks [B, 1, T, S], True = may attend.
+"""Attention masks: bool [B, 1, T, S], True = may attend.
 
 Built from segment ids, positions in the sequence and the `bidirectional` flags, never
 from token ids. Padding (segment 0) may attend to padding: its rows of the softmax are
-then not empty, and nothing real ever sees it.
+then not empty, and no other segment sees it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from models.pytree import pytree
 
 @pytree
 class SegmentMask:
-    """A mask of self-attention in short, for kernels that never hold one.
+    """A self-attention mask by its segment ids, for kernels that never hold the mask.
 
     Attributes:
-      ids: a query sees the keys of its own segment,
-      causal: and, where this is True, none that come after it.
+      ids: a query sees the keys of its own segment.
+      causal: a query sees no keys that come after it.
     """
 
     ids: Int[Array, "B T"]

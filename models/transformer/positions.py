@@ -1,4 +1,4 @@
-"""Positions: sinusoids, rotations, relative buckets and linear biases."""
+"""Position schemes: sinusoids, rotations, relative buckets and linear biases."""
 
 from __future__ import annotations
 
@@ -134,9 +134,9 @@ def relative_bias_by_index(
 ) -> Float[Array, "1 N L L"]:
     """`relative_bias` of positions 0 .. L - 1, one for all rows.
 
-    A pair's bias depends on its distance only: a table of 2 L - 1 rows is looked up
-    and slid along the diagonal, instead of looking up L * L pairs and scattering as
-    many gradients.
+    A pair's bias depends on its distance only, so the 2 L - 1 distances are looked up
+    once and each query's row is a window of them. Looking up L * L pairs would scatter
+    as many gradients.
     """
     buckets = relative_buckets(
         np.arange(1 - length, length, dtype=np.int32),

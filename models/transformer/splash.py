@@ -16,17 +16,12 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jaxtyping import Array, Float
 
 from models.sharding import on_each_device
+from models.transformer.attend import SPLASH_BLOCK
 from models.transformer.masks import SegmentMask
 
-# Positions that a kernel's block holds: a multiple of the registers' lanes, and large,
-# since every block of queries reads all keys again.
-_BLOCKS = (512, 256, 128)
-
-
-def serves(query: Float[Array, "B T N H"], key: Float[Array, "B S K H"]) -> bool:
-    """Whether the kernel takes these shapes: one sequence, cut evenly into blocks."""
-    length = query.shape[1]
-    return key.shape[1] == length and length % _BLOCKS[-1] == 0
+# Positions of a block, largest first. Every block of queries reads all keys again, so
+# large blocks read less.
+_BLOCKS = (512, 256, SPLASH_BLOCK)
 
 
 def splash_attention(

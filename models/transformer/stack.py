@@ -1,4 +1,4 @@
-"""A stack of blocks: loop or scan, whole sequences or a cache."""
+"""A stack of blocks, run as a loop or a scan over whole sequences, or with a cache."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Stack(nnx.Module):
     ) -> Float[Array, "B Q D"]:
         """Runs all blocks over whole sequences; gives the positions `at`, or all."""
         context = self._context(inputs, encoded, encoder_segment_ids)
-        # Nobody reads the other positions that the last block would give.
+        # The last block computes only the positions that are read.
         last = at if self.config.shortens_last else None
         num_whole = self.num_layers if last is None else self.num_layers - 1
         if self.config.scan_layers and num_whole > 0:
@@ -94,7 +94,7 @@ class Stack(nnx.Module):
         return run(params, hidden, context, fold(rngs, index))
 
     def _scan(self, hidden, context, rngs, count):
-        """The first `count` blocks, which are one program."""
+        """The first `count` blocks as one scanned program."""
         graph, params = nnx.split(self.layers)
         run = self._rematerialised(graph)
 
@@ -254,7 +254,7 @@ class Stack(nnx.Module):
         )
 
     def _bias_by_index(self, index, causal):
-        """One bias for all rows: inside a segment, positions differ as indices do."""
+        """One bias for all rows: inside a segment, positions differ by as much as indices."""
         config = self.config
         if config.position == "alibi":
             return alibi_bias(index[None], index[None], config.num_heads)

@@ -1,4 +1,4 @@
-"""What XLA allocates for a train step, from its ahead-of-time compilation.
+"""Memory that XLA allocates for a train step, from compiling it ahead of time.
 
 Parameters exist as shapes with shardings only, so a model that no single device could
 hold compiles as well.
@@ -14,7 +14,7 @@ import jax
 from research.config import checks
 from research.config.sections import RunConfig
 from research.errors import UserError
-from research.training import memory
+from research.training import activations, memory
 from research.training import program as program_lib
 from research.training.memory import Memory, gib
 
@@ -70,7 +70,7 @@ def compile_step(config: RunConfig, num_devices: int) -> Compiled:
         checks.provisional_vocabulary(config.data.tokenizer),
         devices=devices[:num_devices],
     )
-    kept = memory.count_activations(program, devices[0].platform)
+    kept = activations.count(program, devices[0].platform)
     rows = memory.rows_at_a_time(program)
     lowered = program.lower_train_step(program.objective)
     allocated = memory.allocated_bytes(lowered.compile())

@@ -1,15 +1,14 @@
-"""Parameters, memory, FLOPs and time of a run, from its config alone."""
+"""Parameters, memory, FLOPs and time of a run, computed from its config."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 
 from research.config import checks
 from research.config.sections import ParallelConfig, RunConfig
 from research.machine.devices import Device
 from research.planning import target
-from research.training import checkpoints, flops, memory, parallelism
+from research.training import activations, checkpoints, flops, memory, parallelism
 from research.training import program as program_lib
 from research.training.activations import Activations
 from research.training.flops import Flops
@@ -18,17 +17,6 @@ from research.training.program import Program
 
 # Hoffmann et al. 2022, 'Chinchilla': compute-optimal tokens a parameter.
 TOKENS_PER_PARAM = 20
-
-# Parts of a model by the names of their parameters, first match.
-PARTS: tuple[tuple[str, str], ...] = (
-    ("heads", r"^heads/"),
-    ("token embedding", r"token_embedding$"),
-    ("positions and types", r"(position|token_type)_embedding$|relative_bias$"),
-    ("norms", r"norm/"),
-    ("attention", r"attention/"),
-    ("feed-forward", r"mlp/"),
-    ("projections", r""),
-)
 
 # Share of the peak rate of matrix products that a step is expected to reach: what the
 # benchmarks aim at on accelerators, what they measure on CPUs.
@@ -69,12 +57,12 @@ class Plan:
 
     @property
     def parameters(self) -> dict[str, int]:
-        """Parameters of each part that has any."""
-        counts = dict.fromkeys((part for part, _ in PARTS), 0)
+        """Number of parameters of each part, see `part_name`."""
+        counts: dict[str, int] = {}
         for name, leaf in checkpoints.flatten(self.program.state.params).items():
-            part = next(part for part, rule in PARTS if re.search(rule, name))
-            counts[part] += leaf.size
-        return {part: count for part, count in counts.items() if count}
+            part = part_name(name)
+            counts[part] = counts.get(part, 0) + leaf.size
+        return counts
 
     @property
     def num_params(self) -> int:
@@ -142,6 +130,25 @@ class Plan:
         return next((m for m in parts if rows // m <= self.largest_rows), None)
 
 
+def part_name(parameter: str) -> str:
+    """The part of a network that a parameter is counted to.
+
+    model/stack/layers/0/attention/query/kernel -> attention
+    model/stack/final_norm/scale -> final norm
+    model/token_embedding -> token embedding
+    heads/masked_lm/output/bias -> heads
+    """
+    network, *names = parameter.split("/")
+    if network != "model":
+        return network
+    if "layers" in names:
+        below = names[names.index("layers") + 1 :]
+        part = next(name for name in below if not name.isdigit())
+    else:
+        part = names[-2] if names[-1] in ("kernel", "bias", "scale") else names[-1]
+    return part.replace("_", " ")
+
+
 def create(config: RunConfig, device: str | None, num_devices: int | None) -> Plan:
     """The plan of a config; nothing is computed or allocated but this machine's speed.
 
@@ -160,7 +167,7 @@ def create(config: RunConfig, device: str | None, num_devices: int | None) -> Pl
         parallel=parallelism.abstract(config.parallel, count),
     )
     found = target.find(device, dtype=program.model_config.dtype, count=count)
-    kept = memory.count_activations(program, found.platform)
+    kept = activations.count(program, found.platform)
     return Plan(
         program=program,
         device=found,

@@ -1,10 +1,8 @@
-"""A plan as a person reads it."""
+"""Prints a plan as tables."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import rich.box
 from rich.console import Console
@@ -17,7 +15,6 @@ from research.planning import plan as plan_lib
 from research.planning.compiled import Compiled
 from research.planning.plan import TOKENS_PER_PARAM, UTILISATION, Plan
 from research.training import memory, metrics
-from research.training.activations import keeps_weights
 from research.training.memory import gib
 
 
@@ -157,11 +154,7 @@ def notes(plan: Plan) -> Iterator[str]:
         )
         if plan.program.model_config.dtype == "float32":
             yield "float32 runs at half of that: --config.model.dtype=bfloat16"
-    if device.platform == "gpu" and _fused_but_for_dropout(plan):
-        yield (
-            "attention keeps its weights, for their dropout: "
-            "--config.model.attention_dropout_rate=0 attends by one fused kernel"
-        )
+    yield from plan.program.model_config.advice(device.platform)
     yield "activations are an estimate; --compile asks XLA"
     if plan.memory.total <= plan.usable:
         return
@@ -173,13 +166,3 @@ def notes(plan: Plan) -> Iterator[str]:
             f"[red]does not fit[/] as it is, but does with "
             f"--config.train.num_microbatches={parts}"
         )
-
-
-def _fused_but_for_dropout(plan: Plan) -> bool:
-    """Whether attention would keep no weights if it dropped none."""
-    model: Any = plan.program.model_config
-    objective = plan.program.objective
-    undropped = dataclasses.replace(model, attention_dropout_rate=0.0)
-    return keeps_weights(model, objective, "gpu") and not keeps_weights(
-        undropped, objective, "gpu"
-    )

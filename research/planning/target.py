@@ -1,4 +1,4 @@
-"""What a plan is for: a device by its data sheet, or this machine as measured."""
+"""The device of a plan: one by its data sheet, or this machine as measured."""
 
 from __future__ import annotations
 

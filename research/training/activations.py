@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
+from models import platform as platforms
 from models.dropout import DropoutRngs
 from objectives import cross_entropy
 from objectives.base import Objective
 from objectives.types import Example
 from research.training import flops, state
 from research.training.state import Modules
+
+if TYPE_CHECKING:
+    from research.training.program import Program
 
 # Rows of the two traces whose difference is the cost of a row: even, for objectives that
 # pair rows, and no number of heads, by which axes are told apart.
@@ -30,8 +33,6 @@ _FEW, _MORE = 34, 38
 _LOGITS_ALIVE = 2
 
 Line = tuple[float, float]  # Bytes for each row, and constant ones.
-# How much of an array of this shape a device holds, and at all.
-Share = Callable[[tuple[int, ...]], float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,12 +43,14 @@ class Activations:
       saved: kept from the forward to the backward pass under the remat policy.
       block: what the backward pass of one block needs beside it, its gradients or
         what it computes again.
+      sliced: copies of parts of stacked parameters, and of their gradients.
       logit_elements: logits of a row, of all terms together.
       max_logits: logits that are alive at a time, at most.
     """
 
     saved: Line
     block: Line
+    sliced: float
     logit_elements: int
     max_logits: int
 
@@ -61,86 +64,83 @@ class Activations:
         return max(self.block[0] * rows + self.block[1], 4 * _LOGITS_ALIVE * logits)
 
 
-def count(
-    config: Any,
-    objective: Objective,
-    *,
-    platform: str,
-    num_row_shards: int,
-    tensor: int,
-) -> Activations:
-    """Activations of a model on a device of a mesh.
+def count(program: Program, platform: str) -> Activations:
+    """Activations of a program on one device of its mesh.
 
     Args:
-      config: with the vocabulary's size.
-      objective: over the vocabulary.
+      program: its model, objective and mesh.
       platform: 'gpu', 'tpu' or 'cpu': what attention keeps depends on it.
-      num_row_shards: devices that rows are split over.
-      tensor: devices that heads and feed-forward features are split over.
     """
-    share = _share(config, tensor, keeps_weights(config, objective, platform))
+    config, objective = program.model_config, program.objective
+    tensor = program.parallel.mesh.shape.get("tensor", 1)
+    sizes = frozenset(config.tensor_sizes.values())
 
-    def line(remat: str, **changes: Any) -> Line:
-        # Scanned layers are traced once, not one by one.
-        settings: dict[str, Any] = {"scan_layers": True, "remat": remat} | changes
-        traced = dataclasses.replace(config, attention="explicit", **settings)
-        modules = state.create_modules(traced, objective)
-        few, more = (
-            residual_bytes(objective, modules, rows, share) for rows in (_FEW, _MORE)
-        )
-        per_row = (more - few) / (_MORE - _FEW)
-        return per_row, few - per_row * _FEW
+    def line(remat: str) -> tuple[Line, Kept]:
+        changed = dataclasses.replace(config, remat=remat)
+        modules = state.create_modules(changed, objective)
+        with platforms.planned_for(platform):
+            few, more = (trace(objective, modules, rows) for rows in (_FEW, _MORE))
+        less = few.num_bytes(sizes, tensor)
+        per_row = (more.num_bytes(sizes, tensor) - less) / (_MORE - _FEW)
+        return (per_row, less - per_row * _FEW), few
 
-    lines = {remat: line(remat) for remat in {"none", "full", config.remat}}
-    layers = num_blocks(config)
-    blocks = _less(lines["none"], lines["full"])
-    if layers > 1 and _reads_less(config, objective):
-        last = _less(line("none", num_layers=1), line("full", num_layers=1))
-        block = _less(blocks, last, layers - 1)
-    else:
-        block = _less(blocks, (0.0, 0.0), layers)
-    vocab_size = config.vocab_size or 0
+    saved, kept = line(config.remat)
+    everything = saved if config.remat == "none" else line("none")[0]
+    # The last block keeps the keys and values of all positions, and the rest of those
+    # whose hidden states are read.
+    example = flops.abstract_example(objective, _FEW)
+    at = jax.eval_shape(objective.read_positions, example)
+    read = 1.0 if at is None else at.shape[1] / objective.lengths.inputs
+    blocks = config.num_blocks - (1.0 - min(read, 1.0)) / 2
     limit = cross_entropy.chunk_elements(platform)
+    logits = sum(objective.lengths.targets.values()) * (config.vocab_size or 0)
     return Activations(
-        saved=lines[config.remat],
-        block=block,
-        logit_elements=sum(objective.lengths.targets.values()) * vocab_size // tensor,
-        max_logits=limit // (num_row_shards * tensor),
+        saved=saved,
+        block=(everything[0] / blocks, everything[1] / blocks),
+        sliced=kept.sliced_bytes(program.state.params),
+        logit_elements=logits // tensor,
+        max_logits=limit // (program.parallel.num_row_shards * tensor),
     )
 
 
-def _less(more: Line, less: Line, layers: int = 1) -> Line:
-    """A difference, or a layer's share of it."""
-    return (more[0] - less[0]) / layers, (more[1] - less[1]) / layers
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What the trace of a forward pass shows.
 
-
-def computes_less_at_last(config: Any, objective: Objective) -> bool:
-    """Whether the last block gives fewer positions than the others."""
-    return config.shortens_last and _reads_less(config, objective)
-
-
-def _reads_less(config: Any, objective: Objective) -> bool:
-    is_one_stack = config.architecture != "encoder_decoder"
-    return is_one_stack and flops.count_read(objective) < objective.lengths.inputs
-
-
-def num_blocks(config: Any) -> int:
-    """Blocks of all stacks."""
-    if config.architecture == "encoder_decoder":
-        return config.encoder_layers + config.decoder_layers
-    return config.num_layers
-
-
-def residual_bytes(
-    objective: Objective,
-    modules: Modules,
-    rows: int,
-    share: Share = lambda shape: 1.0,
-) -> float:
-    """Bytes that pass from the forward to the backward pass of so many rows.
-
-    Parameters and inputs, which exist anyway, do not count.
+    Attributes:
+      arrays: shapes and dtypes that pass to the backward pass. Parameters and inputs,
+        which exist anyway, do not count.
+      sliced: of each parameter, the share of it that is copied by slices.
     """
+
+    arrays: list[Any]
+    sliced: list[float]
+
+    def num_bytes(self, sizes: frozenset[int] = frozenset(), tensor: int = 1) -> float:
+        """Bytes on one device, where features of these `sizes` are split `tensor`ways."""
+
+        def share(shape: tuple[int, ...]) -> float:
+            # Heads are one of the two axes before the last in queries, keys and values
+            # [B, T, N, H] and in pairs [B, N, T, S]; features are the last axis.
+            features = {*shape[-1:], *shape[-3:-1]} if len(shape) > 3 else {*shape[-1:]}
+            return 1.0 / tensor if len(shape) > 2 and features & sizes else 1.0
+
+        return sum(
+            share(x.shape) * math.prod(x.shape) * x.dtype.itemsize for x in self.arrays
+        )
+
+    def sliced_bytes(self, params: Any) -> float:
+        """Bytes of the slices of parameters with shardings, and of their gradients."""
+        return sum(
+            share
+            * math.prod(leaf.sharding.shard_shape(leaf.shape))
+            * (leaf.dtype.itemsize + 4)
+            for share, leaf in zip(self.sliced, jax.tree.leaves(params), strict=True)
+        )
+
+
+def trace(objective: Objective, modules: Modules, rows: int) -> Kept:
+    """Traces the forward pass of so many rows."""
 
     def loss(params: Any, example: Example) -> jax.Array:
         model, heads = modules.merge(params)
@@ -155,58 +155,20 @@ def residual_bytes(
 
     example = flops.abstract_example(objective, rows)
     jaxpr = jax.make_jaxpr(residuals)(modules.params, example).jaxpr
-    inputs = {id(variable) for variable in (*jaxpr.invars, *jaxpr.constvars)}
-    for equation in jaxpr.eqns:  # Parameters of some of the stacked blocks.
-        if equation.primitive.name in ("slice", "squeeze") and (
-            id(equation.invars[0]) in inputs
-        ):
-            inputs |= {id(variable) for variable in equation.outvars}
-    kept = {id(v): v.aval for v in jaxpr.outvars if id(v) not in inputs}
-    return sum(
-        share(aval.shape) * math.prod(aval.shape) * aval.dtype.itemsize
-        for aval in kept.values()
-        if hasattr(aval, "dtype")
-    )
-
-
-def _share(config: Any, tensor: int, keeps_weights: bool) -> Share:
-    """Heads and feed-forward features are split; fused attention keeps no weights."""
-    heads = {config.num_heads, config.kv_heads}
-
-    def share(shape: tuple[int, ...]) -> float:
-        is_pairs = len(shape) >= 4 and shape[-3] == config.num_heads
-        if is_pairs and shape[-1] != config.dim_per_head and not keeps_weights:
-            return 0.0
-        in_heads = len(shape) >= 4 and bool(heads & {shape[-2], shape[-3]})
-        in_features = len(shape) >= 3 and shape[-1] == config.mlp_dim
-        return 1.0 / tensor if in_heads or in_features else 1.0
-
-    return share
-
-
-def keeps_weights(config: Any, objective: Objective, platform: str) -> bool:
-    """Whether attention keeps its weights [B, N, T, S]; see models.attend."""
-    if config.attention not in ("auto", "cudnn", "splash"):
-        return True
-    lengths = objective.lengths
-    if platform == "tpu" or config.attention == "splash":
-        inputs = flops.abstract_example(objective, _FEW).inputs
-        return (
-            config.attention_dropout_rate > 0.0
-            or config.architecture == "encoder_decoder"
-            or config.position in ("alibi", "relative_bias")
-            or inputs.bidirectional is not None
-            or lengths.inputs % 128 > 0
-        )
-    if config.attention == "cudnn":
-        return config.attention_dropout_rate > 0.0
-    fused = (
-        platform == "gpu"
-        and config.dtype == "bfloat16"
-        and config.attention_dropout_rate == 0.0
-        and config.dim_per_head % 8 == 0
-        and config.dim_per_head <= 128
-        and lengths.inputs % 2 == 0
-        and lengths.encoder % 2 == 0
-    )
-    return not fused
+    exist = {id(variable) for variable in (*jaxpr.invars, *jaxpr.constvars)}
+    number = {id(variable): index for index, variable in enumerate(jaxpr.invars)}
+    sliced = [0.0] * len(jax.tree.leaves(modules.params))
+    for equation in jaxpr.eqns:
+        # Parameters of some of the stacked blocks. Slices exist beside the whole for as
+        # long as the blocks need them.
+        if equation.primitive.name not in ("slice", "squeeze"):
+            continue
+        source, (out,) = equation.invars[0], equation.outvars
+        if id(source) not in exist:
+            continue
+        exist.add(id(out))
+        share = math.prod(out.aval.shape) / math.prod(source.aval.shape)
+        if number.get(id(source), len(sliced)) < len(sliced) and share < 1.0:
+            sliced[number[id(source)]] += share
+    kept = {id(v): v.aval for v in jaxpr.outvars if id(v) not in exist}
+    return Kept([x for x in kept.values() if hasattr(x, "dtype")], sliced)

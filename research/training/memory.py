@@ -1,4 +1,4 @@
-"""What a step needs of a device's memory, and what to change if there is too little.
+"""Memory of a train step on one device, and which settings to change if it is short.
 
 Weights, optimizer state and gradients follow exactly from shapes and shardings.
 Activations are an estimate, see `activations`; tests hold the sum against what XLA
@@ -20,16 +20,12 @@ import psutil
 from research.config.sections import RunConfig
 from research.errors import UserError
 from research.machine import cgroup
-from research.training import activations
-from research.training.activations import Activations, num_blocks
+from research.training.activations import Activations
 
 if TYPE_CHECKING:
     from research.training.program import Program
 
 GIB = 2**30
-# Only what surely does not fit is refused before compiling. XLA on CPUs allocates 0.8
-# to 1.2 times the estimate; elsewhere it may fuse more.
-_SURE = 0.5
 
 
 class TooLittleMemory(UserError):
@@ -94,21 +90,9 @@ def estimate(program: Program, kept: Activations, *, rows: int) -> Memory:
         gradients=gradients,
         summed=gradients if program.parallel.num_row_shards > 1 else 0,
         gathered=_gathered_bytes(program),
-        sliced=sliced_bytes(program),
+        sliced=kept.sliced,
         activations=kept.saved_bytes(rows),
         working=kept.working_bytes(rows),
-    )
-
-
-def count_activations(program: Program, platform: str) -> Activations:
-    """Activations of a program on one device of its mesh."""
-    shape = program.parallel.mesh.shape
-    return activations.count(
-        program.model_config,
-        program.objective,
-        platform=platform,
-        num_row_shards=program.parallel.num_row_shards,
-        tensor=shape.get("tensor", 1),
     )
 
 
@@ -139,20 +123,10 @@ def _gathered_bytes(program: Program) -> float:
         return 0.0
     blocks = sum(leaf.size for leaf in _layer_params(program))
     everything = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
-    config: Any = program.model_config
-    alive = blocks if config.remat == "none" else blocks / num_blocks(config)
+    config = program.model_config
+    alive = blocks if config.remat == "none" else blocks / config.num_blocks
     others = 2 * 4 * (everything - blocks)  # Embeddings and heads, in float32.
     return (others + alive * config.compute_dtype.itemsize) / shape["tensor"]
-
-
-def sliced_bytes(program: Program) -> float:
-    """Of a scan's layers without the last, whose gradients are joined in the end."""
-    config: Any = program.model_config
-    is_cut = activations.computes_less_at_last(config, program.objective)
-    if not (config.scan_layers and is_cut and config.num_layers > 1):
-        return 0.0
-    layers = _layer_params(program)
-    return shard_bytes(layers) + shard_bytes(layers, jnp.float32)
 
 
 def _layer_params(program: Program) -> list[Any]:
@@ -166,7 +140,7 @@ def _layer_params(program: Program) -> list[Any]:
 
 
 def device_bytes(device: jax.Device) -> int | None:
-    """Bytes that a device offers to programs; None where nobody knows.
+    """Bytes that a device offers to programs; None if the backend does not report it.
 
     A CPU device has its share of the machine's memory.
     """
@@ -177,17 +151,17 @@ def device_bytes(device: jax.Device) -> int | None:
 
 
 def host_bytes() -> int:
-    """The machine's memory, or what of it a container or batch system allows."""
+    """The machine's memory, or the part that a container or batch system allows."""
     total, limit = psutil.virtual_memory().total, cgroup.memory_limit()
     return total if limit is None else min(total, limit)
 
 
 def step_bytes(step: Any) -> int | None:
-    """What a compiled step takes on one device: state, batch and what is between.
+    """Bytes of a compiled step on one device: state, batch and temporaries.
 
-    By the compiler's own plan, so whatever else the process holds does not count; None
-    where the backend does not say. The 'peak' that some backends report beside it is
-    that of the arguments alone on CPUs.
+    From the compiler's own plan, without what else the process holds; None if the
+    backend does not report it. The 'peak' that some backends report as well is that of
+    the arguments alone on CPUs.
     """
     if not hasattr(step, "memory_analysis"):
         return None
@@ -196,7 +170,7 @@ def step_bytes(step: Any) -> int | None:
 
 @contextlib.contextmanager
 def explained(what: str, advice: str) -> Iterator[None]:
-    """Says what to change when a device runs out of memory inside.
+    """Turns running out of memory inside into an error that names settings to change.
 
     Args:
       what: does not fit: 'the step'.
@@ -218,21 +192,22 @@ def explained(what: str, advice: str) -> Iterator[None]:
         ) from error
 
 
-def check(program: Program, platform: str, there_is: float) -> None:
-    """Refuses a step that cannot fit into `there_is` bytes a device.
+def check(program: Program, there_is: float) -> None:
+    """Refuses, before compiling, a state that cannot fit into `there_is` bytes a device.
 
     Raises:
       TooLittleMemory: with what is needed, what there is and which settings to change.
     """
-    rows = rows_at_a_time(program)
-    exact = 2 * shard_bytes(program.state.params)
-    exact += shard_bytes(program.state.opt_state)
-    # Counting takes seconds, which a start need not wait for if all is well.
-    if exact + _at_most(program, rows) <= there_is:
-        return
-    needed = estimate(program, count_activations(program, platform), rows=rows)
-    if needed.exact + _SURE * (needed.total - needed.exact) > there_is:
-        raise TooLittleMemory(message(needed, there_is, program.config))
+    params = program.state.params
+    weights, gradients = shard_bytes(params), shard_bytes(params, jnp.float32)
+    optimizer = shard_bytes(program.state.opt_state)
+    if weights + gradients + optimizer > there_is:
+        raise TooLittleMemory(
+            f"the step needs more than {gib(weights + gradients + optimizer)} on each "
+            f"device, which has {gib(there_is)}: parameters {gib(weights)}, optimizer "
+            f"{gib(optimizer)}, gradients {gib(gradients)}, and activations. "
+            f"{advice(program.config)}"
+        )
 
 
 def check_compiled(
@@ -270,28 +245,6 @@ def allocated_bytes(compiled: Any) -> int | None:
         + found.temp_size_in_bytes
         + found.output_size_in_bytes
         - found.alias_size_in_bytes
-    )
-
-
-def _at_most(program: Program, rows: int) -> float:
-    """More bytes than activations and copies of parameters and gradients ever need."""
-    model: Any = program.model_config
-    lengths = program.objective.lengths
-    longest = max(lengths.inputs, lengths.encoder)
-    token = 24 * model.emb_dim + 6 * model.mlp_dim + 4 * model.num_heads * longest
-    layers = num_blocks(model)
-    logits = sum(lengths.targets.values()) * (model.vocab_size or 0)
-    whole = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
-    return 4 * (rows * ((layers + 2) * 2 * longest * token + 3 * logits) + 3 * whole)
-
-
-def message(needed: Memory, there_is: float, config: RunConfig) -> str:
-    """What is needed, what there is and what to change."""
-    return (
-        f"the step needs about {gib(needed.total)} on each device, which has "
-        f"{gib(there_is)}: parameters {gib(needed.weights)}, optimizer "
-        f"{gib(needed.optimizer)}, gradients {gib(needed.gradients)}, activations and "
-        f"copies for a moment {gib(needed.total - needed.exact)}. {advice(config)}"
     )
 
 

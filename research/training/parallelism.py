@@ -1,4 +1,4 @@
-"""How devices share a step: one program over a mesh, or replicas with explicit sums.
+"""Spreads a step over devices: one program over a mesh, or replicas with explicit sums.
 
 'jit': one program over a mesh of data x fsdp x tensor devices. Rows are split over data
 and fsdp, parameters over fsdp and tensor by rules for their names, and XLA adds the

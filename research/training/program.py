@@ -69,7 +69,7 @@ class Program:
         device = jax.local_devices()[0]
         there_is = memory.device_bytes(device)
         if there_is is not None:
-            memory.check(self, device.platform, there_is)
+            memory.check(self, there_is)
         advice = memory.advice(self.config)
         with memory.explained("the step", advice):
             compiled = self.lower_train_step(objective).compile()

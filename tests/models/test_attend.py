@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models import platform
 from models.dropout import DropoutRngs, keep_mask
 from models.transformer import attend as attend_lib
 from models.transformer.attend import attend
@@ -37,7 +38,7 @@ def run(qkv, mask, bias, weights, implementation, rate=0.0, rngs=None):
             scale=0.3,
             dropout_rate=rate,
             rngs=rngs,
-            implementation=implementation,
+            configured=implementation,
         )
         return (out * weights).sum(), out
 
@@ -173,7 +174,7 @@ def test_splash_equals_library_with_gradients(causal, num_groups):
             scale=0.1,
             dropout_rate=0.0,
             rngs=None,
-            implementation=implementation,
+            configured=implementation,
             segments=segments,
         )
         return (out * weights).sum(), out
@@ -185,22 +186,59 @@ def test_splash_equals_library_with_gradients(causal, num_groups):
     assert_close(run(qkv, "splash"), run(qkv, "xla"))
 
 
+def chosen(configured="auto", length=8, **changes):
+    values = dict(
+        dtype=jnp.dtype("bfloat16"), drops_weights=False, segments_suffice=True
+    )
+    return attend_lib.implementation(
+        configured,
+        query_shape=(2, length, N, 64),
+        key_length=length,
+        **(values | changes),
+    )
+
+
 @pytest.mark.parametrize(
-    ("capability", "dtype", "length", "chosen"),
+    ("capability", "changes", "kernel"),
     [
-        ("9.0", jnp.bfloat16, 8, "cudnn"),
-        ("8.0", jnp.bfloat16, 8, "cudnn"),
-        ("7.5", jnp.bfloat16, 8, "xla"),
-        ("gfx90a", jnp.bfloat16, 8, "xla"),
-        ("9.0", jnp.float32, 8, "xla"),
-        ("9.0", jnp.bfloat16, 7, "xla"),
+        ("9.0", {}, "cudnn"),
+        ("8.0", {}, "cudnn"),
+        ("7.5", {}, "xla"),
+        ("gfx90a", {}, "xla"),
+        ("9.0", {"dtype": jnp.dtype("float32")}, "xla"),
+        ("9.0", {"length": 7}, "xla"),
+        ("9.0", {"drops_weights": True}, "explicit"),
     ],
 )
 def test_gpus_take_the_flash_kernel_where_it_serves(
-    monkeypatch, capability, dtype, length, chosen
+    monkeypatch, capability, changes, kernel
 ):
     gpu = types.SimpleNamespace(compute_capability=capability)
-    query = jnp.zeros((2, length, N, 64), dtype)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
-    assert attend_lib._choose(query, query) == chosen
+    assert chosen(**changes) == kernel
+
+
+def test_a_plan_is_for_its_platform_and_keeps_what_the_kernel_keeps():
+    with platform.planned_for("tpu"):
+        assert chosen(length=256) == "splash"
+        assert chosen(length=200) == "xla"
+        assert chosen(length=256, segments_suffice=False) == "xla"
+    assert chosen() == "explicit"
+    half = jnp.ones((B, 4, N, 8), jnp.bfloat16)
+    with platform.planned_for("gpu"):
+        out, backward = jax.vjp(
+            lambda *qkv: attend(
+                *qkv,
+                mask=None,
+                bias=None,
+                scale=1.0,
+                dropout_rate=0.0,
+                rngs=None,
+                configured="auto",
+            ),
+            *(half, half, half),
+        )
+    sizes = [leaf.shape for leaf in jax.tree.leaves(backward)]
+    assert sorted(sizes) == [(B, N, 4)] + [(B, 4, N, 8)] * 4
+    assert out.shape == half.shape

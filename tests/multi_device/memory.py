@@ -19,8 +19,8 @@ import psutil
 from experiments import base, presets
 from research.config import checks
 from research.config import parse as config_lib
+from research.training import activations, program
 from research.training import memory as memory_lib
-from research.training import program
 
 # 1.1B parameters.
 BILLION = dict(num_layers=22, emb_dim=2048, num_heads=32, mlp_dim=8192)
@@ -49,7 +49,7 @@ def main() -> None:
     process = psutil.Process().memory_info().rss
     compiled = lowered.compile()
     memory = compiled.memory_analysis()
-    kept = memory_lib.count_activations(parts, "cpu")
+    kept = activations.count(parts, "cpu")
     rows = memory_lib.rows_at_a_time(parts)
     text = compiled.as_text()
     gathers = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", text)
