@@ -84,6 +84,8 @@ def finetune(**overrides) -> dict:
         "selection_metric": "accuracy",
         "patience": 0,
         "unit_scores": False,
+        "z_loss": 0.0,  # of answers that a model writes, style = 'text_to_text'
+        "min_answer_length": 8,  # room for an answer of so many tokens
     }
     return {**settings, **overrides}
 

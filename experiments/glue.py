@@ -32,6 +32,9 @@ def get_config() -> ml_collections.ConfigDict:
                 "readout": "auto",  # 'cls', 'mean', 'last'
                 "eval_batch_size": 128,
                 "bucket_lengths": (16, 32, 48, 64, 80, 96, 128, 192, 256),
+                # Of answers that a model writes, for style = 'text_to_text'.
+                "z_loss": 0.0,
+                "min_answer_length": 8,  # room for an answer of so many tokens
                 "num_epochs": placeholder(int),
                 "max_length": placeholder(int),
                 "schedule": placeholder(str),

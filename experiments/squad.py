@@ -53,6 +53,8 @@ def get_config() -> ml_collections.ConfigDict:
                 "selection_metric": "loss",
                 "patience": 0,
                 "unit_scores": False,
+                "z_loss": 0.0,
+                "min_answer_length": 8,
             },
         }
     )

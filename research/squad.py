@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from research.config import command_line
-from research.evaluation.squad import run
+from research.evaluation.squad import evaluate
 from research.machine import host_memory
 
 
@@ -35,7 +35,7 @@ def main(given: flags.FlagValues) -> None:
         workdir="FOLDER_FOR_RESULTS",
     )
     host_memory.keep_freed()
-    run.evaluate(
+    evaluate.evaluate(
         given.config, checkpoint=given.checkpoint, folder=pathlib.Path(given.workdir)
     )
 

@@ -1,4 +1,4 @@
-"""Rows of like length in few static shapes.
+"""Batches of rows of similar length, padded to one of a few static lengths.
 
 Every shape is compiled once, so lengths are rounded up to a handful of buckets; and a
 batch is made of one bucket's rows, so that short sentences do not pay for long ones.
@@ -6,11 +6,15 @@ batch is made of one bucket's rows, so that short sentences do not pay for long 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 
-Batch = tuple[int, np.ndarray]  # (length, row numbers)
+Shaped = tuple[int, np.ndarray]  # (length, row numbers)
 
 
 def usable_buckets(bucket_lengths: Sequence[int], max_length: int) -> tuple[int, ...]:
@@ -23,7 +27,7 @@ def train_batches(
     bucket_lengths: Sequence[int],
     batch_size: int,
     rng: np.random.Generator,
-) -> list[Batch]:
+) -> list[Shaped]:
     """One epoch: every row once, in batches of one bucket, in random order.
 
     Rows are dealt in random order to their buckets; what is left over at the end moves
@@ -32,7 +36,7 @@ def train_batches(
     """
     bucket_of = np.searchsorted(bucket_lengths, lengths)
     order = rng.permutation(len(lengths))
-    batches: list[Batch] = []
+    batches: list[Shaped] = []
     left = np.zeros(0, np.int64)
     for index, length in enumerate(bucket_lengths):
         rows = np.concatenate([left, order[bucket_of[order] == index]])
@@ -40,15 +44,14 @@ def train_batches(
         full = len(rows) // batch_size * batch_size
         batches += [(length, part) for part in rows[:full].reshape(-1, batch_size)]
         left = rows[full:]
-        left_length = length
-        if len(left) and index + 1 == len(bucket_lengths):
-            batches.append((left_length, left))
+    if len(left):
+        batches.append((bucket_lengths[-1], left))
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
 def eval_batches(
     lengths: np.ndarray, bucket_lengths: Sequence[int], batch_size: int
-) -> list[Batch]:
+) -> list[Shaped]:
     """Every row once, by length; a bucket's last batch may be partial."""
     bucket_of = np.searchsorted(bucket_lengths, lengths)
     batches = []
@@ -60,20 +63,75 @@ def eval_batches(
 
 
 def pad(
-    rows: Sequence[np.ndarray], length: int, count: int, *, fill: int, side: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """(values, 1 where there is one), both int32 [count, length].
+    rows: Sequence[np.ndarray], length: int, size: int, pad_id: int
+) -> dict[str, np.ndarray]:
+    """Rows of tokens as arrays of a batch: `size` rows of `length`, padded on the right.
 
-    Rows beyond those given have one real position: a row that attends to nothing at all
-    is no input a model must stand.
+    Returns:
+      tokens, segment_ids (1 for tokens) [size, length]; weights, row_ids [size]. Rows
+      that only fill up have the weight 0 and one token: a row of padding alone would
+      attend to nothing.
     """
-    values = np.full((count, length), fill, np.int32)
-    real = np.zeros((count, length), np.int32)
+    tokens = np.full((size, length), pad_id, np.int32)
+    lengths = np.ones(size, np.int64)
     for index, row in enumerate(rows):
-        where = (
-            slice(0, len(row)) if side == "right" else slice(length - len(row), None)
-        )
-        values[index, where] = row
-        real[index, where] = 1
-    real[len(rows) :, 0] = 1
-    return values, real
+        tokens[index, : len(row)] = row
+        lengths[index] = len(row)
+    return {
+        "tokens": tokens,
+        "segment_ids": (np.arange(length) < lengths[:, None]).astype(np.int32),
+        "weights": (np.arange(size) < len(rows)).astype(np.float32),
+        "row_ids": np.arange(size, dtype=np.int32),
+    }
+
+
+def token_types(
+    segment_ids: np.ndarray, first_lengths: Sequence[int] | np.ndarray, num_types: int
+) -> np.ndarray | None:
+    """0 on the first segment of each row, 1 on the second, [B, L].
+
+    Args:
+      segment_ids: 1 for tokens, [B, L].
+      first_lengths: tokens of the first segment of each row that does not only fill up.
+      num_types: that the model has; without any it gets None, of one all are 0.
+    """
+    if not num_types:
+        return None
+    firsts = np.full(len(segment_ids), segment_ids.shape[1])
+    firsts[: len(first_lengths)] = first_lengths
+    second = (np.arange(segment_ids.shape[1]) >= firsts[:, None]) & (segment_ids > 0)
+    return np.minimum(second.astype(np.int32), num_types - 1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batches:
+    """The rows of a split in batches of few shapes.
+
+    Attributes:
+      lengths: tokens of each row.
+      buckets: static lengths, rising; the last one holds every row.
+      make: (row numbers, length, batch size) -> a batch of that shape.
+    """
+
+    lengths: np.ndarray
+    buckets: tuple[int, ...]
+    make: Callable[[np.ndarray, int, int], Any]
+
+    def epoch(self, size: int, seed: int, epoch: int) -> list[Callable[[], Any]]:
+        """Functions that make the batches of an epoch, which follow from its number."""
+        rng = np.random.default_rng([seed, epoch])
+        return [
+            functools.partial(self.make, rows, length, size)
+            for length, rows in train_batches(self.lengths, self.buckets, size, rng)
+        ]
+
+    def map(
+        self, function: Callable[[Any], Any], size: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(row numbers, the function's outputs for them) of every batch."""
+        batches = eval_batches(self.lengths, self.buckets, size)
+        pending = [function(self.make(rows, length, size)) for length, rows in batches]
+        return [
+            (rows, output[: len(rows)])
+            for (_, rows), output in zip(batches, jax.device_get(pending), strict=True)
+        ]

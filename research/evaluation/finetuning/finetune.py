@@ -1,4 +1,4 @@
-"""Fine-tunes a pretrained backbone on one sentence task, with one seed.
+"""Fine-tunes a pretrained run on one sentence task, with one seed.
 
 data = sources.load("FOLDER", tasks.resolve(["cola"])).tasks["cola"]
 result = finetune(backbone, data, settings, seed=0)
@@ -18,11 +18,12 @@ import numpy as np
 
 from research.errors import UserError
 from research.evaluation.finetuning import batching, layer_depths, loop, metrics, styles
+from research.evaluation.finetuning.batching import Batches
 from research.evaluation.finetuning.data import TaskData
 from research.evaluation.finetuning.encoding import EncodedSplit
 from research.evaluation.finetuning.loop import Outcome, Program
 from research.evaluation.finetuning.settings import FinetuneSettings
-from research.evaluation.finetuning.styles import BatchShape, Style
+from research.evaluation.finetuning.styles import Style
 from research.training import rngs
 from research.training.state import Params
 from research.training.trained_run import Backbone
@@ -32,31 +33,27 @@ SELECTION_SPLIT = "selection"
 _CONSTANT_SPREAD = 1e-3
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class FinetuneResult:
-    """What one run gives.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitRecord:
+    """What a finished fine-tuning leaves in results.jsonl.
 
     Attributes:
-      scores: of every labelled evaluation split, all metrics of the task.
-      predictions: class or score of every row of every split but 'train'.
-      selection_score: of the selected parameters on the split that selects, higher is
-        better; what rates and batch sizes are compared by.
-      selection_split: which split that is.
+      scores: of every labelled evaluation split, all metrics of the task, in [-1, 1].
+      selection_split: the split that selects epochs, rates and batch sizes.
+      selection_score: of the selected parameters on it; higher is better.
       best_epoch, num_epochs: selected epoch and epochs run.
       losses: mean train loss of each epoch.
       num_steps: optimizer steps taken.
-      failed: why the run counts as failed ('not finite', 'constant predictions'), or ''.
+      failed: why the fit counts as failed ('not finite', 'constant predictions'), or ''.
       num_truncated: rows of each split that were longer than the model reads.
       train_rows: rows of the train set.
       seconds: of training by this process, evaluation excluded.
       rows_per_second: of training, compilation included.
-      params: of the selected step, {'model', 'heads'}.
     """
 
     scores: dict[str, dict[str, float]]
-    predictions: dict[str, np.ndarray]
-    selection_score: float
     selection_split: str
+    selection_score: float
     best_epoch: int
     num_epochs: int
     losses: tuple[float, ...]
@@ -66,11 +63,24 @@ class FinetuneResult:
     train_rows: int
     seconds: float
     rows_per_second: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Fit(FitRecord):
+    """A finished fine-tuning.
+
+    Attributes:
+      predictions: class or score of every row of every split but 'train'.
+      params: of the selected step, {'model', 'heads'}.
+    """
+
+    predictions: dict[str, np.ndarray]
     params: Params
 
-    def score(self, split: str, metric: str) -> float:
-        """One score."""
-        return self.scores[split][metric]
+    @property
+    def record(self) -> dict[str, Any]:
+        """The fields of FitRecord."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(FitRecord)}
 
 
 def finetune(
@@ -82,7 +92,7 @@ def finetune(
     progress_file: pathlib.Path | None = None,
     save_seconds: float = 60.0,
     say: Callable[[str], None] | None = None,
-) -> FinetuneResult:
+) -> Fit:
     """Trains on 'train' and predicts every other split.
 
     What is selected (epoch, early stopping) is selected on the split 'selection' if the
@@ -113,7 +123,7 @@ def finetune(
     outcome = loop.train(
         program,
         initial_params(backbone, program, settings, seed),
-        functools.partial(task.epoch_batches, seed),
+        functools.partial(task.batches("train").epoch, settings.batch_size, seed),
         settings,
         seed=seed,
         score=task.selection_score if selects else None,
@@ -143,9 +153,8 @@ def check_backbone(backbone: Backbone) -> None:
       UserError: naming what differs.
     """
     config = backbone.model_config
-    size = backbone.tokenizer.vocab_size
-    rows = len(backbone.params["model"]["token_embedding"])
-    if size > rows:
+    size, rows = backbone.tokenizer.vocab_size, config.vocab_size
+    if rows is not None and size > rows:
         raise UserError(
             f"the tokenizer has {size:,} ids, the model's embedding {rows:,} rows: the "
             f"checkpoint is of another vocabulary. Give the tokenizer/ that it was "
@@ -207,47 +216,23 @@ class _Prepared:
             name: self.style.encode(split) for name, split in self.data.splits.items()
         }
 
-    @property
-    def buckets(self) -> tuple[int, ...]:
-        return batching.usable_buckets(
+    def batches(self, name: str) -> Batches:
+        """The rows of a split as batches."""
+        encoded, split = self.encoded[name], self.data.splits[name]
+        buckets = batching.usable_buckets(
             self.settings.bucket_lengths, self.style.framing.max_length
         )
-
-    def epoch_batches(self, seed: int, epoch: int) -> list[Any]:
-        """Thunks of one epoch's batches, a function of seed and epoch."""
-        encoded, split = self.encoded["train"], self.data.splits["train"]
-        size = self.settings.batch_size
-        batches = batching.train_batches(
-            encoded.lengths, self.buckets, size, np.random.default_rng([seed, epoch])
-        )
-        return [
-            functools.partial(
-                self.style.batch, encoded, split, rows, BatchShape(length, size)
-            )
-            for length, rows in batches
-        ]
+        make = functools.partial(self.style.batch, encoded, split)
+        return Batches(encoded.lengths, buckets, make)
 
     def outputs(self, params: Params, name: str) -> np.ndarray:
         """The objective's outputs of every row of a split, in its order."""
-        encoded, split = self.encoded[name], self.data.splits[name]
-        size = self.settings.eval_batch_size
-        batches = batching.eval_batches(encoded.lengths, self.buckets, size)
-        pending = [
-            self.program.outputs(
-                params,
-                self.style.batch(encoded, split, rows, BatchShape(length, size)),
-            )
-            for length, rows in batches
-        ]
-        order = np.concatenate([rows for _, rows in batches])
-        values = np.concatenate(
-            [
-                np.asarray(output)[: len(rows)]
-                for output, (_, rows) in zip(
-                    jax.device_get(pending), batches, strict=True
-                )
-            ]
+        batches = self.batches(name)
+        found = batches.map(
+            functools.partial(self.program.outputs, params),
+            self.settings.eval_batch_size,
         )
+        order, values = (np.concatenate(column) for column in zip(*found, strict=True))
         return values[np.argsort(order)]
 
     @property
@@ -274,7 +259,7 @@ class _Prepared:
         return self.data.task.metrics[0] if wanted == "loss" else wanted
 
 
-def _result(task: _Prepared, outcome: Outcome) -> FinetuneResult:
+def _result(task: _Prepared, outcome: Outcome) -> Fit:
     predictions, scores = {}, {}
     for name, split in task.data.splits.items():
         if name == "train":
@@ -287,7 +272,7 @@ def _result(task: _Prepared, outcome: Outcome) -> FinetuneResult:
             )
         if name == task.selection_split:
             selection = task._score(outputs)
-    return FinetuneResult(
+    return Fit(
         scores=scores,
         predictions=predictions,
         selection_score=selection,
@@ -299,8 +284,8 @@ def _result(task: _Prepared, outcome: Outcome) -> FinetuneResult:
         failed=_failure(task.data, outcome, predictions),
         num_truncated={n: e.num_truncated for n, e in task.encoded.items()},
         train_rows=len(task.data.splits["train"]),
-        seconds=outcome.seconds,
-        rows_per_second=outcome.trained_rows / max(outcome.seconds, 1e-9),
+        seconds=round(outcome.seconds, 3),
+        rows_per_second=round(outcome.trained_rows / max(outcome.seconds, 1e-9), 3),
         params=outcome.params,
     )
 
@@ -312,9 +297,8 @@ def _failure(
     if not outcome.finite:
         return "not finite"
     found = predictions[data.dev_splits[0]]
+    constant = np.ptp(found) == 0
     if data.task.is_regression:
         low, high = data.task.limits
-        return "constant predictions" * bool(
-            np.std(found) < _CONSTANT_SPREAD * (high - low)
-        )
-    return "constant predictions" * bool(np.ptp(found) == 0)
+        constant = np.std(found) < _CONSTANT_SPREAD * (high - low)
+    return "constant predictions" if constant else ""

@@ -41,6 +41,9 @@ class FinetuneSettings:
       selection_metric: what 'best' and early stopping compare: a metric or 'loss'.
       patience: epochs without a better score before stopping; 0 = never stop early.
       unit_scores: learn scores divided by their range, [0, 1].
+      z_loss: factor on the squared log-partition in the loss of a written answer.
+      min_answer_length: tokens that every written answer has room for; label words of
+        at most so many share one compiled step.
 
     Raises:
       ValueError: for a value that is not allowed, naming it and what is.
@@ -70,6 +73,8 @@ class FinetuneSettings:
     selection_metric: str
     patience: int
     unit_scores: bool
+    z_loss: float
+    min_answer_length: int
 
     def __post_init__(self):
         choices = {

@@ -16,8 +16,7 @@ from models.backbone import BackboneConfig
 from objectives.finetuning.classification import Classification, LabelledBatch
 from objectives.finetuning.text_to_text import TextBatch, TextToText
 from research.errors import UserError
-from research.evaluation.finetuning import encoding
-from research.evaluation.finetuning.batching import pad
+from research.evaluation.finetuning import batching, encoding
 from research.evaluation.finetuning.data import Split
 from research.evaluation.finetuning.encoding import EncodedSplit
 from research.evaluation.finetuning.settings import FinetuneSettings
@@ -26,8 +25,6 @@ from research.training.trained_run import Backbone
 
 # Logits of a head that serves all of GLUE: MNLI has three classes.
 MIN_CLASSES = 3
-# Tokens of an answer, at least: one shape for all tasks with short label words.
-MIN_ANSWER = 8
 # Grid of a score written as text (Raffel et al. 2020, section 2.4).
 SCORE_STEP = 0.2
 
@@ -47,24 +44,20 @@ class Style(Protocol):
         """Framed rows of a split."""
 
     def batch(
-        self, encoded: EncodedSplit, split: Split, rows: np.ndarray, shape: BatchShape
+        self,
+        encoded: EncodedSplit,
+        split: Split,
+        rows: np.ndarray,
+        length: int,
+        size: int,
     ) -> Any:
-        """Some rows as a batch of static shape; missing labels become 0."""
+        """Some rows as a batch of `size` rows of `length`; missing labels become 0."""
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Classes or scores [rows] from the objective's outputs [rows, ...]."""
 
     def losses(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
         """Loss of each row; None where outputs do not tell."""
-
-
-@dataclasses.dataclass(frozen=True)
-class BatchShape:
-    """The static shape of a batch: B rows of `length`, padding on one side."""
-
-    length: int
-    batch_size: int
-    side: str = "right"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,26 +75,26 @@ class HeadStyle:
         return encoding.encode(self.tokenizer, self.framing, split, order=None)
 
     def batch(
-        self, encoded: EncodedSplit, split: Split, rows: np.ndarray, shape: BatchShape
+        self,
+        encoded: EncodedSplit,
+        split: Split,
+        rows: np.ndarray,
+        length: int,
+        size: int,
     ) -> LabelledBatch:
-        tokens, real = pad(
-            [encoded.rows[row] for row in rows],
-            shape.length,
-            shape.batch_size,
-            fill=self.objective.vocabulary.pad_id,
-            side=shape.side,
+        pad_id = self.objective.vocabulary.pad_id
+        padded = batching.pad([encoded.rows[i] for i in rows], length, size, pad_id)
+        types = batching.token_types(
+            padded["segment_ids"], encoded.first_lengths[rows], self.num_token_types
         )
-        labels = np.zeros(shape.batch_size, np.float32)
+        labels = np.zeros(size, np.float32)
         if split.labels is not None:
             labels[: len(rows)] = self._targets(split.labels[rows])
         return LabelledBatch(
-            tokens=tokens,
-            segment_ids=real,
-            token_type_ids=self._token_types(encoded, rows, real),
+            **padded,
+            token_type_ids=types,
             labels=labels,
-            num_classes=np.full(shape.batch_size, self.task.num_classes, np.int32),
-            weights=(np.arange(shape.batch_size) < len(rows)).astype(np.float32),
-            row_ids=np.arange(shape.batch_size, dtype=np.int32),
+            num_classes=np.full(size, self.task.num_classes, np.int32),
         )
 
     def _targets(self, labels: np.ndarray) -> np.ndarray:
@@ -109,18 +102,6 @@ class HeadStyle:
             return labels.astype(np.float32)
         low, high = self.task.limits
         return (labels - low) / (high - low)
-
-    def _token_types(
-        self, encoded: EncodedSplit, rows: np.ndarray, real: np.ndarray
-    ) -> np.ndarray | None:
-        """0 on the first segment, 1 on the second; a model without types gets none."""
-        if not self.num_token_types:
-            return None
-        first = np.zeros(len(real), np.int64)
-        first[: len(rows)] = encoded.first_lengths[rows]
-        second = (np.cumsum(real, axis=1) > first[:, None]) & (real > 0)
-        second[len(rows) :] = False
-        return np.minimum(second.astype(np.int32), self.num_token_types - 1)
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         outputs = np.nan_to_num(outputs)
@@ -162,37 +143,32 @@ class TextStyle:
         return encoding.encode(self.tokenizer, self.framing, split, order=self.order)
 
     def batch(
-        self, encoded: EncodedSplit, split: Split, rows: np.ndarray, shape: BatchShape
+        self,
+        encoded: EncodedSplit,
+        split: Split,
+        rows: np.ndarray,
+        length: int,
+        size: int,
     ) -> TextBatch:
-        pad_id, size = self.objective.vocabulary.pad_id, shape.batch_size
-        tokens, real = pad(
-            [encoded.rows[row] for row in rows],
-            shape.length,
-            size,
-            fill=pad_id,
-            side=shape.side,
-        )
-        length = self.objective.answer_length
-        choices, present = pad(
+        pad_id = self.objective.vocabulary.pad_id
+        padded = batching.pad([encoded.rows[i] for i in rows], length, size, pad_id)
+        answers = batching.pad(
             [np.array(answer) for answer in self.answers],
-            length,
+            self.objective.answer_length,
             len(self.answers),
-            fill=pad_id,
-            side="right",
+            pad_id,
         )
+        choices, present = answers["tokens"], answers["segment_ids"]
         chosen = np.zeros(size, np.int64)
         if split.labels is not None:
             wanted = split.labels[rows]
             chosen[: len(rows)] = np.abs(self.values[None] - wanted[:, None]).argmin(-1)
         return TextBatch(
-            tokens=tokens,
-            segment_ids=real,
+            **padded,
             targets=choices[chosen],
             target_segment_ids=present[chosen],
             choices=np.broadcast_to(choices[None], (size, *choices.shape)),
             choice_segment_ids=np.broadcast_to(present[None], (size, *present.shape)),
-            weights=(np.arange(size) < len(rows)).astype(np.float32),
-            row_ids=np.arange(size, dtype=np.int32),
         )
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
@@ -297,7 +273,7 @@ def _text_style(
     words, values = answers_of(task)
     end = (vocabulary.eos_id,)
     answers = tuple((*tokenizer.encode(word), *end) for word in words)
-    answer_length = max(MIN_ANSWER, *map(len, answers))
+    answer_length = max(settings.min_answer_length, *map(len, answers))
     # A decoder reads prompt and answer in one sequence.
     room = answer_length if config.architecture == "decoder" else 0
     length = readable_length(config, settings.max_length + room) - room
@@ -306,7 +282,7 @@ def _text_style(
         vocabulary=vocabulary,
         row_length=length,
         loss_weight=1.0,
-        z_loss=0.0,
+        z_loss=settings.z_loss,
         loss_normalizing_factor=0.0,
         bidirectional_inputs=True,
         isolate_documents=False,

@@ -27,6 +27,8 @@ class Overrides:
     readout: str
     eval_batch_size: int
     bucket_lengths: tuple[Any, ...]
+    z_loss: float
+    min_answer_length: int
     num_epochs: int | None
     max_length: int | None
     schedule: str | None

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from research.config.sections import RunConfig
-from research.evaluation.glue import run as glue_run
+from research.evaluation.finetuning.fits import PRETRAINED
 from research.evaluation.glue import sources
 from research.evaluation.glue import summary as summary_lib
 from research.evaluation.glue.config import GlueConfig
-from research.evaluation.glue.results import RunRow
+from research.evaluation.glue.run import GlueFits, GlueRow
 from research.evaluation.glue.tasks import resolve
 from research.evaluation.interface import Evaluation, Metric, Result, failure_notes
 from research.machine.run_store import RunStore
@@ -64,28 +64,28 @@ class Glue(Evaluation):
     def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
         started = time.monotonic()
         source = _glue_source(self.glue.source, self.tasks)
-        evaluation = glue_run.GlueRun(
+        fits = GlueFits(
             config=self.glue,
             source=source,
             checkpoint=str(backbone.workdir),
             backbone=backbone,
-            store=RunStore(folder, RunRow),
+            store=RunStore(folder, GlueRow),
             say=lambda line: None,
         )
-        rows = evaluation.run()
+        rows = fits.run()
         scores: dict[str, list[float]] = {}
         metrics: dict[str, Metric] = {}
         failures: list[str] = []
-        for task in evaluation.tasks:
-            name = task.task.name
-            metric = self.glue.rules.metric(task.task)
-            summary = summary_lib.summarise(task.task, rows[name, glue_run.PRETRAINED])
-            scores[name] = summary.task_values(metric)
+        for data in fits.tasks:
+            task = data.task
+            metric = self.glue.rules.metric(task)
+            summary = summary_lib.summarise(task, rows[task.name, PRETRAINED])
+            scores[task.name] = summary.task_values(metric)
             failed = [row.failed for row in summary.rows]
-            failures += [f"{task.task.title}: {x}" for x in failure_notes(failed)]
-            majority = summary_lib.majority_scores(task)
-            metrics[name] = Metric(
-                label=f"{task.task.title} {metric.replace('_', ' ')}",
+            failures += [f"{task.title}: {x}" for x in failure_notes(failed)]
+            majority = summary_lib.majority_scores(data)
+            metrics[task.name] = Metric(
+                label=f"{task.title} {metric.replace('_', ' ')}",
                 unit="%",
                 higher_is_better=True,
                 floor=float(np.mean([split[metric] for split in majority.values()])),

@@ -1,4 +1,4 @@
-"""Runs the tasks of a protocol: search, seeds, MNLI first, floor; nothing twice.
+"""Runs the tasks of a protocol: MNLI first, searches, seeds, floors; nothing twice.
 
 Seeds run one after the other and share what is compiled. Three at once under vmap took
 1.06 times as long a seed on two CPU cores, for 2 layers x 128 and batches of 32 x 32.
@@ -11,55 +11,81 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
+from typing import Any
 
-import jax
 import numpy as np
 
 from research.evaluation.finetuning import data as data_lib
+from research.evaluation.finetuning import finetune as finetune_lib
 from research.evaluation.finetuning.data import Split, TaskData
-from research.evaluation.finetuning.finetune import (
-    SELECTION_SPLIT,
-    FinetuneResult,
-    finetune,
+from research.evaluation.finetuning.finetune import SELECTION_SPLIT, FitRecord
+from research.evaluation.finetuning.fits import (
+    PRETRAINED,
+    RANDOM,
+    Fits,
+    Origin,
+    key_of,
 )
 from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.finetuning.task import Task
 from research.evaluation.glue import protocols
 from research.evaluation.glue.config import GlueConfig
-from research.evaluation.glue.results import RunRow
 from research.evaluation.glue.sources import Source
 from research.evaluation.glue.tasks import DIAGNOSTIC
-from research.machine import arrays, provenance
-from research.machine.run_store import RunStore
-from research.training import trained_run as backbone_lib
+from research.machine import arrays
 from research.training.trained_run import Backbone
 
-PRETRAINED, RANDOM = "pretrained", "random"
-# The diagnostic set rides along with MNLI, whose model answers it.
+# MNLI's model answers the diagnostic set, as one more split of MNLI.
 AX_SPLIT = "ax"
-# The cut of the selection share is one for all seeds and rates.
+# The selection share is cut once, for all seeds and rates.
 _CUT_SEED = 0
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class GlueRun:
-    """One checkpoint on one source under one config.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GlueRow(FitRecord, Origin):
+    """One fine-tuning on one task, with everything that its score depends on.
 
     Attributes:
-      config, source: see their classes.
-      checkpoint: where the backbone comes from, for the rows.
-      backbone: pretrained.
-      store: of finished runs.
-      say: reports finished runs, and how far long ones are, in words.
+      key: changes with anything that would change the result.
+      task, init, seed: which one; init is 'pretrained' or 'random'.
+      learning_rate, batch_size: the grid point that was searched.
+      metric, protocol: the protocol's metric of the task, and its name.
+      selection: what was selected, and on which split, in words.
+      mnli_init: whether it started from a model fine-tuned on MNLI.
+      source: where the rows came from.
+      config: every field of GlueConfig.
+      settings: every field of FinetuneSettings.
     """
+
+    key: str
+    task: str
+    init: str
+    seed: int
+    learning_rate: float
+    batch_size: int
+    metric: str
+    protocol: str
+    selection: str
+    mnli_init: bool
+    source: str
+    config: dict[str, Any]
+    settings: dict[str, Any]
+
+    @property
+    def grid_point(self) -> tuple[float, int]:
+        """(learning rate, batch size)."""
+        return self.learning_rate, self.batch_size
+
+
+Rows = dict[tuple[str, str], list[GlueRow]]  # by (task, init)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class GlueFits(Fits):
+    """One pretrained run on the tasks of one source, under one config."""
 
     config: GlueConfig
     source: Source
-    checkpoint: str
-    backbone: Backbone
-    store: RunStore[RunRow]
-    say: Callable[[str], None]
 
     @property
     def tasks(self) -> tuple[TaskData, ...]:
@@ -71,35 +97,35 @@ class GlueRun:
         ]
         return tuple(sorted(found, key=lambda data: data.task.name != "mnli"))
 
-    def run(self) -> dict[tuple[str, str], list[RunRow]]:
-        """All runs of all tasks: {(task, init): rows}, finished ones included."""
-        for data in self.tasks:
+    def run(self) -> Rows:
+        """All fine-tunings of all tasks, finished ones included."""
+        for data in self.tasks:  # Mistakes are told before the first training.
             data.check_trainable()
             for point in self.config.grid(data.task):
                 self._settings(data.task, point)
-        rows: dict[tuple[str, str], list[RunRow]] = {}
+        rows: Rows = {}
         inits = (PRETRAINED, RANDOM) if self.config.floor_seeds else (PRETRAINED,)
         for data in self.tasks:
             for init in inits:
-                rows[data.task.name, init] = self.run_task(data, init, rows)
+                mnli = ""
+                if data.task.name in self.config.rules.mnli_init:
+                    mnli = best_key(rows.get(("mnli", init), []))
+                rows[data.task.name, init] = self._run_task(data, init, mnli)
         return rows
 
-    def run_task(
-        self, data: TaskData, init: str, done: dict[tuple[str, str], list[RunRow]]
-    ) -> list[RunRow]:
-        """Every grid point with the first seed, then the best one with the others."""
-        task = data.task
-        seeds = self.config.task_seeds(task, init)
-        base = self._base(task, init, done)
-        prepared = prepare(data, self.config, self.source)
-        grid = self.config.grid(task)
-        rows = [
-            self._run(prepared, init, seeds[0], point, base, done) for point in grid
-        ]
+    def _run_task(self, data: TaskData, init: str, mnli: str) -> list[GlueRow]:
+        """Every grid point with the first seed, then the best one with the others.
+
+        `mnli` is the key of the MNLI model to start from, or ''.
+        """
+        first, *others = self.config.task_seeds(data.task, init)
+        grid = self.config.grid(data.task)
+        fit = functools.partial(
+            self._fit, prepare(data, self.config, self.source), init, mnli
+        )
+        rows = [fit(first, point) for point in grid]
         best = max(rows, key=lambda row: row.selection_score).grid_point
-        for seed in seeds[1:]:
-            rows.append(self._run(prepared, init, seed, best, base, done))
-        return rows
+        return rows + [fit(seed, best) for seed in others]
 
     def _settings(self, task: Task, point: tuple[float, int]) -> FinetuneSettings:
         learning_rate, batch_size = point
@@ -111,143 +137,93 @@ class GlueRun:
             batch_size=batch_size,
         )
 
-    def _base(
-        self, task: Task, init: str, done: dict[tuple[str, str], list[RunRow]]
-    ) -> str:
-        """Key of the MNLI run that a task starts from; '' for none."""
-        rows = done.get(("mnli", init), [])
-        if task.name not in self.config.rules.mnli_init or not rows:
-            return ""
-        return max(rows, key=lambda row: row.selection_score).key
-
-    def _run(
+    def key(
         self,
         data: TaskData,
         init: str,
+        mnli: str,
         seed: int,
-        point: tuple[float, int],
-        base: str,
-        done: dict[tuple[str, str], list[RunRow]],
-    ) -> RunRow:
-        """One run, or the row of it if it is finished."""
+        settings: FinetuneSettings,
+    ) -> str:
+        """Changes with anything that would change the result."""
+        return key_of(
+            data.task.name,
+            init,
+            mnli,
+            seed,
+            dataclasses.asdict(settings),
+            self.fingerprint if init == PRETRAINED else self.shape,
+            {name: fingerprint(split) for name, split in data.splits.items()},
+        )
+
+    def _fit(
+        self, data: TaskData, init: str, mnli: str, seed: int, point: tuple[float, int]
+    ) -> GlueRow:
+        """One fine-tuning, or the row of it if it is finished."""
         task = data.task
         settings = self._settings(task, point)
-        key = self._key(data, init, seed, settings, base)
+        key = self.key(data, init, mnli, seed, settings)
+        wanted = set(self.config.rules.mnli_init) & set(self.source.tasks)
+        keeps_params = task.name == "mnli" and bool(wanted)
         row = self.store.get(key)
-        keeps = self._keeps_params(task)
-        if row is not None and (not keeps or self._params_path(key).exists()):
+        if row is not None and (not keeps_params or self._params_path(key).exists()):
             return row
-        backbone = self.starting_point(init, seed, base)
-        name = run_name(task.name, init, seed, settings.learning_rate)
-        result = finetune(
-            backbone,
+        name = fit_name(task.name, init, seed, point[0])
+        fit = finetune_lib.finetune(
+            self._start_from(init, mnli, seed),
             data,
             settings,
             seed=seed,
-            progress_file=self.store.workdir / "unfinished" / f"{key}.npz",
+            progress_file=self.progress_file(key),
             save_seconds=self.config.save_seconds,
             say=lambda line: self.say(f"  {name}: {line}"),
         )
-        if keeps:
-            arrays.save(self._params_path(key), result.params["model"], {})
-        row = self._row(data, init, seed, settings, base, key, result)
-        self.store.add(row, result.predictions)
-        self.say(describe(row))
-        return row
-
-    def starting_point(self, init: str, seed: int, base: str) -> Backbone:
-        """The backbone a run starts from."""
-        backbone = self.backbone
-        if init == RANDOM:
-            backbone = backbone_lib.random_init(backbone, seed)
-        if not base:
-            return backbone
-        loaded = arrays.load(self._params_path(base), backbone.params["model"])
-        assert loaded is not None, "MNLI's parameters are written before its row."
-        params = {**backbone.params, "model": loaded[0]}
-        return dataclasses.replace(backbone, params=params)
-
-    def _keeps_params(self, task: Task) -> bool:
-        wanted = set(self.config.rules.mnli_init) & set(self.source.tasks)
-        return task.name == "mnli" and bool(wanted)
-
-    def _params_path(self, key: str) -> pathlib.Path:
-        return self.store.workdir / "mnli" / f"{key}.npz"
-
-    def _key(
-        self,
-        data: TaskData,
-        init: str,
-        seed: int,
-        settings: FinetuneSettings,
-        base: str,
-    ) -> str:
-        identity = [
-            data.task.name,
-            init,
-            seed,
-            dataclasses.asdict(settings),
-            base,
-            self._fingerprint if init == PRETRAINED else self._shape,
-            self.backbone.tokenizer.fingerprint,
-            {name: fingerprint_split(split) for name, split in data.splits.items()},
-        ]
-        text = json.dumps(identity, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-    @functools.cached_property
-    def _fingerprint(self) -> str:
-        return fingerprint_params(self.backbone)
-
-    @property
-    def _shape(self) -> list[object]:
-        """What the floor depends on: it is one for all checkpoints of a shape."""
-        model = dataclasses.asdict(self.backbone.model_config)
-        return [model, repr(self.backbone.config.objective)]
-
-    def _row(
-        self,
-        data: TaskData,
-        init: str,
-        seed: int,
-        settings: FinetuneSettings,
-        base: str,
-        key: str,
-        result: FinetuneResult,
-    ) -> RunRow:
-        config = self.config
-        return RunRow(
+        if keeps_params:
+            arrays.save(self._params_path(key), fit.params["model"], {})
+        row = GlueRow(
+            **fit.record,
+            **self.origin,
             key=key,
-            task=data.task.name,
+            task=task.name,
             init=init,
             seed=seed,
             learning_rate=settings.learning_rate,
             batch_size=settings.batch_size,
-            metric=config.rules.metric(data.task),
-            scores=result.scores,
-            protocol=config.protocol,
-            selection=selection_rule(config, data.task, settings, result),
-            selection_split=result.selection_split,
-            selection_score=result.selection_score,
-            best_epoch=result.best_epoch,
-            num_epochs=result.num_epochs,
-            num_steps=result.num_steps,
-            losses=result.losses,
-            mnli_init=bool(base),
-            train_rows=result.train_rows,
-            truncated=result.num_truncated,
-            failed=result.failed,
+            metric=self.config.rules.metric(task),
+            protocol=self.config.protocol,
+            selection=self._selection(task, settings, fit),
+            mnli_init=bool(mnli),
             source=self.source.name,
-            checkpoint=self.checkpoint,
-            checkpoint_step=int(self.backbone.step),
-            objective="+".join(self.backbone.config.objective.name),
-            architecture=self.backbone.model_config.architecture,
-            commit=provenance.commit(),
-            config=dataclasses.asdict(config),
+            config=dataclasses.asdict(self.config),
             settings=dataclasses.asdict(settings),
-            seconds=round(result.seconds, 3),
-            rows_per_second=round(result.rows_per_second, 3),
         )
+        self.store.add(row, fit.predictions)
+        self.say(describe(row))
+        return row
+
+    def _start_from(self, init: str, mnli: str, seed: int) -> Backbone:
+        backbone = self.start(init, seed)
+        if not mnli:
+            return backbone
+        loaded = arrays.load(self._params_path(mnli), backbone.params["model"])
+        assert loaded is not None, "MNLI's parameters are written before its row."
+        params = {**backbone.params, "model": loaded[0]}
+        return dataclasses.replace(backbone, params=params)
+
+    def _params_path(self, key: str) -> pathlib.Path:
+        return self.store.workdir / "mnli" / f"{key}.npz"
+
+    def _selection(self, task: Task, settings: FinetuneSettings, fit: FitRecord) -> str:
+        """What was selected, and on what, in words."""
+        where = fit.selection_split
+        if where == SELECTION_SPLIT:
+            where = f"{self.config.selection_share:.0%} of train"
+        by = f"by {settings.selection_metric} on {where}"
+        count = len(self.config.grid(task))
+        parts = [f"best of {count} rates and batch sizes {by} (first seed)"]
+        parts = parts if count > 1 else []
+        best = settings.selection == "best"
+        return "; ".join([*parts, f"best epoch {by}" if best else "last step"])
 
 
 def prepare(data: TaskData, config: GlueConfig, source: Source) -> TaskData:
@@ -273,51 +249,29 @@ def prepare(data: TaskData, config: GlueConfig, source: Source) -> TaskData:
     return data.replace(train=train, **splits)
 
 
-def selection_rule(
-    config: GlueConfig, task: Task, settings: FinetuneSettings, result: FinetuneResult
-) -> str:
-    """What was selected, and on what, in words."""
-    where = result.selection_split
-    if where == SELECTION_SPLIT:
-        where = f"{config.selection_share:.0%} of train"
-    by = f"by {settings.selection_metric} on {where}"
-    grid = config.grid(task)
-    parts = []
-    if len(grid) > 1:
-        parts.append(f"best of {len(grid)} rates and batch sizes {by} (first seed)")
-    if settings.selection == "best":
-        parts.append(f"best epoch {by}")
-    else:
-        parts.append("last step")
-    return "; ".join(parts)
+def best_key(rows: list[GlueRow]) -> str:
+    """Key of the row with the best selection score; '' without rows."""
+    return max(rows, key=lambda row: row.selection_score).key if rows else ""
 
 
-def run_name(task: str, init: str, seed: int, learning_rate: float) -> str:
-    """What lines about a run begin with."""
+def fit_name(task: str, init: str, seed: int, learning_rate: float) -> str:
+    """What lines about a fine-tuning begin with."""
     return f"{task} ({init}) seed {seed} rate {learning_rate:g}"
 
 
-def describe(row: RunRow) -> str:
-    """One line about a finished run."""
+def describe(row: GlueRow) -> str:
+    """One line about a finished fine-tuning."""
     split, scores = next(iter(row.scores.items()))
     failed = f", failed: {row.failed}" if row.failed else ""
-    name = run_name(row.task, row.init, row.seed, row.learning_rate)
     score = f"{row.metric} {100 * scores[row.metric]:.1f} on {split}"
+    name = fit_name(row.task, row.init, row.seed, row.learning_rate)
     return f"{name}: {score}, {row.seconds:.0f} s{failed}"
 
 
 @functools.lru_cache(maxsize=256)
-def fingerprint_split(split: Split) -> str:
+def fingerprint(split: Split) -> str:
     """Changes with any text or label."""
     digest = hashlib.sha256(json.dumps(split.texts).encode())
     if split.labels is not None:
         digest.update(np.ascontiguousarray(split.labels).tobytes())
-    return digest.hexdigest()
-
-
-def fingerprint_params(backbone: Backbone) -> str:
-    """Changes with any parameter of the backbone or its heads."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(jax.device_get(backbone.params)):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()

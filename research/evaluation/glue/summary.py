@@ -1,4 +1,4 @@
-"""What the runs of a task amount to: the chosen setting, its seeds, its floors."""
+"""Scores of a task over seeds, of its majority class, and the average over tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from research.evaluation.finetuning import metrics
 from research.evaluation.finetuning.data import TaskData
 from research.evaluation.finetuning.task import Task
 from research.evaluation.glue.protocols import Protocol
-from research.evaluation.glue.results import RunRow
+from research.evaluation.glue.run import GlueRow
 
 STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
     "mean": statistics.fmean,
@@ -26,13 +26,11 @@ class Summary:
 
     Attributes:
       task: its row of the table.
-      rows: the runs that count, one a seed.
-      num_searched: runs of the search, these included.
+      rows: one a seed.
     """
 
     task: Task
-    rows: tuple[RunRow, ...]
-    num_searched: int
+    rows: tuple[GlueRow, ...]
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -50,22 +48,22 @@ class Summary:
 
     @property
     def num_failed(self) -> int:
-        """Runs that diverged or answer every row alike."""
+        """Fine-tunings that diverged or answer every row alike."""
         return sum(bool(row.failed) for row in self.rows)
 
     @property
-    def best(self) -> RunRow:
-        """The run with the best selection score."""
+    def best(self) -> GlueRow:
+        """The row with the best selection score."""
         return max(self.rows, key=lambda row: row.selection_score)
 
 
-def summarise(task: Task, rows: Sequence[RunRow]) -> Summary:
+def summarise(task: Task, rows: Sequence[GlueRow]) -> Summary:
     """The seeds of the grid point whose first seed did best on the selection split."""
     first = rows[0].seed
     searched = [row for row in rows if row.seed == first]
     chosen = max(searched, key=lambda row: row.selection_score).grid_point
     kept = tuple(row for row in rows if row.grid_point == chosen)
-    return Summary(task=task, rows=kept, num_searched=len(rows))
+    return Summary(task=task, rows=kept)
 
 
 def majority_scores(data: TaskData) -> dict[str, dict[str, float]]:

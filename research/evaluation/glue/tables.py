@@ -1,19 +1,21 @@
-"""results.md: every score beside its floors, its protocol and what is missing."""
+"""results.md of GLUE: scores beside their floors, the protocol, and what is missing."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 
+from research.evaluation import markdown
+from research.evaluation.finetuning import cells
+from research.evaluation.finetuning.cells import DASH, percent
 from research.evaluation.finetuning.data import TaskData
+from research.evaluation.finetuning.fits import PRETRAINED, RANDOM
 from research.evaluation.finetuning.metrics import TITLES
 from research.evaluation.glue import summary as summary_lib
 from research.evaluation.glue.config import GlueConfig
-from research.evaluation.glue.results import RunRow
-from research.evaluation.glue.run import PRETRAINED, RANDOM, GlueRun
+from research.evaluation.glue.run import GlueFits, GlueRow, Rows
 from research.evaluation.glue.summary import Average, Summary
 from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS
-from research.evaluation.markdown import bullets, table
 
 _HEADER = (
     "task",
@@ -31,60 +33,73 @@ _HEADER = (
     "MNLI-init",
     "train rows",
 )
-DASH = "–"
-# Fields that change how fast a number comes, hardly the number.
+# Values of experiments/glue.py that no protocol has.
+_USUAL = {"style": "head", "readout": "auto", "z_loss": 0.0, "min_answer_length": 8}
+# Fields that change the speed, and a score by no more than rounding.
 _SPEED_ONLY = ("eval_batch_size", "bucket_lengths")
+_ALWAYS = (
+    (
+        "These are dev scores unless the split says otherwise. Dev and test scores, F1 "
+        "and accuracy, Pearson and Spearman, and runs that began from an MNLI model or "
+        "not, are different columns."
+    ),
+    (
+        "Failed runs (diverged, or one answer for every row) are counted and stay in "
+        "mean and median."
+    ),
+    (
+        "majority: the most frequent train class, or the mean train score, for every "
+        "row. random init: the same protocol, with its own search, on the same "
+        "architecture before any pretraining (± deviation, seeds in brackets)."
+    ),
+)
 
 
-def write(
-    evaluation: GlueRun,
-    rows: dict[tuple[str, str], list[RunRow]],
-    missing: Sequence[str],
-) -> str:
-    """The whole file."""
+def write(fits: GlueFits, rows: Rows, missing: Sequence[str]) -> str:
+    """The whole file; `missing` says why tasks that were asked for did not run."""
     summaries = {
-        (name, init): summary_lib.summarise(TASKS[name], found)
-        for (name, init), found in rows.items()
+        (name, init): summary_lib.summarise(TASKS[name], rows[name, init])
+        for name in TASKS
+        for init in (PRETRAINED, RANDOM)
+        if (name, init) in rows
     }
-    order = [name for name in TASKS if (name, PRETRAINED) in summaries]
+    pretrained = [found for (_, init), found in summaries.items() if init == PRETRAINED]
+    floors = {
+        name: found for (name, init), found in summaries.items() if init == RANDOM
+    }
     parts = [
-        f"# GLUE: {evaluation.checkpoint}",
-        _provenance(evaluation, rows),
-        table(_HEADER, _main_rows(evaluation, summaries, order)),
-        _averages(evaluation, summaries, order),
+        f"# GLUE: {fits.checkpoint}",
+        markdown.bullets(_facts(fits, pretrained)),
+        markdown.table(_HEADER, _main_rows(fits, pretrained, floors)),
+        _averages(fits, pretrained, floors),
         "## All metrics",
-        _all_metrics(summaries, order),
+        _all_metrics(summaries),
         "## Read this before comparing",
-        bullets(_notes(evaluation, rows, missing)),
+        markdown.bullets(_notes(fits, rows, missing)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _provenance(evaluation: GlueRun, rows: dict[tuple[str, str], list[RunRow]]) -> str:
-    config, rules = evaluation.config, evaluation.config.rules
-    any_row = next(iter(rows.values()))[0]
-    rules_used: dict[str, list[str]] = {}
-    for (name, init), found in rows.items():
-        if init == PRETRAINED:
-            rules_used.setdefault(found[0].selection, []).append(TASKS[name].title)
-    lines = [
-        f"source: {evaluation.source.name}",
+def _facts(fits: GlueFits, pretrained: Sequence[Summary]) -> list[str]:
+    config, rules = fits.config, fits.config.rules
+    row = pretrained[0].rows[0]
+    selected: dict[str, list[str]] = {}
+    for found in pretrained:
+        selected.setdefault(found.rows[0].selection, []).append(found.task.title)
+    return [
+        f"source: {fits.source.name}",
         (
             f"protocol: {config.protocol} ({rules.source}); "
             f"its published tables give the {rules.statistic} over seeds"
         ),
         f"changed from the protocol: {_changes(config) or 'nothing'}",
         (
-            f"checkpoint: {any_row.checkpoint}, step {any_row.checkpoint_step:,}, "
-            f"{any_row.objective}, {any_row.architecture}"
+            f"checkpoint: {row.checkpoint}, step {row.checkpoint_step:,}, "
+            f"{row.objective}, {row.architecture}"
         ),
-        *(
-            f"selection ({', '.join(titles)}): {rule}"
-            for rule, titles in rules_used.items()
-        ),
-        f"code: {any_row.commit or 'no commit'}",
+        *(f"selection ({', '.join(t)}): {rule}" for rule, t in selected.items()),
+        f"code: {row.commit or 'no commit'}",
     ]
-    return bullets(lines)
 
 
 def _changes(config: GlueConfig) -> str:
@@ -94,108 +109,75 @@ def _changes(config: GlueConfig) -> str:
         for name in ("seeds", "learning_rates", "batch_sizes", "train_limit")
         if getattr(config, name)
     }
-    usual = {"style": "head", "readout": "auto"}
     for name, value in vars(config.finetune).items():
-        same = name in _SPEED_ONLY or value is None or usual.get(name) == value
-        if not same:
+        if value not in (None, _USUAL.get(name)) and name not in _SPEED_ONLY:
             own[name] = value
     return ", ".join(f"{name} = {value}" for name, value in own.items())
 
 
 def _main_rows(
-    evaluation: GlueRun, summaries: dict[tuple[str, str], Summary], order: list[str]
+    fits: GlueFits, pretrained: Sequence[Summary], floors: dict[str, Summary]
 ) -> list[list[str]]:
-    cells = []
-    for name in order:
-        found = summaries[name, PRETRAINED]
-        floor = summaries.get((name, RANDOM))
-        metric = evaluation.config.rules.metric(found.task)
-        majority = summary_lib.majority_scores(evaluation.source.tasks[name])
+    lines = []
+    for found in pretrained:
+        data = fits.source.tasks[found.task.name]
+        metric = fits.config.rules.metric(found.task)
+        majority = summary_lib.majority_scores(data)
+        floor = floors.get(found.task.name)
+        row = found.rows[0]
         for split in found.splits:
-            floor_cell = DASH
-            if floor is not None:
-                floor_cell = floor_statistics(
-                    floor.values(split, metric), floor.num_failed
-                )
-            row = found.rows[0]
-            cells.append(
+            floor_values = floor.values(split, metric) if floor else []
+            lines.append(
                 [
                     found.task.title,
                     split,
                     TITLES[metric],
                     percent(majority[split][metric]),
-                    floor_cell,
-                    *statistics_of(found.values(split, metric)),
+                    cells.floor(floor_values, floor.num_failed if floor else 0),
+                    *cells.seeds(found.values(split, metric)),
                     str(len(found.rows)),
                     str(found.num_failed),
                     f"{row.learning_rate:g}",
                     str(row.batch_size),
                     "yes" if row.mnli_init else "no",
-                    _train_rows(row, evaluation.source.tasks[name]),
+                    _train_rows(row, data),
                 ]
             )
-    return cells
+    return lines
 
 
-def floor_statistics(values: list[float], num_failed: int) -> str:
-    """Mean, deviation, and number of seeds of the floor, with those that failed."""
-    mean, deviation, _ = statistics_of(values)
-    score = f"{mean} ± {deviation}" if len(values) > 1 else mean
-    failed = f", {num_failed} failed" if num_failed else ""
-    return f"{score} ({len(values)}{failed})"
-
-
-def _train_rows(row: RunRow, data: TaskData) -> str:
+def _train_rows(row: GlueRow, data: TaskData) -> str:
     """Rows trained on, and of how many where some were held back."""
     at_hand = len(data.splits["train"])
-    if row.train_rows >= at_hand:
-        return f"{row.train_rows:,}"
-    return f"{row.train_rows:,} of {at_hand:,}"
-
-
-def statistics_of(values: list[float]) -> list[str]:
-    """Mean, sample deviation and median, as cells."""
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return [
-        percent(statistics.fmean(values)),
-        DASH if deviation is None else percent(deviation),
-        percent(statistics.median(values)),
-    ]
+    held_back = "" if row.train_rows >= at_hand else f" of {at_hand:,}"
+    return f"{row.train_rows:,}{held_back}"
 
 
 def _averages(
-    evaluation: GlueRun, summaries: dict[tuple[str, str], Summary], order: list[str]
+    fits: GlueFits, pretrained: Sequence[Summary], floors: dict[str, Summary]
 ) -> str:
-    rules = evaluation.config.rules
-    found = [summaries[name, PRETRAINED] for name in order]
-    mean = summary_lib.average(rules, found)
+    rules = fits.config.rules
+    mean = summary_lib.average(rules, pretrained)
     if mean is None:
         return "No average: none of these tasks is in the protocol's."
-    floors = [summaries[n, RANDOM] for n in order if (n, RANDOM) in summaries]
-    floor = summary_lib.average(rules, floors)
-    majority = statistics.fmean(
-        statistics.fmean(
-            scores[rules.metric(TASKS[name])]
-            for scores in summary_lib.majority_scores(
-                evaluation.source.tasks[name]
-            ).values()
-        )
-        for name in mean.members
-    )
-    contents = ", ".join(
-        f"{TASKS[name].title} ({TITLES[rules.metric(TASKS[name])]}"
-        f"{', mean of ' + ' and '.join(s.splits) if len(s.splits) > 1 else ''})"
-        for name in mean.members
-        for s in [summaries[name, PRETRAINED]]
-    )
+    floor = summary_lib.average(rules, list(floors.values()))
+    contents, majorities = [], []
+    for found in pretrained:
+        if found.task.name in mean.members:
+            metric = rules.metric(found.task)
+            several = len(found.splits) > 1
+            splits = f", mean of {' and '.join(found.splits)}" if several else ""
+            contents.append(f"{found.task.title} ({TITLES[metric]}{splits})")
+            scores = summary_lib.majority_scores(fits.source.tasks[found.task.name])
+            majorities.append(statistics.fmean(s[metric] for s in scores.values()))
     absent = [TASKS[name].title for name in rules.average if name not in mean.members]
-    outside = [TASKS[name].title for name in order if name not in rules.average]
-    sentences = [
-        f"**Average of {len(mean.members)}: {_with_spread(mean)}**",
-        f"random init {_with_spread(floor) if floor else DASH}",
-        f"majority {percent(majority)}",
-    ]
-    text = f"{'; '.join(sentences)}. In it ({rules.statistic} over seeds): {contents}."
+    outside = [f.task.title for f in pretrained if f.task.name not in rules.average]
+    text = (
+        f"**Average of {len(mean.members)}: {_with_spread(mean)}**; random init "
+        f"{_with_spread(floor) if floor else DASH}; majority "
+        f"{percent(statistics.fmean(majorities))}. In it ({rules.statistic} over "
+        f"seeds): {', '.join(contents)}."
+    )
     if absent:
         text += f" The protocol's average also has {', '.join(absent)}: not run here."
     if outside:
@@ -210,43 +192,20 @@ def _with_spread(average: Average) -> str:
     return f"{percent(average.value)} ± {percent(average.deviation)}"
 
 
-def _all_metrics(summaries: dict[tuple[str, str], Summary], order: list[str]) -> str:
-    cells = []
-    for name in order:
-        for init in (PRETRAINED, RANDOM):
-            found = summaries.get((name, init))
-            if found is None:
-                continue
-            for split in found.splits:
-                for metric in found.task.metrics:
-                    values = found.values(split, metric)
-                    title = [found.task.title, split, init, TITLES[metric]]
-                    cells.append([*title, *statistics_of(values), str(len(values))])
+def _all_metrics(summaries: dict[tuple[str, str], Summary]) -> str:
+    lines = []
+    for (_, init), found in summaries.items():
+        for split in found.splits:
+            for metric in found.task.metrics:
+                values = found.values(split, metric)
+                title = [found.task.title, split, init, TITLES[metric]]
+                lines.append([*title, *cells.seeds(values), str(len(values))])
     header = ("task", "split", "init", "metric", "mean", "sd", "median", "seeds")
-    return table(header, cells)
+    return markdown.table(header, lines)
 
 
-def _notes(
-    evaluation: GlueRun,
-    rows: dict[tuple[str, str], list[RunRow]],
-    missing: Sequence[str],
-) -> list[str]:
-    notes = [
-        (
-            "These are dev scores unless the split says otherwise. Dev and test scores, F1 "
-            "and accuracy, Pearson and Spearman, and runs that began from an MNLI model or "
-            "not, are different columns."
-        ),
-        (
-            "Failed runs (diverged, or one answer for every row) are counted and stay in "
-            "mean and median."
-        ),
-        (
-            "majority: the most frequent train class, or the mean train score, for every "
-            "row. random init: the same protocol, with its own search, on the same "
-            "architecture before any pretraining (± deviation, seeds in brackets)."
-        ),
-    ]
+def _notes(fits: GlueFits, rows: Rows, missing: Sequence[str]) -> list[str]:
+    notes = list(_ALWAYS)
     pretrained = [
         row for (_, init), f in rows.items() if init == PRETRAINED for row in f
     ]
@@ -259,18 +218,14 @@ def _notes(
             f"models; small ones that learn nothing need higher ones, such as "
             f"--config.learning_rates=(1e-3,3e-4), or --config.finetune.readout=mean."
         )
-    selects = any(
-        row.settings["selection"] == "best" or len(evaluation.config.grid(task)) > 1
-        for (name, _), found in rows.items()
-        for task, row in [(TASKS[name], found[0])]
-    )
-    if selects and evaluation.config.selection_share == 0.0:
+    selects = any(row.selection != "last step" for row in pretrained)
+    if selects and not fits.config.selection_share:
         notes.append(
             "What was selected was selected on the split that is reported. Set "
             "selection_share to select on a share of train instead."
         )
-    notes += list(missing)
-    for name, data in evaluation.source.tasks.items():
+    notes += missing
+    for name, data in fits.source.tasks.items():
         if (name, PRETRAINED) in rows:
             notes += _task_notes(data, rows[name, PRETRAINED][0])
         elif name == DIAGNOSTIC.name:
@@ -283,9 +238,9 @@ def _notes(
     return notes
 
 
-def _task_notes(data: TaskData, row: RunRow) -> list[str]:
+def _task_notes(data: TaskData, row: GlueRow) -> list[str]:
     notes = [f"{data.task.title}: {note}" for note in data.notes]
-    cut = {split: count for split, count in row.truncated.items() if count}
+    cut = {split: count for split, count in row.num_truncated.items() if count}
     if cut:
         counts = ", ".join(f"{count:,} of {split}" for split, count in cut.items())
         length = row.settings["max_length"]
@@ -294,9 +249,3 @@ def _task_notes(data: TaskData, row: RunRow) -> list[str]:
             f"tokens were cut, the longer sentence first: {counts}"
         )
     return notes
-
-
-def percent(value: float) -> str:
-    """A share with one digit and a true minus."""
-    text = f"{100 * value:.1f}"
-    return "0.0" if text == "-0.0" else text.replace("-", "\u2212")

@@ -8,11 +8,12 @@ import time
 from typing import TYPE_CHECKING, ClassVar
 
 from research.config.sections import RunConfig
-from research.evaluation.glue.run import PRETRAINED
+from research.evaluation.finetuning.fits import PRETRAINED
 from research.evaluation.interface import CHANCE, Evaluation, Result, failure_notes
 from research.evaluation.squad import data, scoring
 from research.evaluation.squad import run as squad_run
-from research.evaluation.squad.run import SquadConfig, SquadRow, SquadRun
+from research.evaluation.squad.run import SquadConfig, SquadFits, SquadRow
+from research.evaluation.squad.scoring import TITLES
 from research.machine.run_store import RunStore
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Squad(Evaluation):
     def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
         started = time.monotonic()
         train, dev = squad_run.load_questions(self.squad)
-        evaluation = SquadRun(
+        fits = SquadFits(
             config=self.squad,
             checkpoint=str(backbone.workdir),
             backbone=backbone,
@@ -65,7 +66,7 @@ class Squad(Evaluation):
             store=RunStore(folder, SquadRow),
             say=lambda line: None,
         )
-        rows = evaluation.run()[PRETRAINED]
+        rows = fits.run()[PRETRAINED]
         golds = data.golds_of(dev)
         silence = scoring.score(dict.fromkeys(golds, ""), golds)
         names = _SQUAD_METRICS
@@ -77,7 +78,7 @@ class Squad(Evaluation):
             metrics={
                 name: dataclasses.replace(
                     CHANCE,
-                    label=squad_run.TITLES[name],
+                    label=TITLES[name],
                     floor=silence[name],
                     floor_label="answering nothing",
                 )

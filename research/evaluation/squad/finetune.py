@@ -12,13 +12,13 @@ import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
-import jax
 import numpy as np
 
 from models.backbone import BackboneConfig
 from objectives.finetuning.span_extraction import SpanBatch, SpanExtraction
 from research.errors import UserError
 from research.evaluation.finetuning import batching, loop
+from research.evaluation.finetuning.batching import Batches
 from research.evaluation.finetuning.finetune import check_backbone, initial_params
 from research.evaluation.finetuning.loop import Outcome, Program
 from research.evaluation.finetuning.settings import FinetuneSettings
@@ -68,70 +68,51 @@ class _Reader:
     def max_length(self) -> int:
         return self.program.objective.row_length
 
-    @property
-    def buckets(self) -> tuple[int, ...]:
-        return batching.usable_buckets(self.settings.bucket_lengths, self.max_length)
-
     def cut(self, questions: Sequence[Question]) -> tuple[Row, ...]:
         return data.cut_into_rows(
             self.backbone, questions, self.windows, self.max_length
         )
 
-    def batch(self, rows: Sequence[Row], length: int, size: int) -> SpanBatch:
-        """Rows as a batch of static shape."""
+    def batches(self, rows: Sequence[Row]) -> Batches:
+        """Windows as batches."""
+        buckets = batching.usable_buckets(self.settings.bucket_lengths, self.max_length)
+        lengths = np.array([len(row.tokens) for row in rows])
+        return Batches(lengths, buckets, functools.partial(self._batch, rows))
+
+    def _batch(
+        self, rows: Sequence[Row], chosen: np.ndarray, length: int, size: int
+    ) -> SpanBatch:
+        """Some windows as a batch of `size` rows of `length`."""
+        rows = [rows[i] for i in chosen]
         pad_id = self.backbone.vocabulary.pad_id
-        tokens, real = batching.pad(
-            [row.tokens for row in rows], length, size, fill=pad_id, side="right"
+        padded = batching.pad([row.tokens for row in rows], length, size, pad_id)
+        types = batching.token_types(
+            padded["segment_ids"],
+            [row.context_start for row in rows],
+            self.program.config.num_token_types,
         )
-        types = None
-        if num_types := self.program.config.num_token_types:
-            first = np.zeros(size, np.int64)
-            first[: len(rows)] = [row.context_start for row in rows]
-            second = (np.arange(length)[None] >= first[:, None]) & (real > 0)
-            second[len(rows) :] = False
-            types = np.minimum(second.astype(np.int32), num_types - 1)
 
         def column(values: list[int]) -> np.ndarray:
             return np.array(values + [0] * (size - len(rows)), np.int32)
 
         return SpanBatch(
-            tokens=tokens,
-            segment_ids=real,
+            **padded,
             token_type_ids=types,
             starts=column([row.start for row in rows]),
             ends=column([row.end for row in rows]),
-            weights=(np.arange(size) < len(rows)).astype(np.float32),
-            row_ids=np.arange(size, dtype=np.int32),
         )
-
-    def epoch_batches(self, rows: Sequence[Row], seed: int, epoch: int):
-        """Thunks of one epoch's batches, a function of seed and epoch."""
-        lengths = np.array([len(row.tokens) for row in rows])
-        size = self.settings.batch_size
-        rng = np.random.default_rng([seed, epoch])
-        return [
-            functools.partial(self.batch, [rows[i] for i in part], length, size)
-            for length, part in batching.train_batches(lengths, self.buckets, size, rng)
-        ]
 
     def answers(
         self, params: Params, questions: Sequence[Question]
     ) -> dict[str, Answer]:
         """The best answer to each question over all windows of its passage."""
         rows = self.cut(questions)
-        lengths = np.array([len(row.tokens) for row in rows])
-        size = self.settings.eval_batch_size
         best = [(-np.inf, "") for _ in questions]
         null = np.full(len(questions), np.inf)
-        batches = batching.eval_batches(lengths, self.buckets, size)
-        pending = [
-            self.program.outputs(
-                params, self.batch([rows[i] for i in part], length, size)
-            )
-            for length, part in batches
-        ]
-        for (_, part), logits in zip(batches, jax.device_get(pending), strict=True):
-            for row, scores in zip([rows[i] for i in part], logits, strict=False):
+        outputs = functools.partial(self.program.outputs, params)
+        size = self.settings.eval_batch_size
+        for chosen, logits in self.batches(rows).map(outputs, size):
+            for row, scores in zip([rows[i] for i in chosen], logits, strict=True):
                 number = row.question
                 null[number] = min(null[number], float(scores[row.null].sum()))
                 found = self._best(row, scores, questions[number].context)
@@ -212,7 +193,7 @@ def finetune_squad(
     outcome = loop.train(
         program,
         initial_params(backbone, program, settings, seed),
-        functools.partial(reader.epoch_batches, rows, seed),
+        functools.partial(reader.batches(rows).epoch, settings.batch_size, seed),
         settings,
         seed=seed,
         score=None,

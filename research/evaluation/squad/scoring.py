@@ -15,6 +15,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+TITLES = {
+    "exact_match": "EM",
+    "f1": "F1",
+    "has_answer_exact_match": "EM, has an answer",
+    "has_answer_f1": "F1, has an answer",
+    "no_answer_exact_match": "EM, has none",
+    "no_answer_f1": "F1, has none",
+}
 _ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 

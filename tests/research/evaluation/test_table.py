@@ -10,7 +10,7 @@ from research.comparison import runner
 from research.config.parse import plain
 from research.errors import UserError
 from research.evaluation import acceptability, interface, table
-from research.evaluation.glue.run import GlueRun
+from research.evaluation.glue.run import GlueFits
 from research.evaluation.squad import evaluation as squad_evaluation
 from tests.research.comparison import fixtures
 from tests.research.evaluation.glue import made_up
@@ -79,7 +79,7 @@ def test_glue_counts_failed_runs_by_task(tmp_path, monkeypatch):
             for data in evaluation.tasks
         }
 
-    monkeypatch.setattr(GlueRun, "run", run)
+    monkeypatch.setattr(GlueFits, "run", run)
     result = create(settings).run(backbone(), tmp_path)
     assert [note for note in result.notes if "runs failed" in note] == [f"RTE: {COUNT}"]
 
@@ -93,7 +93,7 @@ def test_squad_counts_failed_runs(tmp_path, monkeypatch):
         for reason in FAILED
     ]
     monkeypatch.setattr(
-        squad_evaluation.SquadRun, "run", lambda self: {"pretrained": rows}
+        squad_evaluation.SquadFits, "run", lambda self: {"pretrained": rows}
     )
     silence = {"f1": 0.0, "exact_match": 0.0}
     monkeypatch.setattr(squad_evaluation.scoring, "score", lambda *_: silence)

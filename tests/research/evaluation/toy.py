@@ -81,6 +81,8 @@ def settings(**changes: Any) -> FinetuneSettings:
         selection_metric="accuracy",
         patience=0,
         unit_scores=True,
+        z_loss=0.0,
+        min_answer_length=8,
     )
     return FinetuneSettings(**{**values, **changes})
 

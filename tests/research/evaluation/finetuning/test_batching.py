@@ -50,12 +50,16 @@ def test_short_rows_do_not_pay_for_long_ones():
     assert computed <= 1.1 * (900 * 16 + 100 * 128)
 
 
-def test_padding_sides():
+def test_padding():
     rows = [np.array([7, 8, 9]), np.array([5])]
-    values, real = batching.pad(rows, 4, 3, fill=0, side="left")
-    assert values.tolist() == [[0, 7, 8, 9], [0, 0, 0, 5], [0, 0, 0, 0]]
-    # A row that only fills up has one real position.
-    assert real.tolist() == [[0, 1, 1, 1], [0, 0, 0, 1], [1, 0, 0, 0]]
+    padded = batching.pad(rows, 4, 3, 0)
+    assert padded["tokens"].tolist() == [[7, 8, 9, 0], [5, 0, 0, 0], [0, 0, 0, 0]]
+    # A row that only fills up has one token, and no weight.
+    assert padded["segment_ids"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [1, 0, 0, 0]]
+    assert padded["weights"].tolist() == [1.0, 1.0, 0.0]
+    assert padded["row_ids"].tolist() == [0, 1, 2]
+    types = batching.token_types(padded["segment_ids"], [1, 1], 2)
+    assert types.tolist() == [[0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
 def pop_longer(first: int, second: int, budget: int) -> tuple[int, int]:

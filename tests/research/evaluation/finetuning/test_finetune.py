@@ -68,12 +68,12 @@ def test_an_interrupted_run_continues(
     steps = 0
     make_batch = styles.HeadStyle.batch
 
-    def interrupted(self, encoded, split, rows, shape):
+    def interrupted(self, encoded, split, *shape):
         nonlocal steps
         steps += split is data.splits["train"]
         if steps > stop_after:
             raise KeyboardInterrupt
-        return make_batch(self, encoded, split, rows, shape)
+        return make_batch(self, encoded, split, *shape)
 
     file = tmp_path / "unfinished.npz"
     with monkeypatch.context() as patch:
@@ -83,9 +83,9 @@ def test_an_interrupted_run_continues(
     assert file.exists()
     counted = []
 
-    def counting(self, encoded, split, rows, shape):
+    def counting(self, encoded, split, *shape):
         counted.append(split is data.splits["train"])
-        return make_batch(self, encoded, split, rows, shape)
+        return make_batch(self, encoded, split, *shape)
 
     with monkeypatch.context() as patch:
         patch.setattr(styles.HeadStyle, "batch", counting)
@@ -208,19 +208,17 @@ def test_token_types(encoder):
     )
     split = Split((("a b", "c"), ("a", "b c d")), np.array([0, 1], np.int32))
     encoded = style.encode(split)
-    shape = styles.BatchShape(8, 3)
-    batch = style.batch(encoded, split, np.arange(2), shape)
+    shape = (np.arange(2), 8, 3)
+    batch = style.batch(encoded, split, *shape)
     #                                    [CLS] a b [SEP] c [SEP]
     assert batch.token_type_ids.tolist()[0] == [0, 0, 0, 0, 1, 1, 0, 0]
     assert batch.token_type_ids.tolist()[1] == [0, 0, 0, 1, 1, 1, 1, 0]
     assert batch.token_type_ids.tolist()[2] == [0] * 8
     assert batch.weights.tolist() == [1.0, 1.0, 0.0]
-    left = style.batch(encoded, split, np.arange(2), styles.BatchShape(8, 3, "left"))
-    assert left.token_type_ids.tolist()[0] == [0, 0, 0, 0, 0, 0, 1, 1]
     untyped = dataclasses.replace(style, num_token_types=0)
-    assert untyped.batch(encoded, split, np.arange(2), shape).token_type_ids is None
+    assert untyped.batch(encoded, split, *shape).token_type_ids is None
     roberta = dataclasses.replace(style, num_token_types=1)
-    types = roberta.batch(encoded, split, np.arange(2), shape).token_type_ids
+    types = roberta.batch(encoded, split, *shape).token_type_ids
     assert not types.any()
 
 

@@ -8,13 +8,14 @@ import pytest
 
 from experiments import glue as experiment
 from research.errors import UserError
+from research.evaluation.finetuning import fits as fits_lib
 from research.evaluation.finetuning.data import Split
+from research.evaluation.finetuning.fits import PRETRAINED, RANDOM
 from research.evaluation.glue import config as config_lib
 from research.evaluation.glue import protocols, submission, summary, tables
 from research.evaluation.glue import run as run_lib
 from research.evaluation.glue.evaluate import write_submission
-from research.evaluation.glue.results import RunRow
-from research.evaluation.glue.run import PRETRAINED, RANDOM, GlueRun, prepare
+from research.evaluation.glue.run import GlueFits, GlueRow, prepare
 from research.evaluation.glue.sources import Source, check_trainable, skipped
 from research.evaluation.glue.tasks import DIAGNOSTIC, TASKS
 from research.machine.run_store import RunStore
@@ -52,18 +53,18 @@ def random_init(monkeypatch):
         fresh = toy.backbone("encoder", seed=100 + seed)
         return dataclasses.replace(backbone, params=fresh.params)
 
-    monkeypatch.setattr(run_lib.backbone_lib, "random_init", make)
+    monkeypatch.setattr(fits_lib.trained_run, "random_init", make)
     return made
 
 
 def evaluation(workdir, given, source, said=None):
     workdir.mkdir(exist_ok=True)
-    return GlueRun(
+    return GlueFits(
         config=given,
         source=source,
         checkpoint="runs/toy",
         backbone=toy.backbone("encoder"),
-        store=RunStore(workdir, RunRow),
+        store=RunStore(workdir, GlueRow),
         say=(said if said is not None else []).append,
     )
 
@@ -73,7 +74,7 @@ def whole(tmp_path_factory):
     """MNLI and RTE under the mosaic protocol, and everything it wrote."""
     patch = pytest.MonkeyPatch()
     patch.setattr(
-        run_lib.backbone_lib,
+        fits_lib.trained_run,
         "random_init",
         lambda backbone, seed: dataclasses.replace(
             backbone, params=toy.backbone("encoder", seed=100 + seed).params
@@ -113,7 +114,7 @@ def test_the_second_seed_uses_the_better_rate(whole):
     better = max((first, second), key=lambda row: row.selection_score)
     assert other_seed.grid_point == better.grid_point
     found = summary.summarise(TASKS["mnli"], rows["mnli", PRETRAINED])
-    assert found.rows == (better, other_seed) and found.num_searched == 3
+    assert found.rows == (better, other_seed)
 
 
 def test_a_second_start_runs_nothing(whole, monkeypatch):
@@ -122,8 +123,8 @@ def test_a_second_start_runs_nothing(whole, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("a finished run ran again")
 
-    monkeypatch.setattr(run_lib, "finetune", never)
-    monkeypatch.setattr(run_lib.backbone_lib, "random_init", never)
+    monkeypatch.setattr(run_lib.finetune_lib, "finetune", never)
+    monkeypatch.setattr(fits_lib.trained_run, "random_init", never)
     # One result line that a kill cut off does no harm.
     path = made.store.workdir / "copy"
     path.mkdir()
@@ -153,7 +154,7 @@ def test_other_settings_are_other_runs(whole, monkeypatch):
         asked.append(settings)
         raise Enough
 
-    monkeypatch.setattr(run_lib, "finetune", note)
+    monkeypatch.setattr(run_lib.finetune_lib, "finetune", note)
     changed = config(finetune=dict(weight_decay=0.5))
     again = dataclasses.replace(made, config=changed)
     with pytest.raises(Enough):
@@ -255,7 +256,7 @@ def test_checkpoints_of_one_shape_share_their_floor(whole):
 
     def key(one, init):
         settings = one._settings(data.task, (1e-3, 16))
-        return one._key(data, init, 0, settings, "")
+        return one.key(data, init, "", 0, settings)
 
     assert key(made, RANDOM) == key(other, RANDOM)
     assert key(made, PRETRAINED) != key(other, PRETRAINED)
@@ -313,7 +314,7 @@ def test_averages_are_means_of_the_statistic(whole):
             for i, value in enumerate(values)
             for split in ["dev"]
         )
-        return summary.Summary(task=TASKS[task], rows=copies, num_searched=3)
+        return summary.Summary(task=TASKS[task], rows=copies)
 
     summaries = [
         summary_of("rte", "accuracy", [0.5, 0.6, 1.0]),
