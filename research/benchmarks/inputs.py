@@ -69,9 +69,7 @@ def _loader_rate(store: Any, row_length: int) -> float:
 
 def _tokenizer_row(tokenizer: Any, run: RunConfig) -> dict[str, Any]:
     texts, size = [], 0
-    corpus = corpora.open_corpus(
-        run.data.source, text_field=run.data.text_field, num_workers=1
-    )
+    corpus = corpora.open_corpus(run.data.source, text_field=run.data.text_field)
     for text in corpus.documents():
         texts.append(text)
         size += len(text.encode())

@@ -100,20 +100,19 @@ class Corpus:
         return texts
 
 
-def open_corpus(source: str, *, text_field: str, num_workers: int) -> Corpus:
+def open_corpus(source: str, *, text_field: str) -> Corpus:
     """Finds a corpus and checks what can be checked without reading it.
 
     Args:
       source: 'embedded', 'tfds:NAME[/CONFIG]', or a file, a folder or a glob.
       text_field: field of JSONL objects, column of Parquet files, feature of TFDS
         examples that holds the document.
-      num_workers: processes that read, where reading is worth several.
 
     Raises:
       DataError: what is missing or unfit, and what to give instead.
     """
     if source == "embedded":
-        name, origin, parts = embedded.open_parts(num_workers)
+        name, origin, parts = embedded.open_parts()
     elif source.startswith("tfds:"):
         name, origin, parts = tfds.open_parts(source.removeprefix("tfds:"), text_field)
     else:

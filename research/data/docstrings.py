@@ -1,15 +1,11 @@
-"""Docstrings of Python files as plain English; also a program of its own.
+"""Docstrings of Python files as plain English. Files are parsed, never imported."""
 
-Files are parsed, never imported. As a program (``python docstrings.py``) it reads file
-names from standard input and writes one JSON list of texts a file, in order: parsing
-holds the interpreter lock, so `embedded` runs several such processes.
-"""
+from __future__ import annotations
 
 import ast
 import inspect
-import json
 import re
-import sys
+import warnings
 from collections.abc import Iterator
 
 MIN_CHARACTERS = 200
@@ -29,7 +25,8 @@ def texts(source: bytes) -> Iterator[str]:
     if b'"""' not in source and b"'''" not in source:
         return
     try:
-        tree = ast.parse(source)
+        with warnings.catch_warnings(action="ignore"):  # of escapes in strings
+            tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return
     scopes: list[ast.AST] = [tree]
@@ -76,18 +73,3 @@ def clean(docstring: str) -> str:
         return ""
     prose = sum(map(str.isalpha, text)) + text.count(" ") + text.count("\n")
     return text if prose >= MIN_PROSE * len(text) else ""
-
-
-def main() -> None:
-    """Reads file names, one a line, and writes their texts, one JSON list a line."""
-    for name in sys.stdin.read().split("\n"):
-        try:
-            with open(name, "rb") as file:
-                source = file.read()
-        except OSError:
-            source = b""
-        sys.stdout.write(json.dumps(list(texts(source))) + "\n")
-
-
-if __name__ == "__main__":
-    main()

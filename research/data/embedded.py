@@ -11,18 +11,13 @@ import ast
 import functools
 import importlib.metadata
 import importlib.util
-import itertools
-import json
 import os
+import pathlib
 import platform
-import subprocess
-import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 from research.data import docstrings
-from research.data.errors import DataError
 
 # Import name to the distribution whose version stands for its contents.
 LIBRARIES = {
@@ -54,7 +49,7 @@ EXTRACTION = 3
 UNIQUE_PARAGRAPH = 200
 
 
-def open_parts(num_workers: int):
+def open_parts():
     """(name, origin, parts) of the embedded corpus, see `corpora`."""
     origin = {
         "extraction": EXTRACTION,
@@ -66,7 +61,7 @@ def open_parts(num_workers: int):
     }
 
     def read() -> Iterator[tuple[str, int]]:
-        texts = documents(num_workers)
+        texts = documents()
         yield from zip(texts, range(1, len(texts) + 1), strict=True)
 
     # The number of documents is only known after parsing; about one in 11,000.
@@ -74,10 +69,14 @@ def open_parts(num_workers: int):
 
 
 @functools.cache
-def documents(num_workers: int) -> tuple[str, ...]:
-    """All documents: help topics, then docstrings by file; each text once."""
-    found = _parse(source_files(), num_workers)
-    texts = [*help_topics(), *itertools.chain.from_iterable(found)]
+def documents() -> tuple[str, ...]:
+    """All documents: help topics, then docstrings by file; each text once.
+
+    Files are parsed, never imported.
+    """
+    texts = help_topics()
+    for path in source_files():
+        texts += docstrings.texts(path.read_bytes())
     return tuple(dict.fromkeys(unique(texts)))
 
 
@@ -97,58 +96,31 @@ def unique(texts: Iterable[str]) -> Iterator[str]:
 
 def help_topics() -> list[str]:
     """The reference pages behind ``help('topics')``, in the order of their names."""
-    spec = importlib.util.find_spec("pydoc_data.topics")
-    if spec is None or not spec.origin or not os.path.exists(spec.origin):
+    path = pathlib.Path(sysconfig.get_path("stdlib"), "pydoc_data", "topics.py")
+    if not path.is_file():
         return []
-    with open(spec.origin, "rb") as file:
-        tree = ast.parse(file.read())
+    tree = ast.parse(path.read_bytes())
     table = next(node for node in ast.walk(tree) if isinstance(node, ast.Dict))
     topics = ast.literal_eval(table)
     pages = [docstrings.clean(topics[name]) for name in sorted(topics)]
     return [page for page in pages if page]
 
 
-def source_files() -> list[str]:
+def source_files() -> list[pathlib.Path]:
     """Python files of the standard library and of `LIBRARIES`, in a fixed order."""
     folders = [sysconfig.get_path("stdlib")]
     for name in LIBRARIES:
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.submodule_search_locations:
             folders.extend(sorted(spec.submodule_search_locations))
-    paths: list[str] = []
+    paths = []
     for folder in folders:
         for parent, subfolders, names in os.walk(folder):
             subfolders[:] = sorted(set(subfolders) - SKIPPED_FOLDERS)
-            paths.extend(
-                os.path.join(parent, name)
+            paths += [
+                pathlib.Path(parent, name)
                 for name in sorted(names)
-                if name.endswith(".py") and not name.startswith("test_")
-                if not name.endswith("_test.py") and "\n" not in parent + name
-            )
+                if name.endswith(".py")
+                if not name.startswith("test_") and not name.endswith("_test.py")
+            ]
     return paths
-
-
-def _parse(paths: list[str], num_workers: int) -> list[list[str]]:
-    """The texts of each file, in order, parsed in `num_workers` processes."""
-    shares = [paths[i::num_workers] for i in range(num_workers)]
-    with ThreadPoolExecutor(num_workers) as pool:
-        found = list(pool.map(_parse_in_process, shares))
-    return [found[i % num_workers][i // num_workers] for i in range(len(paths))]
-
-
-def _parse_in_process(paths: list[str]) -> list[list[str]]:
-    """The texts of each file, from a process of `docstrings`."""
-    finished = subprocess.run(
-        [sys.executable, "-I", "-S", "-W", "ignore", docstrings.__file__],
-        input="\n".join(paths).encode("utf-8", "surrogateescape"),
-        capture_output=True,
-        check=False,
-    )
-    lines = finished.stdout.decode("utf-8").splitlines()
-    if finished.returncode != 0 or len(lines) != len(paths):
-        raise DataError(
-            "Reading the documentation of this Python installation failed: "
-            f"{finished.stderr.decode('utf-8', 'replace')[-500:]!r}. Set data.source "
-            "to a file or folder of text instead."
-        )
-    return [json.loads(line) for line in lines]

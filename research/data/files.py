@@ -10,22 +10,21 @@ files in it and its subfolders, in the order of their names; so does a glob.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
-import gzip
 import io
 import json
 import os
 import pathlib
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from research.data.errors import DataError
 
 Documents = Iterator[tuple[str, int]]
 
-COMPRESSIONS = ("", ".gz", ".zst")
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}  # suffix to pyarrow's codec
 # How much of a file is looked at before any work.
 HEAD_BYTES = 1 << 16
 
@@ -44,7 +43,7 @@ def open_parts(source: str, text_field: str):
         ],
     }
     parts = [
-        (stat.st_size, functools.partial(reader(path), path, text_field))
+        (stat.st_size, functools.partial(READERS[_format(path)], path, text_field))
         for path, stat in zip(paths, stats, strict=True)
     ]
     name = paths[0].name.split(".")[0] if len(paths) == 1 else pathlib.Path(source).name
@@ -83,11 +82,6 @@ def find(source: str) -> list[pathlib.Path]:
         if not _format(file):
             raise DataError(f"{file}: not a kind of corpus known here ({_kinds()}).")
     return sorted(file.resolve() for file in found)
-
-
-def reader(path: pathlib.Path) -> Callable[[pathlib.Path, str], Documents]:
-    """The function that reads a file's documents, by its name."""
-    return READERS[_format(path)]
 
 
 def read_text(path: pathlib.Path, text_field: str) -> Documents:
@@ -149,41 +143,33 @@ READERS = {
 
 
 def _kinds() -> str:
-    kinds = [
-        kind + compression
-        for kind in READERS
-        for compression in (("",) if kind == ".parquet" else COMPRESSIONS)
-    ]
-    return ", ".join(kinds)
+    texts = [f"{kind}{c}" for kind in (".txt", ".jsonl") for c in ("", *COMPRESSIONS)]
+    return ", ".join([*texts, ".parquet"])
 
 
 def _format(path: pathlib.Path) -> str:
     """The key in READERS that a file's name stands for, '' for none."""
     name = path.name.lower()
-    for compression in COMPRESSIONS[1:]:
-        if name.endswith(compression):
-            name = name.removesuffix(compression)
-            return next((k for k in (".txt", ".jsonl") if name.endswith(k)), "")
-    return next((kind for kind in READERS if name.endswith(kind)), "")
+    plain = name
+    for compression in COMPRESSIONS:
+        plain = plain.removesuffix(compression)
+    kind = pathlib.PurePath(plain).suffix
+    is_known = kind in READERS and (plain == name or kind != ".parquet")
+    return kind if is_known else ""
 
 
 def _check(path: pathlib.Path, text_field: str) -> None:
     """Refuses a file that is empty, of another format, or lacks the field."""
     try:
-        size = path.stat().st_size
-        if size == 0:
+        if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty.")
         if _format(path) == ".parquet":
             _open_parquet(path, text_field)
             return
-        with open(path, "rb") as raw, _decompress(raw, path) as stream:
+        with _opened(path) as (stream, _):
             head = stream.read(HEAD_BYTES)
-    except (EOFError, zlib.error) as error:
-        raise _truncated(path, error) from None
-    except gzip.BadGzipFile as error:
-        raise _truncated(path, error) from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error}).") from None
+        raise _unreadable(str(path), error) from None
     if not head.strip():
         raise DataError(
             f"{path}: the file has no text in its first {HEAD_BYTES} bytes."
@@ -254,7 +240,7 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[int, str, int]]:
     """Yields (line number, line, bytes of the file read so far)."""
     number = 0
     try:
-        with open(path, "rb") as raw, _decompress(raw, path) as stream:
+        with _opened(path) as (stream, raw):
             for number, line in enumerate(stream, start=1):
                 if b"\0" in line:
                     raise DataError(
@@ -268,60 +254,29 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[int, str, int]]:
             f"{error.start} of the line). Convert it, for instance with iconv, or leave "
             "the file out if it is binary."
         ) from None
-    except (EOFError, zlib.error, OSError) as error:
-        raise _truncated(path, error, number) from None
+    except OSError as error:
+        raise _unreadable(f"{path}, after line {number}", error) from None
 
 
-def _truncated(path: pathlib.Path, error: Exception, line: int = 0) -> DataError:
-    where = f"{path}, after line {line}" if line else f"{path}"
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """Yields the decompressed stream, and the file under it, which tells the progress.
+
+    A compressed stream without its end raises OSError.
+    """
+    codec = COMPRESSIONS.get(path.suffix.lower())
+    with open(path, "rb") as raw:
+        if codec is None:
+            yield raw, raw
+            return
+        import pyarrow
+
+        stream: Any = pyarrow.CompressedInputStream(raw, codec)
+        yield io.BufferedReader(stream, 1 << 20), raw
+
+
+def _unreadable(where: str, error: OSError) -> DataError:
     return DataError(
-        f"{where}: the file is cut short or damaged ({error}). Fetch it again."
+        f"{where}: the file is cut short or damaged, or may not be read ({error}). Fetch "
+        "it again."
     )
-
-
-def _decompress(raw: BinaryIO, path: pathlib.Path) -> BinaryIO:
-    name = path.name.lower()
-    if name.endswith(".gz"):
-        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
-    if name.endswith(".zst"):
-        return io.BufferedReader(_ZstdFile(raw), 1 << 20)
-    return raw
-
-
-class _ZstdFile(io.RawIOBase):
-    """Zstandard frames as a stream; unlike zstandard's own, notices a missing end."""
-
-    def __init__(self, raw: BinaryIO):
-        import zstandard
-
-        self._raw = raw
-        self._context = zstandard.ZstdDecompressor()
-        self._error = zstandard.ZstdError
-        self._frame: Any = None
-        self._input = b""
-        self._output = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._output:
-            self._input = self._input or self._raw.read(1 << 17)
-            if not self._input:
-                if self._frame is not None:
-                    raise EOFError("the last frame has no end")
-                return 0
-            if self._frame is None:
-                self._frame = self._context.decompressobj()
-            try:
-                self._output = self._frame.decompress(self._input)
-            except self._error as error:
-                raise EOFError(str(error)) from None
-            self._input = b""
-            if self._frame.eof:
-                self._input = self._frame.unused_data
-                self._frame = None
-        count = min(len(buffer), len(self._output))
-        buffer[:count] = self._output[:count]
-        self._output = self._output[count:]
-        return count

@@ -167,9 +167,7 @@ def cache_folder(cache_dir: str) -> pathlib.Path:
 def _build(config: DataConfig, tokenizer: Tokenizer | None) -> tuple[Data, str]:
     """The data of a config, and the name of its store in the cache."""
     cache = cache_folder(config.cache_dir)
-    corpus = corpora.open_corpus(
-        config.source, text_field=config.text_field, num_workers=config.num_workers
-    )
+    corpus = corpora.open_corpus(config.source, text_field=config.text_field)
     if tokenizer is None:
         tokenizer = _configured_tokenizer(config, corpus, cache)
     tokenizer.require_separator()

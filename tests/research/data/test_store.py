@@ -25,7 +25,7 @@ def tokenizer():
 def corpus(tmp_path):
     path = tmp_path / "corpus.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    return corpora.open_corpus(str(path), text_field="text", num_workers=1)
+    return corpora.open_corpus(str(path), text_field="text")
 
 
 def build(folder, corpus, tokenizer, *, heldout_fraction=0.1, num_workers=2):
@@ -138,9 +138,7 @@ def test_no_heldout_split(tmp_path, corpus, tokenizer):
 
 def test_too_few_documents_are_refused(tmp_path, tokenizer):
     (tmp_path / "one.txt").write_text("a single document")
-    corpus = corpora.open_corpus(
-        str(tmp_path / "one.txt"), text_field="text", num_workers=1
-    )
+    corpus = corpora.open_corpus(str(tmp_path / "one.txt"), text_field="text")
     with pytest.raises(DataError, match="1 document.*heldout_fraction=0"):
         build(tmp_path / "stores" / "s", corpus, tokenizer)
     assert list((tmp_path / "stores").glob("*")) == []
@@ -178,7 +176,7 @@ def test_full_disk_when_syncing_leaves_nothing(
 def test_damaged_corpus_leaves_nothing(tmp_path, tokenizer):
     path = tmp_path / "corpus.jsonl"
     path.write_text('{"text": "one"}\n' * 3000 + '{"text": "cut sh')
-    corpus = corpora.open_corpus(str(path), text_field="text", num_workers=1)
+    corpus = corpora.open_corpus(str(path), text_field="text")
     with pytest.raises(DataError, match="line 3001"):
         build(tmp_path / "stores" / "s", corpus, tokenizer)
     assert list((tmp_path / "stores").glob("*")) == []
