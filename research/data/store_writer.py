@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import pathlib
@@ -83,6 +84,10 @@ def _write(
         header = _write_files(
             temporary, corpus, tokenizer, heldout_fraction, num_workers
         )
+        header["files"] = {
+            path.name: {"size": path.stat().st_size, "checksum": store.checksum(path)}
+            for path in sorted(temporary.iterdir())
+        }
         store.write_header(temporary, header)
 
 
@@ -93,40 +98,39 @@ def _write_files(
     heldout_fraction: float,
     num_workers: int,
 ) -> dict[str, Any]:
-    """Writes everything but the header, and returns the header."""
+    """Writes the files of both splits, and returns the rest of the header."""
     eod_id = tokenizer.require_separator()
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
-    writers = {
-        split: _SplitWriter(folder, split, tokenizer.vocab_size)
-        for split in store.SPLITS
-    }
-    try:
-        number = 0
-        progress = tqdm.tqdm(
-            total=corpus.size,
-            desc=f"tokenising {corpus.name}",
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
-            disable=None,
-            leave=False,
-        )
-        encode = _encoder(tokenizer, eod_id, dtype)
-        digest = hashlib.blake2b(digest_size=8)
-        with progress, one_thread():
-            for chunk in _map_in_order(encode, _chunks(corpus, digest), num_workers):
-                heldout = [
-                    is_heldout(number + i, heldout_fraction)
-                    for i in range(len(chunk.lengths))
-                ]
-                writers["train"].append(chunk, ~np.array(heldout))
-                writers["heldout"].append(chunk, np.array(heldout))
-                number += len(chunk.lengths)
-                progress.update(chunk.extent - progress.n)
-        for writer in writers.values():
-            writer.finish()
-    finally:
-        for writer in writers.values():
-            writer.close()
-    _check_splits(corpus, writers, heldout_fraction)
+    progress = tqdm.tqdm(
+        total=corpus.size,
+        desc=f"tokenising {corpus.name}",
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        disable=None,
+        leave=False,
+    )
+    encode = _encoder(tokenizer, eod_id, dtype)
+    digest = hashlib.blake2b(digest_size=8)
+    number = 0
+    with contextlib.ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(
+                contextlib.closing(_SplitWriter(folder, split, tokenizer.vocab_size))
+            )
+            for split in store.SPLITS
+        }
+        stack.enter_context(progress)
+        stack.enter_context(one_thread())
+        for chunk in _map_in_order(encode, _chunks(corpus, digest), num_workers):
+            count = len(chunk.lengths)
+            heldout = np.array(
+                [is_heldout(number + i, heldout_fraction) for i in range(count)]
+            )
+            writers["train"].append(chunk, ~heldout)
+            writers["heldout"].append(chunk, heldout)
+            number += count
+            progress.update(chunk.extent - progress.n)
+    counts = {split: writer.finish() for split, writer in writers.items()}
+    _check_splits(corpus, counts, heldout_fraction)
     return {
         "corpus": corpus.origin,
         "text_digest": digest.hexdigest(),
@@ -135,17 +139,14 @@ def _write_files(
         "vocab_size": tokenizer.vocab_size,
         "eod_id": eod_id,
         "dtype": dtype,
-        "splits": {split: writer.counts() for split, writer in writers.items()},
-        "files": {
-            file.name: {"size": file.size, "checksum": file.checksum}
-            for writer in writers.values()
-            for file in writer.files
-        },
+        "splits": counts,
     }
 
 
-def _check_splits(corpus: Corpus, writers: dict, heldout_fraction: float) -> None:
-    train, heldout = (writers[split].num_documents for split in store.SPLITS)
+def _check_splits(
+    corpus: Corpus, counts: dict[str, dict[str, int]], heldout_fraction: float
+) -> None:
+    train, heldout = (counts[split]["num_documents"] for split in store.SPLITS)
     if train == 0 or (heldout == 0 and heldout_fraction > 0):
         raise DataError(
             f"Corpus {corpus.name!r} has {train + heldout} document(s), too few to hold "
@@ -233,39 +234,15 @@ def _map_in_order(
                 future.cancel()
 
 
-class _HashedFile:
-    """A file that is only appended to, its size and its checksum."""
-
-    def __init__(self, path: pathlib.Path):
-        self.name = path.name
-        self.size = 0
-        self._file = path.open("xb")
-        self._digest = hashlib.blake2b(digest_size=16)
-
-    def append(self, array: np.ndarray) -> None:
-        data = array.tobytes()
-        self._file.write(data)
-        self._digest.update(data)
-        self.size += len(data)
-
-    def close(self) -> None:
-        self._file.close()
-
-    @property
-    def checksum(self) -> str:
-        return self._digest.hexdigest()
-
-
 class _SplitWriter:
     """Appends documents to the files of one split."""
 
     def __init__(self, folder: pathlib.Path, split: str, vocab_size: int):
-        names = ("tokens", "documents", "counts")
-        self.files = [_HashedFile(folder / f"{split}.{name}") for name in names]
-        self.num_documents = 0
-        self._num_tokens = 0
-        self._num_bytes = 0
-        self._counts = np.zeros(vocab_size, np.int64)
+        self._prefix = folder / split
+        self._tokens = (folder / f"{split}.tokens").open("xb")
+        self._documents = (folder / f"{split}.documents").open("xb")
+        self._unigrams = np.zeros(vocab_size, np.int64)
+        self._counts = dict.fromkeys(("num_tokens", "num_documents", "num_bytes"), 0)
 
     def append(self, chunk: _Chunk, chosen: np.ndarray) -> None:
         """Appends the documents of a chunk where `chosen`, bool [n], is True."""
@@ -273,28 +250,22 @@ class _SplitWriter:
             return
         tokens = chunk.tokens[np.repeat(chosen, chunk.lengths)]
         lengths = chunk.lengths[chosen]
-        starts = self._num_tokens + np.cumsum(lengths) - lengths
-        self.files[0].append(tokens)
-        self.files[1].append(starts)
-        self._counts += np.bincount(tokens, minlength=len(self._counts))
-        self._num_tokens += len(tokens)
-        self._num_bytes += int(chunk.num_bytes[chosen].sum())
-        self.num_documents += len(lengths)
-
-    def finish(self) -> None:
-        """Writes what is known only at the end."""
-        self.files[2].append(self._counts)
+        starts = self._counts["num_tokens"] + np.cumsum(lengths) - lengths
+        self._tokens.write(tokens.tobytes())
+        self._documents.write(starts.tobytes())
+        self._unigrams += np.bincount(tokens, minlength=len(self._unigrams))
+        self._counts["num_tokens"] += len(tokens)
+        self._counts["num_documents"] += len(lengths)
+        self._counts["num_bytes"] += int(chunk.num_bytes[chosen].sum())
 
     def close(self) -> None:
-        for file in self.files:
-            file.close()
+        self._tokens.close()
+        self._documents.close()
 
-    def counts(self) -> dict[str, int]:
-        return {
-            "num_tokens": self._num_tokens,
-            "num_documents": self.num_documents,
-            "num_bytes": self._num_bytes,
-        }
+    def finish(self) -> dict[str, int]:
+        """Writes what is known only at the end; the split's counts."""
+        self._prefix.with_suffix(".counts").write_bytes(self._unigrams.tobytes())
+        return self._counts
 
 
 def _remove_leftovers(folder: pathlib.Path) -> None:

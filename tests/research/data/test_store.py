@@ -149,10 +149,10 @@ def test_too_few_documents_are_refused(tmp_path, tokenizer):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_full_disk_leaves_nothing(tmp_path, corpus, tokenizer, monkeypatch, code):
-    def full(self, array):
+    def full(*_):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(store_writer._HashedFile, "append", full)
+    monkeypatch.setattr(store_writer._SplitWriter, "append", full)
     with pytest.raises(OSError, match=r"disk.*is full.*data\.cache_dir") as error:
         build(tmp_path / "stores" / "s", corpus, tokenizer)
     assert error.value.errno == code
