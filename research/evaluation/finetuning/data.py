@@ -1,4 +1,4 @@
-"""Rows of a task, as every source gives them and fine-tuning reads them."""
+"""Sentences and labels of a task, by split."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class TaskData:
 
     Attributes:
       task: its row of the table.
-      splits: the splits at hand, by name: 'train', 'dev' or several 'dev_*', 'test'
+      splits: those that were found, by name: 'train', 'dev' or several 'dev_*', 'test'
         or several 'test_*'.
-      notes: what is missing, partial or left out, in words, for every table.
+      notes: what is missing, partial or left out, as sentences for the tables.
     """
 
     task: Task
@@ -59,7 +59,7 @@ class TaskData:
 
     @property
     def untrainable(self) -> str:
-        """Which labelled split is missing for training and scoring, or ''."""
+        """Says which split lacks labels for training or scoring; '' if none does."""
         train = self.splits.get("train")
         if train is None or train.labels is None or not len(train):
             return f"{self.task.title}: no labelled train set"

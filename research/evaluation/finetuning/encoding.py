@@ -1,4 +1,4 @@
-"""From sentences to framed token rows: special tokens, token types, truncation."""
+"""Sentences as rows of tokens: special tokens around them, and truncation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from research.evaluation.finetuning.data import Split
 
 @dataclasses.dataclass(frozen=True)
 class Framing:
-    """What stands around one sentence or two: start A [between B] end.
+    """Tokens around one sentence or a pair: start A [between B] end.
 
     Attributes:
       start, between, end: token ids.
@@ -138,14 +138,14 @@ def encode(
     *,
     order: tuple[int, ...] | None,
 ) -> EncodedSplit:
-    """Tokenizes and frames the rows of a split; seeds share the result.
+    """Tokenizes and frames the rows of a split, once for all seeds.
 
     Args:
       tokenizer: of the backbone.
       framing: what stands around the sentences.
       split: rows of one sentence or two.
-      order: which sentence comes first, inside a prompt; None = as given, each at the
-        beginning of a text.
+      order: of the sentences inside a prompt, where each follows a space; None = as
+        given, each encoded as the beginning of a text.
     """
     if not len(split):
         return EncodedSplit((), np.zeros(0, np.int64), 0)

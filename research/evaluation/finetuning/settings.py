@@ -1,4 +1,4 @@
-"""How to fine-tune: everything but the pretrained run, the task and the seed."""
+"""Settings of a fine-tuning: all but the pretrained run, the task and the seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The config of an evaluation on GLUE."""
+"""The config of research.glue, and of GLUE in a comparison."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from research.evaluation.glue.protocols import Protocol
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Overrides:
-    """Fields of FinetuneSettings; None = as the protocol says.
+    """Fields of FinetuneSettings, see there; None = as the protocol says.
 
-    Attributes: see FinetuneSettings. Rates and batch sizes are searched, so they are
-    fields of GlueConfig.
+    Rates and batch sizes are searched, so they are fields of GlueConfig.
     """
 
     style: str
@@ -51,7 +50,7 @@ class Overrides:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GlueConfig:
-    """What to evaluate on, and how.
+    """Data, protocol, seeds and searches.
 
     Attributes:
       source: a folder of the official TSVs, 'tfds' or 'tfds:FOLDER'.

@@ -1,9 +1,8 @@
 """Published fine-tuning protocols, as data.
 
-A GLUE number means little without its protocol: batch, rates, epochs, what was selected
-on which split, over how many seeds, and which tasks began from an MNLI model. Sources are
-the papers' own configurations; where one leaves a value open, the source says what fills
-it.
+Each gives batch sizes, rates, epochs, what is selected on which split, the seeds, and the
+tasks that start from an MNLI model. Values are those of the papers' own configurations;
+where one leaves a value open, `source` says where it comes from.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from research.errors import UserError, nearest, user_errors
 from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.finetuning.task import Task
 
-# Written out: a task that is added to the table is in no published average.
+# Written out, so that a task added to the table enters no published average.
 NINE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 WITHOUT_WNLI = NINE[:-1]
 # The tasks that some protocols start from a model fine-tuned on MNLI.
@@ -25,12 +24,13 @@ AFTER_MNLI = ("rte", "mrpc", "stsb")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How a line of work fine-tunes and what it reports.
+    """How a paper fine-tunes, and which scores it reports.
 
     Attributes:
       name: its key.
       source: where the values come from.
-      learning_rates, batch_sizes: searched; the best pair on the selection split counts.
+      learning_rates, batch_sizes: searched; the pair with the best selection score is
+        reported.
       seeds: fine-tuning seeds.
       statistic: over seeds, 'mean' or 'median', in the published table.
       settings: fields of FinetuneSettings that hold for every task.
@@ -325,7 +325,7 @@ def settings(
     learning_rate: float,
     batch_size: int,
 ) -> FinetuneSettings:
-    """The settings of one run.
+    """The settings of one fine-tuning.
 
     Args:
       protocol: gives what `given` leaves None.

@@ -1,4 +1,4 @@
-"""Where the rows of GLUE come from: the official TSV files or TFDS."""
+"""Reads GLUE's tasks from the official TSV files or from TFDS."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def load(source: str, tasks: Iterable[Task]) -> Source:
 
 
 def skipped(source: Source) -> list[str]:
-    """Why tasks that were asked for do not run."""
+    """Says of each task that was asked for and cannot run why it cannot."""
     reasons = list(source.missing.values())
     for name, data in source.tasks.items():
         if name != DIAGNOSTIC.name and data.untrainable:
@@ -81,7 +81,7 @@ def skipped(source: Source) -> list[str]:
 
 
 def check_trainable(source: Source) -> None:
-    """Refuses to begin when nothing can be trained.
+    """Refuses a source with which nothing can be trained.
 
     Raises:
       UserError: if no task but the diagnostic has a labelled train set.

@@ -1,4 +1,4 @@
-"""Files for the GLUE leaderboard: one TSV a test set, `index` and `prediction`."""
+"""Files for the GLUE leaderboard: for each test set a TSV of index and prediction."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def lines(task: Task, predictions: np.ndarray) -> list[str]:
         values = [f"{score:.3f}" for score in np.clip(predictions, *task.limits)]
     else:
         names = dict(enumerate(task.labels))
-        # A text that is no label still needs a label; the first one is as good as any.
+        # The leaderboard wants a label for every row, whatever text was written.
         values = [names.get(int(label), task.labels[0]) for label in predictions]
     rows = [f"{index}\t{value}" for index, value in enumerate(values)]
     return ["index\tprediction", *rows]

@@ -1,4 +1,4 @@
-"""The table of tasks: to add one of GLUE's kind is to add a row."""
+"""GLUE's tasks, one row of a table each; a task that is added is one row more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading the TSV files of GLUE exactly: tabs and newlines, no quoting."""
+"""Reads the TSV files of GLUE: cells end at tabs and newlines, quotes are text."""
 
 from __future__ import annotations
 

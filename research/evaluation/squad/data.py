@@ -1,4 +1,4 @@
-"""SQuAD files, and passages cut into overlapping windows."""
+"""Reads SQuAD files and cuts passages into overlapping windows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Windows:
-    """How long passages are cut into overlapping rows (Devlin et al. 2019).
+    """Sizes of the windows that passages are cut into (Devlin et al. 2019).
 
     Attributes:
       max_query_tokens: longest question; the rest is cut.

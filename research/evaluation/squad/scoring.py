@@ -1,8 +1,7 @@
 """SQuAD's exact match and F1, the best span of a passage, and the no-answer threshold.
 
-Rajpurkar et al. 2016 and 2018: answers are compared after normalisation, against the gold
-answer that fits best; a question without an answer is right exactly when nothing is
-answered.
+Rajpurkar et al. 2016 and 2018: answers are normalised and compared with the gold answer
+that fits best. A question without an answer scores 1 if nothing is answered, else 0.
 """
 
 from __future__ import annotations
@@ -129,8 +128,8 @@ def best_threshold(
 ) -> float:
     """The threshold with the highest mean F1 on these questions.
 
-    From refusing everything, each question in order of its odds begins to be answered;
-    the sum of F1 changes by what its answer gains over silence.
+    Raising the threshold answers one question after the other, in order of their odds;
+    each changes the sum of F1 by what its answer gains over answering nothing.
     """
     names = sorted(golds, key=lambda name: answers[name].null_odds)
     gains = [
