@@ -167,7 +167,7 @@ class Backbone(Protocol):
 
     Built by `models.create(config, rngs=...)`. `init_cache` and `decode_step` are called
     for decoders and encoder-decoders only. Parameters below a name 'layers' are those
-    that the backbone passes to `models.sharding.place_block`, block by block; all others
+    that the backbone passes to `models.sharding`, block by block; all others
     are gathered from their shards before the backbone runs.
 
     Attributes:

@@ -156,30 +156,30 @@ class Linear(nnx.Module):
     """y = x @ kernel + bias; kernel [I, O], bias [O] or None.
 
     Args:
+      config: dtypes, whether there is a bias, and the initial scale.
       in_dim: I.
       out_dim: O.
-      use_bias: whether there is a bias, initially zero.
-      stddev: standard deviation of the initial kernel.
-      dtype: of the computation.
-      param_dtype: of the parameters.
       rngs: source of the kernel's key.
+      stddev: standard deviation of the initial kernel; None = as configured.
+      use_bias: whether there is a bias, initially zero; None = as configured.
     """
 
     def __init__(
         self,
+        config: BackboneConfig,
         in_dim: int,
         out_dim: int,
-        *,
-        use_bias: bool,
-        stddev: float,
-        dtype: str,
-        param_dtype: str,
         rngs: nnx.Rngs,
+        *,
+        stddev: float | None = None,
+        use_bias: bool | None = None,
     ):
-        kernel = jax.random.normal(rngs.params(), (in_dim, out_dim), param_dtype)
-        self.kernel = nnx.Param(kernel * jnp.asarray(stddev, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(out_dim, param_dtype)) if use_bias else None
-        self.dtype = dtype
+        stddev = kernel_stddev(config, in_dim) if stddev is None else stddev
+        use_bias = config.use_bias if use_bias is None else use_bias
+        self.kernel = normal_param(config, (in_dim, out_dim), stddev, rngs)
+        bias = jnp.zeros(out_dim, config.param_dtype)
+        self.bias = nnx.Param(bias) if use_bias else None
+        self.dtype = config.dtype
 
     def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
         y = matmul(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
@@ -190,27 +190,6 @@ class Linear(nnx.Module):
         return y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
 
 
-def make_linear(
-    config: BackboneConfig,
-    in_dim: int,
-    out_dim: int,
-    rngs: nnx.Rngs,
-    *,
-    stddev: float | None = None,
-    use_bias: bool | None = None,
-) -> Linear:
-    """A Linear with the config's dtypes; `stddev` and `use_bias` as configured if None."""
-    return Linear(
-        in_dim,
-        out_dim,
-        use_bias=config.use_bias if use_bias is None else use_bias,
-        stddev=kernel_stddev(config, in_dim) if stddev is None else stddev,
-        dtype=config.dtype,
-        param_dtype=config.param_dtype,
-        rngs=rngs,
-    )
-
-
 def kernel_stddev(config: BackboneConfig, fan_in: int) -> float:
     """Standard deviation of an initial kernel: fan_in^-0.5 times a factor for T5."""
     if config.init == "t5":
@@ -218,56 +197,37 @@ def kernel_stddev(config: BackboneConfig, fan_in: int) -> float:
     return config.init_stddev
 
 
-class LayerNorm(nnx.Module):
-    """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis."""
+class Norm(nnx.Module):
+    """The configured norm over the last axis, computed in float32.
 
-    def __init__(
-        self, dim: int, epsilon: float, dtype: str, param_dtype: str, *, use_bias: bool
-    ):
-        self.scale = nnx.Param(jnp.ones(dim, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(dim, param_dtype)) if use_bias else None
-        self.epsilon = epsilon
-        self.dtype = dtype
+    'rmsnorm' is x / sqrt(mean(x^2) + epsilon) * scale (Zhang and Sennrich 2019);
+    'layernorm' does the same to x - mean(x), and adds a bias if there are biases.
+    """
+
+    def __init__(self, config: BackboneConfig, dim: int):
+        self.centres = config.norm == "layernorm"
+        has_bias = self.centres and config.use_bias
+        self.scale = nnx.Param(jnp.ones(dim, config.param_dtype))
+        bias = jnp.zeros(dim, config.param_dtype)
+        self.bias = nnx.Param(bias) if has_bias else None
+        self.epsilon = config.norm_epsilon
+        self.dtype = config.dtype
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         x = x.astype(jnp.float32)
-        mean = x.mean(-1, keepdims=True)
-        centred = x - mean
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + self.epsilon)
+        if self.centres:
+            x = x - x.mean(-1, keepdims=True)
+        mean_square = jnp.square(x).mean(-1, keepdims=True)
+        y = x * jax.lax.rsqrt(mean_square + self.epsilon)
         y = y * _broadcast(self.scale, x.ndim)
         if self.bias is not None:
             y = y + _broadcast(self.bias, x.ndim)
         return y.astype(self.dtype)
 
 
-class RMSNorm(nnx.Module):
-    """x / sqrt(mean(x^2) + epsilon) * scale over the last axis (Zhang, Sennrich 2019)."""
-
-    def __init__(self, dim: int, epsilon: float, dtype: str, param_dtype: str):
-        self.scale = nnx.Param(jnp.ones(dim, param_dtype))
-        self.epsilon = epsilon
-        self.dtype = dtype
-
-    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-        x = x.astype(jnp.float32)
-        mean_square = jnp.square(x).mean(-1, keepdims=True)
-        y = x * jax.lax.rsqrt(mean_square + self.epsilon)
-        return (y * _broadcast(self.scale, x.ndim)).astype(self.dtype)
-
-
 def _broadcast(param: nnx.Param, ndim: int) -> Float[Array, " ..."]:
     value = param[...].astype(jnp.float32)
     return value.reshape((1,) * (ndim - 1) + value.shape)
-
-
-def make_norm(config: BackboneConfig, dim: int, rngs: nnx.Rngs) -> LayerNorm | RMSNorm:
-    """The configured norm over `dim` features."""
-    del rngs  # Norms begin at one and zero.
-    epsilon, dtypes = config.norm_epsilon, (config.dtype, config.param_dtype)
-    if config.norm == "rmsnorm":
-        return RMSNorm(dim, epsilon, *dtypes)
-    return LayerNorm(dim, epsilon, *dtypes, use_bias=config.use_bias)
 
 
 def normal_param(

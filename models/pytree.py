@@ -28,11 +28,6 @@ def pytree(cls: type[T]) -> type[T]:
         children = [(jax.tree_util.GetAttrKey(n), getattr(value, n)) for n in names]
         return children, tuple(getattr(value, n) for n in static)
 
-    def flatten(value):
-        return [getattr(value, n) for n in names], tuple(
-            getattr(value, n) for n in static
-        )
-
     def unflatten(static_values, children):
         value = object.__new__(data_class)
         for name, child in zip(names, children, strict=True):
@@ -41,7 +36,5 @@ def pytree(cls: type[T]) -> type[T]:
             object.__setattr__(value, name, child)
         return value
 
-    jax.tree_util.register_pytree_with_keys(
-        data_class, flatten_with_keys, unflatten, flatten
-    )
+    jax.tree_util.register_pytree_with_keys(data_class, flatten_with_keys, unflatten)
     return data_class  # type: ignore[return-value]

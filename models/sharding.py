@@ -14,14 +14,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jaxtyping import Array, Float
-
-# (parameters of one block as a tree, hidden states) -> the same with constraints.
-PlaceBlock = Callable[[Any, Array], tuple[Any, Array]]
-
-# A function of arrays [B, T] and [B, T, heads, H] -> the same function, run by each
-# device on its own rows and heads.
-OnEachDevice = Callable[[Callable[..., Array]], Callable[..., Array]]
+from jaxtyping import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +22,16 @@ class Placement:
     """How a step's values are sharded.
 
     Attributes:
-      block: constrains a block's parameters and input.
-      on_each_device: see `OnEachDevice`.
+      block: constrains a block's parameters (a tree) and its input [B, T, D]. A block
+        calls it inside its rematerialised function: parameters are gathered from their
+        shards for the forward pass, dropped, and gathered again for the backward pass,
+        so that whole parameters of one block at a time are in memory.
+      on_each_device: turns a function of arrays [B, T, heads, H] and [B, T] with a
+        result [B, T, heads, H] into one that each device runs on its own rows and heads.
     """
 
-    block: PlaceBlock
-    on_each_device: OnEachDevice
+    block: Callable[[Any, Array], tuple[Any, Array]]
+    on_each_device: Callable[[Callable[..., Array]], Callable[..., Array]]
 
 
 ANYWHERE = Placement(
@@ -56,26 +53,11 @@ def placing(placement: Placement) -> Iterator[None]:
         _PLACEMENT.reset(token)
 
 
+def current() -> Placement:
+    """How the step that is being traced shards its values."""
+    return _PLACEMENT.get()
+
+
 def on_one_device() -> bool:
     """Whether no step over a mesh is being traced."""
     return _PLACEMENT.get() is ANYWHERE
-
-
-def place_block(
-    params: Any, hidden: Float[Array, "B T D"]
-) -> tuple[Any, Float[Array, "B T D"]]:
-    """Constrains a block's parameters and input to the shardings of the step.
-
-    Called inside the block's rematerialised function: parameters are gathered from
-    their shards for the forward pass, dropped, and gathered again for the backward
-    pass, so that whole parameters of one block at a time are in memory.
-    """
-    return _PLACEMENT.get().block(params, hidden)
-
-
-def on_each_device(function: Callable[..., Array]) -> Callable[..., Array]:
-    """`function` of [B, T, heads, H] and [B, T], run by each device on its own part.
-
-    The result is [B, T, heads, H].
-    """
-    return _PLACEMENT.get().on_each_device(function)

@@ -6,13 +6,12 @@ loss multiplies them chunk by chunk, so that no [B, K, C] array of logits exists
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from models.backbone import BackboneConfig
-from models.layers import ACTIVATIONS, kernel_stddev, make_linear, make_norm
+from models.layers import ACTIVATIONS, Linear, Norm, kernel_stddev, normal_param
 
 Readout = tuple[Float[Array, "B K E"], Float[Array, "C E"], Float[Array, " C"] | None]
 
@@ -31,8 +30,13 @@ class OutputTable(nnx.Module):
         if vocab_size is None:
             raise ValueError("vocab_size = None: set it to the tokenizer's first.")
         tied, shape = config.tie_embeddings, (vocab_size, config.table_dim)
-        self.kernel = None if tied else _normal(config, shape, rngs)
-        self.bias = _zeros(config, vocab_size) if use_bias else None
+        self.kernel = (
+            None
+            if tied
+            else normal_param(config, shape, kernel_stddev(config, shape[1]), rngs)
+        )
+        bias = jnp.zeros(vocab_size, config.param_dtype)
+        self.bias = nnx.Param(bias) if use_bias else None
         self.logit_scale = config.logit_scale
 
     def __call__(
@@ -54,7 +58,7 @@ class LMHead(nnx.Module):
     def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
         factorised = config.table_dim != config.emb_dim
         self.projection = (
-            make_linear(config, config.emb_dim, config.table_dim, rngs, use_bias=False)
+            Linear(config, config.emb_dim, config.table_dim, rngs, use_bias=False)
             if factorised
             else None
         )
@@ -78,10 +82,10 @@ class MaskedLMHead(nnx.Module):
     """
 
     def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
-        self.dense = make_linear(
+        self.dense = Linear(
             config, config.emb_dim, config.table_dim, rngs, use_bias=True
         )
-        self.norm = make_norm(config, config.table_dim, rngs)
+        self.norm = Norm(config, config.table_dim)
         self.output = OutputTable(config, use_bias=True, rngs=rngs)
         self.activation = config.activation
 
@@ -104,9 +108,10 @@ class PooledClassifier(nnx.Module):
 
     def __init__(self, config: BackboneConfig, num_classes: int, *, rngs: nnx.Rngs):
         dim = config.emb_dim
-        self.dense = make_linear(config, dim, dim, rngs, use_bias=True)
-        self.kernel = _normal(config, (num_classes, dim), rngs)
-        self.bias = _zeros(config, num_classes)
+        self.dense = Linear(config, dim, dim, rngs, use_bias=True)
+        stddev = kernel_stddev(config, dim)
+        self.kernel = normal_param(config, (num_classes, dim), stddev, rngs)
+        self.bias = nnx.Param(jnp.zeros(num_classes, config.param_dtype))
 
     def pool(self, hidden_states: Float[Array, "B K D"]) -> Float[Array, "B K D"]:
         """The pooled states, in (-1, 1)."""
@@ -115,16 +120,3 @@ class PooledClassifier(nnx.Module):
     def readout(self, hidden_states: Float[Array, "B K D"]) -> Readout:
         """Features, table [C, D] and bias [C] of the positions given (K = 1)."""
         return self.pool(hidden_states), self.kernel[...], self.bias[...]
-
-
-def _normal(
-    config: BackboneConfig, shape: tuple[int, int], rngs: nnx.Rngs
-) -> nnx.Param:
-    """A class table [C, E]: output classes first, unlike the kernel of a Linear."""
-    value = jax.random.normal(rngs.params(), shape, config.param_dtype)
-    stddev = kernel_stddev(config, shape[1])
-    return nnx.Param(value * jnp.asarray(stddev, config.param_dtype))
-
-
-def _zeros(config: BackboneConfig, size: int) -> nnx.Param:
-    return nnx.Param(jnp.zeros(size, config.param_dtype))

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from models.backbone import BackboneConfig
-from models.layers import ACTIVATIONS, kernel_stddev, make_linear, make_norm
+from models.layers import ACTIVATIONS, Linear, Norm, kernel_stddev, normal_param
 from objectives.base import Objective, row_keys
 from objectives.corruption import rows, selection
 from objectives.corruption.runs import runs
@@ -322,17 +322,13 @@ class SpanBoundaryHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         dim, out_dim = config.emb_dim, config.table_dim
-        table = jax.random.normal(
-            rngs.params(), (num_places, position_dim), config.param_dtype
-        )
-        stddev = jnp.asarray(kernel_stddev(config, position_dim), config.param_dtype)
-        self.places = nnx.Param(table * stddev)
-        self.dense1 = make_linear(
-            config, 2 * dim + position_dim, dim, rngs, use_bias=True
-        )
-        self.norm1 = make_norm(config, dim, rngs)
-        self.dense2 = make_linear(config, dim, out_dim, rngs, use_bias=True)
-        self.norm2 = make_norm(config, out_dim, rngs)
+        stddev = kernel_stddev(config, position_dim)
+        shape = (num_places, position_dim)
+        self.places = normal_param(config, shape, stddev, rngs)
+        self.dense1 = Linear(config, 2 * dim + position_dim, dim, rngs, use_bias=True)
+        self.norm1 = Norm(config, dim)
+        self.dense2 = Linear(config, dim, out_dim, rngs, use_bias=True)
+        self.norm2 = Norm(config, out_dim)
         self.output = OutputTable(config, use_bias=True, rngs=rngs)
         self.activation = config.activation
 

@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from models.dropout import DropoutRngs
-from models.layers import Linear, kernel_stddev, make_linear
+from models.layers import Linear, kernel_stddev
 from models.transformer.attend import attend, attend_to_cache
 from models.transformer.config import TransformerConfig
 from models.transformer.masks import SegmentMask
@@ -32,10 +32,10 @@ class Attention(nnx.Module):
         if config.init == "t5":
             # T5 does not scale its scores; the query's kernel begins scaled instead.
             query_stddev *= config.dim_per_head**-0.5
-        self.query = make_linear(config, dim, width, rngs, stddev=query_stddev)
-        self.key = make_linear(config, dim, kv_width, rngs)
-        self.value = make_linear(config, dim, kv_width, rngs)
-        self.out = make_linear(config, width, dim, rngs, stddev=output_stddev)
+        self.query = Linear(config, dim, width, rngs, stddev=query_stddev)
+        self.key = Linear(config, dim, kv_width, rngs)
+        self.value = Linear(config, dim, kv_width, rngs)
+        self.out = Linear(config, width, dim, rngs, stddev=output_stddev)
         self.config = config
 
     def queries(

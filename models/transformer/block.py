@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from models.dropout import DropoutRngs, dropout, fold
-from models.layers import ACTIVATIONS, kernel_stddev, make_linear, make_norm
+from models.layers import ACTIVATIONS, Linear, Norm, kernel_stddev
 from models.pytree import pytree
 from models.transformer.attention import Attention, RopeTables
 from models.transformer.cache import LayerCache
@@ -76,9 +76,9 @@ class MLP(nnx.Module):
         self, config: TransformerConfig, *, output_stddev: float, rngs: nnx.Rngs
     ):
         dim, width = config.emb_dim, config.mlp_dim
-        self.gate = make_linear(config, dim, width, rngs) if config.gated_mlp else None
-        self.up = make_linear(config, dim, width, rngs)
-        self.down = make_linear(config, width, dim, rngs, stddev=output_stddev)
+        self.gate = Linear(config, dim, width, rngs) if config.gated_mlp else None
+        self.up = Linear(config, dim, width, rngs)
+        self.down = Linear(config, width, dim, rngs, stddev=output_stddev)
         self.config = config
 
     def __call__(
@@ -108,17 +108,15 @@ class Block(nnx.Module):
             config, config.num_heads * config.dim_per_head, num_layers
         )
         mlp_stddev = _output_stddev(config, config.mlp_dim, num_layers)
-        self.attention_norm = make_norm(config, dim, rngs)
+        self.attention_norm = Norm(config, dim)
         self.attention = Attention(config, output_stddev=attention_stddev, rngs=rngs)
-        self.cross_attention_norm = (
-            make_norm(config, dim, rngs) if cross_attention else None
-        )
+        self.cross_attention_norm = Norm(config, dim) if cross_attention else None
         self.cross_attention = (
             Attention(config, output_stddev=attention_stddev, rngs=rngs)
             if cross_attention
             else None
         )
-        self.mlp_norm = make_norm(config, dim, rngs)
+        self.mlp_norm = Norm(config, dim)
         self.mlp = MLP(config, output_stddev=mlp_stddev, rngs=rngs)
         self.config = config
 

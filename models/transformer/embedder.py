@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from models.dropout import DropoutRngs, dropout
 from models.inputs import ModelInputs
-from models.layers import make_linear, make_norm, normal_param
+from models.layers import Linear, Norm, normal_param
 from models.transformer.config import TransformerConfig
 from models.transformer.positions import check_length, sinusoidal
 
@@ -29,10 +29,10 @@ class Embedder(nnx.Module):
         self.position_embedding = table(num_positions) if learned else None
         types = config.num_token_types
         self.token_type_embedding = table(types) if types else None
-        self.norm = make_norm(config, dim, rngs) if config.embedding_norm else None
+        self.norm = Norm(config, dim) if config.embedding_norm else None
         factorised = dim != config.emb_dim
         self.projection = (
-            make_linear(config, dim, config.emb_dim, rngs) if factorised else None
+            Linear(config, dim, config.emb_dim, rngs) if factorised else None
         )
         self.config = config
 

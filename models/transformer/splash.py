@@ -15,7 +15,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jaxtyping import Array, Float
 
-from models.sharding import on_each_device
+from models import sharding
 from models.transformer.attend import SPLASH_BLOCK
 from models.transformer.masks import SegmentMask
 
@@ -48,7 +48,7 @@ def splash_attention(
         return jnp.swapaxes(jax.vmap(of_row)(*by_head, segment_ids), 1, 2)
 
     query = query * jnp.asarray(scale, query.dtype)
-    return on_each_device(attend)(query, key, value, segments.ids)
+    return sharding.current().on_each_device(attend)(query, key, value, segments.ids)
 
 
 def _kernel(length: int, num_heads: int, *, causal: bool):

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from models import sharding
 from models.dropout import DropoutRngs, fold
 from models.inputs import ModelInputs
-from models.layers import PRODUCT, kernel_stddev, make_norm, normal_param
-from models.sharding import place_block
+from models.layers import PRODUCT, Norm, kernel_stddev, normal_param
 from models.transformer.block import Block, Context, positions_at
 from models.transformer.cache import Cache, LayerCache, by_head
 from models.transformer.config import TransformerConfig
@@ -54,9 +54,7 @@ class Stack(nnx.Module):
             if config.position == "relative_bias"
             else None
         )
-        self.final_norm = (
-            make_norm(config, config.emb_dim, rngs) if config.final_norm else None
-        )
+        self.final_norm = Norm(config, config.emb_dim) if config.final_norm else None
         self.config = config
         self.num_layers = num_layers
         self.causal = causal
@@ -110,7 +108,7 @@ class Stack(nnx.Module):
         """One block as a function of its parameters, under the remat policy."""
 
         def run(params, hidden, context, rngs):
-            params, hidden = place_block(params, hidden)
+            params, hidden = sharding.current().block(params, hidden)
             return nnx.merge(graph, params)(hidden, context, rngs=rngs)[0]
 
         if self.config.remat == "full":

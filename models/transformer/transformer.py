@@ -115,14 +115,7 @@ class Transformer(nnx.Module):
         deterministic: bool = True,
         rngs: DropoutRngs | None = None,
     ) -> Float[Array, "B L D"]:
-        """Hidden states of every position, in the compute dtype.
-
-        Args:
-          inputs: tokens with segment ids and positions.
-          at: positions to give alone, [B, K, D], where the rest is not needed: the last
-            block computes no more than that.
-          deterministic: no dropout.
-          rngs: the rows' dropout seeds, needed unless deterministic.
+        """Hidden states; with `at` the last block computes these positions alone.
 
         Raises:
           ValueError: for a sequence longer than a learned position table.
@@ -157,10 +150,7 @@ class Transformer(nnx.Module):
     def init_cache(
         self, batch_size: int, max_length: int, encoder: ModelInputs | None = None
     ) -> Cache:
-        """An empty cache of `max_length` slots.
-
-        For an encoder-decoder it holds the keys and values of the encoder's output.
-        """
+        """An empty cache; it holds cross-attention's keys and values if there are any."""
         if self.config.architecture != "encoder_decoder":
             return self.stack.init_cache(batch_size, max_length)
         if encoder is None:
@@ -175,12 +165,7 @@ class Transformer(nnx.Module):
     def decode_step(
         self, inputs: ModelInputs, cache: Cache
     ) -> tuple[Float[Array, "B T D"], Cache]:
-        """Hidden states of the next T tokens, and the cache that includes them.
-
-        T > 1 reads a prompt in one call. Rows may differ in length: padding has
-        segment 0, and `positions` count each row's own tokens. `inputs.encoder` is not
-        read.
-        """
+        """Hidden states of the next T tokens, and the cache that includes them."""
         if self.config.architecture == "encoder_decoder":
             embedder, stack = self.decoder_embedder, self.decoder_stack
         else:

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 from models.backbone import BackboneConfig
 from models.dropout import DropoutRngs, dropout, fold
 from models.inputs import ModelInputs
-from models.layers import Linear, kernel_stddev
+from models.layers import Linear
 from models.pytree import pytree
 from objectives.base import Objective, WeightedSum
 from objectives.types import AnyArray, Example, Lengths, Target
@@ -89,21 +89,10 @@ class ClassificationHead(nnx.Module):
         with_pooler: bool,
         rngs: nnx.Rngs,
     ):
-        dim = config.emb_dim
-
-        def linear(out_dim: int, use_bias: bool) -> Linear:
-            return Linear(
-                dim,
-                out_dim,
-                use_bias=use_bias,
-                stddev=kernel_stddev(config, dim),
-                dtype="float32",
-                param_dtype=config.param_dtype,
-                rngs=rngs,
-            )
-
-        self.pooler = linear(dim, True) if with_pooler else None
-        self.output = linear(num_classes, with_pooler)
+        exact, dim = dataclasses.replace(config, dtype="float32"), config.emb_dim
+        pooler = Linear(exact, dim, dim, rngs, use_bias=True) if with_pooler else None
+        self.pooler = pooler
+        self.output = Linear(exact, dim, num_classes, rngs, use_bias=with_pooler)
         self.dropout_rate = config.dropout_rate
 
     def __call__(

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from models.backbone import BackboneConfig
 from models.dropout import DropoutRngs
 from models.inputs import ModelInputs
-from models.layers import Linear, kernel_stddev
+from models.layers import Linear
 from models.pytree import pytree
 from objectives.base import Objective, WeightedSum
 from objectives.finetuning.classification import model_inputs
@@ -58,15 +58,8 @@ class SpanHead(nnx.Module):
     """Start and end logits of every position, float32."""
 
     def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
-        self.output = Linear(
-            config.emb_dim,
-            2,
-            use_bias=True,
-            stddev=kernel_stddev(config, config.emb_dim),
-            dtype="float32",
-            param_dtype=config.param_dtype,
-            rngs=rngs,
-        )
+        exact = dataclasses.replace(config, dtype="float32")
+        self.output = Linear(exact, config.emb_dim, 2, rngs, use_bias=True)
 
     def __call__(self, hidden_states: Float[Array, "B L D"]) -> Float[Array, "B L 2"]:
         return self.output(hidden_states)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 
 from research.config import checks
@@ -104,18 +105,12 @@ class Plan:
     def largest_rows(self) -> int:
         """Rows that fit on one device at a time; 0 if none."""
 
-        def fits(rows: int) -> bool:
+        def is_too_much(rows: int) -> bool:
             kept = self.activations
             used = self.memory.fixed + kept.saved_bytes(rows) + kept.working_bytes(rows)
-            return used <= self.usable
+            return used > self.usable
 
-        low, high = 0, 1
-        while fits(high) and high < 2**24:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
-        return low
+        return bisect.bisect_left(range(1, 2**24), True, key=is_too_much)
 
     @property
     def largest_batch(self) -> int:

@@ -156,18 +156,6 @@ def host_bytes() -> int:
     return total if limit is None else min(total, limit)
 
 
-def step_bytes(step: Any) -> int | None:
-    """Bytes of a compiled step on one device: state, batch and temporaries.
-
-    From the compiler's own plan, without what else the process holds; None if the
-    backend does not report it. The 'peak' that some backends report as well is that of
-    the arguments alone on CPUs.
-    """
-    if not hasattr(step, "memory_analysis"):
-        return None
-    return allocated_bytes(step) or None
-
-
 @contextlib.contextmanager
 def explained(what: str, advice: str) -> Iterator[None]:
     """Turns running out of memory inside into an error that names settings to change.
@@ -236,8 +224,13 @@ def check_compiled(
 
 
 def allocated_bytes(compiled: Any) -> int | None:
-    """What XLA allocates on a device: arguments, temporaries, outputs of their own."""
-    found = compiled.memory_analysis()
+    """Bytes that XLA allocates for a compiled step on one device: state, batch, temporaries.
+
+    From the compiler's own plan, without what else the process holds; None if the
+    backend does not report it. The 'peak' that some backends report as well is that of
+    the arguments alone on CPUs.
+    """
+    found = getattr(compiled, "memory_analysis", lambda: None)()
     if found is None:
         return None
     return (

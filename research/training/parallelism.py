@@ -3,7 +3,9 @@
 'jit': one program over a mesh of data x fsdp x tensor devices. Rows are split over data
 and fsdp, parameters over fsdp and tensor by rules for their names, and XLA adds the
 communication. 'pmap': every device has all parameters and its own rows; the step
-gathers the batch's integers, corrupts the whole, keeps its rows and sums gradients.
+gathers the batch's integers, corrupts the whole, keeps its rows and sums gradients. It
+is `jax.shard_map` over one axis, which jax.pmap is made of: that cannot be compiled
+ahead, and takes arrays of another shape on several hosts.
 """
 
 from __future__ import annotations
@@ -224,15 +226,12 @@ class Parallel:
         num_parts, own = self.host_part
 
         def put(x: np.ndarray) -> jax.Array:
-            x = x.reshape(len(own), -1, *x.shape[1:])
-            shape = (num_parts, *x.shape[1:])
-            if self.mode == "jit":
-                shape = (num_parts * x.shape[1], *x.shape[2:])
+            parts = x.reshape(len(own), -1, *x.shape[1:])
+            size = parts.shape[1]
+            shape = (num_parts * size, *x.shape[1:])
 
             def part(index: Any) -> np.ndarray:
-                first = index[0].indices(shape[0])[0]
-                rows = x[own.index(first * num_parts // shape[0])]
-                return rows[None] if self.mode == "pmap" else rows
+                return parts[own.index((index[0].start or 0) // size)]
 
             return jax.make_array_from_callback(shape, self.rows, part)
 
@@ -243,13 +242,9 @@ class Parallel:
     def global_shapes(self, batch: Any) -> Any:
         """Shapes of the global batch that `place` makes of a whole batch's shapes."""
 
-        def shape(x: Any) -> jax.ShapeDtypeStruct:
-            dims = x.shape
-            if self.mode == "pmap":
-                dims = (self.mesh.size, dims[0] // self.mesh.size, *dims[1:])
-            return jax.ShapeDtypeStruct(dims, x.dtype, sharding=self.rows)
-
-        return jax.tree.map(shape, batch)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.rows), batch
+        )
 
     def lower(
         self,
@@ -272,48 +267,22 @@ class Parallel:
           keep its shardings; all others are on every device.
         """
         if self.mode == "pmap":
-            is_rows = tuple(i in row_arguments for i in range(len(arguments)))
-            return self._mapped(function, is_rows, donate).lower(*arguments)
+            rows = PartitionSpec(REPLICAS)
+            mapped = jax.shard_map(
+                function,
+                mesh=self.mesh,
+                in_specs=tuple(
+                    rows if i in row_arguments else PartitionSpec()
+                    for i in range(len(arguments))
+                ),
+                out_specs=PartitionSpec(),
+                check_vma=False,
+            )
+            return jax.jit(mapped, donate_argnums=donate).lower(*arguments)
         outputs = jax.eval_shape(function, *arguments)
         out_shardings = self._output_shardings(outputs, arguments, donate)
         jitted = jax.jit(function, donate_argnums=donate, out_shardings=out_shardings)
         return jitted.lower(*arguments)
-
-    def _mapped(
-        self, function: Callable[..., Any], is_rows: tuple[bool, ...], donate: Any
-    ) -> Any:
-        """The function on every device; arguments of rows lose their device axis."""
-        if jax.process_count() == 1:
-            return jax.pmap(
-                function,
-                axis_name=REPLICAS,
-                in_axes=tuple(0 if rows else None for rows in is_rows),
-                out_axes=None,
-                donate_argnums=donate,
-                devices=list(self.mesh.devices.flat),
-            )
-
-        # What jax.pmap is made of. Its own form takes each host's part of an array
-        # where there are several hosts, and cannot be compiled ahead.
-        def on_device(*arguments: Any) -> Any:
-            return function(
-                *(
-                    jax.tree.map(lambda x: x[0], argument) if rows else argument
-                    for argument, rows in zip(arguments, is_rows, strict=True)
-                )
-            )
-
-        mapped = jax.shard_map(
-            on_device,
-            mesh=self.mesh,
-            in_specs=tuple(
-                PartitionSpec(REPLICAS) if rows else PartitionSpec() for rows in is_rows
-            ),
-            out_specs=PartitionSpec(),
-            axis_names={REPLICAS},
-            check_vma=False,
-        )
-        return jax.jit(mapped, donate_argnums=donate)
 
     def _output_shardings(
         self, outputs: Any, arguments: tuple[Any, ...], donate: tuple[int, ...]

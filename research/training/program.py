@@ -233,7 +233,7 @@ class Steps:
 
     def peak_bytes(self) -> int | None:
         """Largest memory of the train steps so far, on one device; None if unknown."""
-        sizes = [memory.step_bytes(step.result()) for step in self._train.values()]
+        sizes = [memory.allocated_bytes(step.result()) for step in self._train.values()]
         return max((size for size in sizes if size is not None), default=None)
 
     def close(self) -> None:

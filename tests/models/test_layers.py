@@ -59,7 +59,7 @@ def test_activations_keep_bfloat16(name):
 @pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
 def test_norms(norm):
     config = tiny.config(norm=norm, norm_epsilon=1e-3)
-    module = layers.make_norm(config, 6, nnx.Rngs(0))
+    module = layers.Norm(config, 6)
     x = np.asarray(normal(2, 3, 6)) * 3 + 1
     centre = x.mean(-1, keepdims=True) if norm == "layernorm" else 0.0
     expected = (x - centre) / np.sqrt(
@@ -70,7 +70,7 @@ def test_norms(norm):
 
 def test_norms_of_bfloat16_are_computed_in_float32():
     config = tiny.config(dtype="bfloat16")
-    module = layers.make_norm(config, 512, nnx.Rngs(0))
+    module = layers.Norm(config, 512)
     # A mean of 100 leaves a bfloat16 variance no correct digit.
     x = (100 + normal(4, 512)).astype(jnp.bfloat16)
     y = np.asarray(module(x), np.float32)

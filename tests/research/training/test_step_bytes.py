@@ -17,15 +17,15 @@ def compiled(rows):
 
 
 def test_a_step_needs_its_state_its_batch_and_what_is_between():
-    found = memory.step_bytes(compiled(1024))
+    found = memory.allocated_bytes(compiled(1024))
     arrays = 4 * (256 * 256 + 1024 * 256)
     # What is hidden is as large as the batch, and counts.
     assert arrays + 4 * 1024 * 256 <= found <= arrays + 3 * 4 * 1024 * 256
     ballast = jnp.ones((1024, 1024))
-    assert memory.step_bytes(compiled(1024)) == found
-    assert memory.step_bytes(compiled(2048)) > found
+    assert memory.allocated_bytes(compiled(1024)) == found
+    assert memory.allocated_bytes(compiled(2048)) > found
     del ballast
 
 
 def test_what_is_not_compiled_ahead_has_no_known_size():
-    assert memory.step_bytes(lambda: None) is None
+    assert memory.allocated_bytes(lambda: None) is None
