@@ -15,10 +15,10 @@ from research.data import loader
 from research.data.store import TokenStore
 from research.training import guards, memory, metrics
 from research.training import heldout as heldout_lib
-from research.training.checkpoints import Checkpoints
 from research.training.heldout import Heldout
 from research.training.monitor import Monitor
 from research.training.program import Program, Steps
+from research.training.saving import Checkpoints
 from research.training.state import TrainState
 
 # Batches on their way to the devices ahead of the step that takes them.

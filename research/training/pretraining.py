@@ -29,9 +29,9 @@ from research.training import (
     summary,
     workdir,
 )
-from research.training.checkpoints import Checkpoints
 from research.training.monitor import Monitor
 from research.training.program import Program
+from research.training.saving import Checkpoints
 from research.training.state import TrainState
 
 

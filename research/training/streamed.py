@@ -1,6 +1,6 @@
-"""Parameters of a checkpoint one at a time, for models that memory holds no copy of.
+"""Reads and writes parameters of a checkpoint one at a time.
 
-Conversion reads and writes through these: its memory is that of the largest tensor.
+Conversion uses this: it never holds more than its largest tensor in memory.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from research.training import checkpoints
+from research.training import checkpoints, saving
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Deferred:
-    """An array that is read, or made, when it is needed, and not kept.
+    """An array that is read, or computed, whenever it is needed, and not kept.
 
     Attributes:
       shape, dtype: of the array.
-      read: gives it.
+      read: returns the array.
     """
 
     shape: tuple[int, ...]
@@ -42,7 +42,7 @@ class Deferred:
 
 
 class _OneByOne(ocp.type_handlers.NumpyHandler):
-    """Writes deferred arrays in turn; orbax would hold copies of all of them."""
+    """Writes deferred arrays in turn; orbax alone would hold copies of all of them."""
 
     async def serialize(
         self,
@@ -58,32 +58,8 @@ class _OneByOne(ocp.type_handlers.NumpyHandler):
         return []
 
 
-class _Handler(checkpoints.Checksums, ocp.PyTreeCheckpointHandler):
-    """orbax's handler of trees, with checksums, for deferred arrays too."""
-
-    def __init__(self) -> None:
-        registry = ocp.type_handlers.create_type_handler_registry(
-            (Deferred, _OneByOne()),
-            (np.ndarray, _OneByOne()),
-            (jax.Array, ocp.type_handlers.ArrayHandler()),
-        )
-        super().__init__(type_handler_registry=registry)
-
-
-@ocp.args.register_with_handler(_Handler, for_save=True)
-@dataclasses.dataclass
-class _Save(ocp.args.PyTreeSave):
-    pass
-
-
-@ocp.args.register_with_handler(_Handler, for_restore=True)
-@dataclasses.dataclass
-class _Restore(ocp.args.PyTreeRestore):
-    pass
-
-
 def save_params(folder: pathlib.Path, params: Any, *, step: int = 0) -> None:
-    """Writes parameters without an optimizer's state, as an imported run has them.
+    """Writes parameters without an optimizer's state, for an imported run.
 
     Args:
       folder: workdir / 'checkpoints'.
@@ -98,16 +74,24 @@ def save_params(folder: pathlib.Path, params: Any, *, step: int = 0) -> None:
         checkpoints.PROGRESS: {"step": np.array(step, np.int32)}
         | {"skipped": np.array(0, np.int32)},
     }
-    with checkpoints.writing(folder, None):
+    with saving.writing(folder, None):
         folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+        registry = ocp.type_handlers.create_type_handler_registry(
+            (Deferred, _OneByOne()),
+            (np.ndarray, _OneByOne()),
+            (jax.Array, ocp.type_handlers.ArrayHandler()),
+        )
         manager = ocp.CheckpointManager(
             folder.absolute(),
-            item_handlers={name: _Handler() for name in items},
+            item_handlers={
+                name: checkpoints.Handler(type_handler_registry=registry)
+                for name in items
+            },
             options=options,
         )
         with contextlib.closing(manager):
-            args = {name: _Save(values) for name, values in items.items()}
+            args = {name: checkpoints.Save(values) for name, values in items.items()}
             manager.save(step, args=ocp.args.Composite(**args))
             manager.wait_until_finished()
 
@@ -124,14 +108,12 @@ def open_params(
     Raises:
       UserError: if there is no such checkpoint or it is damaged.
     """
-    step = checkpoints.choose(folder, which)
-    checkpoints.verified(folder / str(step))
-    item = (folder / str(step) / checkpoints.PARAMS).absolute()
-    handler = _Handler()
+    item, step = checkpoints.find_params(folder, which)
+    handler = checkpoints.Handler()
 
     def reader(name: str) -> Callable[[], np.ndarray]:
         as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-        args = _Restore(
+        args = checkpoints.Restore(
             item={name: 0}, restore_args={name: as_numpy}, partial_restore=True
         )
         return lambda: handler.restore(item, args=args)[name]
@@ -140,5 +122,4 @@ def open_params(
         name: Deferred(tuple(leaf.shape), np.dtype(leaf.dtype), reader(name))
         for name, leaf in handler.metadata(item).items()
     }
-    # Tied heads without a bias have no parameters, and flat dicts no empty ones.
-    return {"model": {}, "heads": {}, **checkpoints.nest(flat)}, step
+    return checkpoints.nest_params(flat), step

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from research.errors import UserError
-from research.training import checkpoints, state
-from research.training.checkpoints import Checkpoints
+from research.training import checkpoints, saving, state
+from research.training.saving import Checkpoints
 from tests.research.training import tiny
 
 
@@ -251,7 +251,7 @@ def test_a_full_disk_is_an_error_that_says_what_is_safe(open_checkpoints, monkey
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints._Handler, "finalize", full)
+    monkeypatch.setattr(checkpoints.Handler, "finalize", full)
     with pytest.raises(UserError, match="step 2.*No space left.*steps 1 are whole"):
         found.save(2, make_state(2))
         found.wait()
@@ -269,17 +269,17 @@ def test_the_words_of_the_operating_system_are_found():
     )
     wrapped = RuntimeError("background save failed")
     wrapped.__cause__ = ValueError(text)
-    assert checkpoints._disk_error(wrapped) == "No space left on device"
-    assert checkpoints._disk_error(OSError(30, "Read-only file system")) == (
+    assert saving._disk_error(wrapped) == "No space left on device"
+    assert saving._disk_error(OSError(30, "Read-only file system")) == (
         "Read-only file system"
     )
-    assert checkpoints._disk_error(ValueError("shapes differ")) is None
+    assert saving._disk_error(ValueError("shapes differ")) is None
 
 
 def test_errors_that_are_not_about_disks_stay_what_they_are():
     with (
         pytest.raises(KeyError),
-        checkpoints.writing(checkpoints.pathlib.Path("x"), 1),
+        saving.writing(saving.pathlib.Path("x"), 1),
     ):
         raise KeyError("bug")
 

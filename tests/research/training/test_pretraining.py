@@ -16,10 +16,10 @@ import pytest
 
 from research.errors import UserError
 from research.training import checkpoints, loop, pretraining, trained_run, workdir
-from research.training.checkpoints import Checkpoints
 from research.training.memory import TooLittleMemory
 from research.training.monitor import Monitor, NonFinite
 from research.training.program import Program, Steps
+from research.training.saving import Checkpoints
 from tests.research.training import tiny
 
 
