@@ -1,8 +1,7 @@
-"""What differs between the arms of a comparison, and what is held equal.
+"""The arms of a comparison: in what they differ, and what they share.
 
-Arms are whole run configs. Fields in which they may differ are declared; every other
-field is claimed to be shared, and a comparison in which a claimed field differs is
-refused before any work.
+Arms are whole run configs. The fields in which they may differ are declared; if any
+other field differs, the comparison is refused before any work.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ MISSING = "—"  # a field that an arm's objective does not have
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One competitor.
+    """One of the pretraining setups that are compared.
 
     Attributes:
-      name: key in the comparison's config, used in folders and tables.
-      label: what people read.
+      name: key in the comparison's config, used in folders and results.csv.
+      label: its name in reports.
       experiment: name of the experiment it started from.
-      overrides: what it changed there, dotted field -> value.
+      overrides: dotted field -> value, of the fields that it changed there.
       config: the whole run config that results, as plain values.
     """
 

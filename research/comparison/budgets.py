@@ -1,9 +1,9 @@
-"""What every arm may spend, and the schedule that spends it.
+"""What every arm may spend, and the schedules that follow from it.
 
 A budget is an axis and an amount. The number of optimizer steps of an arm follows from
-what one of its steps costs on that axis, and its schedule is fitted to that number: a
-learning-rate schedule that was cut short or left unfinished is a biased view of an
-objective.
+what one of its steps costs on that axis. The schedules are fitted to that number: a
+learning rate that has not decayed when the run ends makes an objective look worse than
+it is.
 """
 
 from __future__ import annotations
@@ -81,31 +81,19 @@ class StepCost:
 
     Attributes:
       tokens: clean tokens of the global batch.
-      targets: loss-bearing positions.
       flops: training FLOPs.
       device_seconds: seconds times devices; None until measured.
     """
 
     tokens: int
-    targets: int
     flops: float
     device_seconds: float | None
 
     def on(self, axis: str) -> float:
-        """The cost on one axis.
-
-        Raises:
-          UserError: if the axis is seconds and the rate was not measured.
-        """
-        if axis == "steps":
-            return 1.0
-        if axis == "device_seconds":
-            if self.device_seconds is None:
-                raise UserError(
-                    "A budget of device-seconds needs the measured time of a step."
-                )
-            return self.device_seconds
-        return float({"tokens": self.tokens, "flops": self.flops}[axis])
+        """The cost on one axis."""
+        cost = 1.0 if axis == "steps" else getattr(self, axis)
+        assert cost is not None, "a job measures seconds before they are needed"
+        return float(cost)
 
 
 def num_train_steps(budget: Budget, costs: dict[str, StepCost]) -> dict[str, int]:

@@ -1,13 +1,14 @@
-"""Which process does which job: claims that outlive neither their process nor a kill.
+"""Claims on jobs, so that several processes can divide a comparison's work.
 
-A job's folder holds numbered claim files, `claim.1`, `claim.2`, ...; the highest number
-holds the job. A claim is made by creating the next number exclusively, which the file
-system grants to one process only, and nothing is ever renamed or deleted: two processes
-that both find a dead claim race for the same number, and one loses.
+A job's folder holds numbered claim files, `claim.1`, `claim.2`, ...; the process that
+made the one with the highest number holds the job. A claim is made by creating the next
+number exclusively, which the file system grants to one process only. Nothing is ever
+renamed or deleted: two processes that both find a dead claim try to create the same
+number, and one of them fails.
 
-A claim is dead when its process is: on the same machine that is looked up; a process
-elsewhere keeps its claim alive by touching it, and is given up when the file has not
-changed for a while by the observer's own clock.
+A claim is dead once its process is. On the same machine, that is looked up. A process on
+another machine touches its claim every few seconds, and counts as dead when the file has
+not changed for a while by the observer's own clock.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import psutil
 HEARTBEAT_SECONDS = 15.0
 # Several missed heartbeats: network file systems cache attributes for up to a minute.
 GIVEN_UP_SECONDS = 180.0
-# Every claim leaves a file and lines in the log, so one that is in vain is not hurried.
+# Every claim leaves a file and lines in the log, so a vain one is not repeated soon.
 LEFT_ALONE_SECONDS = 60.0
 
 
@@ -52,7 +53,7 @@ class Holder:
 
 @functools.cache
 def _machine() -> str:
-    """What tells two process tables apart: boot, host name and pid namespace."""
+    """Identifies a table of process ids: host name, boot and pid namespace."""
     parts = [socket.gethostname()]
     for read in (
         lambda: pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
@@ -66,7 +67,7 @@ def _machine() -> str:
 
 
 class Claims:
-    """Claims of one process; keeps the ones it holds alive until they are released."""
+    """The claims of one process; a thread touches those that it holds."""
 
     def __init__(self):
         self._me = Holder.me()
@@ -112,20 +113,13 @@ class Claims:
         released.touch()
 
     def leave_alone(self, folder: pathlib.Path) -> None:
-        """Claims a job no more for a while: someone given up for dead is still at it."""
+        """Does not claim a job for a while: its last holder turned out to be alive."""
         self._left_alone[folder] = time.monotonic() + LEFT_ALONE_SECONDS
 
     def holds(self, folder: pathlib.Path) -> bool:
-        """Whether this process still holds the job: nobody gave it up for dead."""
+        """Whether this process still holds the job, and no other took it over."""
         claim = self._held.get(folder)
         return claim is not None and _latest(folder)[1] == claim
-
-    def holder(self, folder: pathlib.Path) -> Holder | None:
-        """The live process that holds the job, if there is one."""
-        _, current = _latest(folder)
-        if current is None or not self.alive(current):
-            return None
-        return _read(current)
 
     def alive(self, claim: pathlib.Path) -> bool:
         """Whether the process behind a claim still works on it."""

@@ -1,4 +1,4 @@
-"""The border between a comparison's config and its code."""
+"""Turns the config of a comparison into checked, frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from research.errors import UserError, nearest
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """The learning rates that every arm tries, on seeds of their own."""
+    """The learning rates that every arm tries, on seeds that no run uses."""
 
     learning_rates: tuple[float, ...]
     seeds: tuple[int, ...]
@@ -27,7 +27,7 @@ class Tuning:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Primary:
-    """The one metric that verdicts are about, and the arm they compare with."""
+    """The metric that is tested, and the arm that the others are compared with."""
 
     metric: str
     reference: str
@@ -35,7 +35,7 @@ class Primary:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Level of the intervals, power of detectable differences, nature of examples."""
+    """Level of intervals, power of detectable differences, fixed or sampled examples."""
 
     alpha: float
     power: float
@@ -44,13 +44,13 @@ class Statistics:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """A difference that was published, to be measured again.
+    """A published difference that is measured again.
 
     Attributes:
       arm, reference: names of arms; reference FLOOR is the arm's random initialisation.
-      metric: 'evaluation/metric' that stands for the published one here.
+      metric: 'evaluation/metric' that is measured here.
       published: the published difference, in points of `published_metric`.
-      source: where.
+      source: where it was published.
     """
 
     arm: str
@@ -61,7 +61,7 @@ class Contrast:
     source: str
 
 
-# The reference of a contrast of pretraining against none.
+# The reference of a contrast between pretraining and none.
 FLOOR = "random_init"
 
 
@@ -70,9 +70,12 @@ class ComparisonConfig:
     """A whole comparison, checked.
 
     Attributes:
-      evaluations: name -> settings as plain values; `evaluations.create` reads them.
-      contrasts: published differences, by name.
-      raw: the config as plain values, what is saved and compared.
+      varies: fields or sections in which arms may differ.
+      points: shares of the budget at which arms are evaluated, ascending.
+      evaluations: name -> settings as plain values, for `table.create`.
+      contrasts: by name.
+      floor: whether random initialisation is evaluated too.
+      raw: the config as plain values, as it is saved.
     """
 
     name: str
@@ -191,7 +194,7 @@ def _contradictions(config: ComparisonConfig) -> list[str]:
     if config.tuning.learning_rates and overlap:
         problems.append(
             f"config.tuning.seeds and config.seeds share {sorted(overlap)}: tuning on "
-            f"the seeds that are judged favours the tuned."
+            f"the seeds that are compared favours the tuned arms."
         )
     if not 0 < config.tuning.budget_fraction <= 1:
         problems.append("config.tuning.budget_fraction must be in (0, 1].")

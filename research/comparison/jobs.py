@@ -1,4 +1,4 @@
-"""Everything a comparison has to do, as independent jobs with folders of their own.
+"""The jobs of a comparison, and the folder of each.
 
 rates/ARM                                   time of a step (budgets in seconds only)
 tuning/ARM/lr-RATE/seed-S                   a trial run
@@ -63,33 +63,45 @@ def plan(config: ComparisonConfig) -> list[Job]:
 
     Seeds come one after another, so that an unfinished comparison has whole seeds.
     """
+    arms = [arm.name for arm in config.arms]
     jobs = []
-    timed = config.budget.axis == "device_seconds"
-    for arm in config.arms:
-        if timed:
-            jobs.append(
-                Job(folder=f"rates/{arm.name}", kind="rate", arm=arm.name, needs=())
-            )
-    for arm in config.arms:
-        needs: tuple[str, ...] = (f"rates/{arm.name}",) if timed else ()
-        jobs += _trials(config, arm.name, needs)
+    if config.budget.axis == "device_seconds":
+        jobs += [
+            Job(folder=rate_folder(arm), kind="rate", arm=arm, needs=()) for arm in arms
+        ]
+    rates = {job.arm: (job.folder,) for job in jobs}
+    jobs += [
+        Job(
+            folder=trial_folder(arm, rate, seed),
+            kind="trial",
+            arm=arm,
+            needs=rates.get(arm, ()),
+            seed=seed,
+            learning_rate=rate,
+        )
+        for arm in arms
+        for rate in config.tuning.learning_rates
+        for seed in config.tuning.seeds
+    ]
+    first = {arm: tuple(job.folder for job in jobs if job.arm == arm) for arm in arms}
     for seed in config.seeds:
-        for arm in config.arms:
-            needs = tuple(
-                t.folder for t in jobs if t.kind != "run" and t.arm == arm.name
+        jobs += [
+            Job(
+                folder=run_folder(arm, seed),
+                kind="run",
+                arm=arm,
+                needs=first[arm],
+                seed=seed,
             )
-            needs = tuple(n for n in needs if not n.startswith("evaluations/"))
-            jobs.append(
-                Job(
-                    folder=run_folder(arm.name, seed),
-                    kind="run",
-                    arm=arm.name,
-                    needs=needs,
-                    seed=seed,
-                )
-            )
+            for arm in arms
+        ]
         jobs += _evaluations(config, seed)
     return jobs
+
+
+def rate_folder(arm: str) -> str:
+    """Folder of the measured time of an arm's step."""
+    return f"rates/{arm}"
 
 
 def run_folder(arm: str, seed: int) -> str:
@@ -119,21 +131,6 @@ def floor_arms(config: ComparisonConfig) -> dict[str, str]:
         arm.name: first.setdefault(repr(sorted(arm.config["model"].items())), arm.name)
         for arm in config.arms
     }
-
-
-def _trials(config: ComparisonConfig, arm: str, needs: tuple[str, ...]) -> list[Job]:
-    return [
-        Job(
-            folder=trial_folder(arm, rate, seed),
-            kind="trial",
-            arm=arm,
-            needs=needs,
-            seed=seed,
-            learning_rate=rate,
-        )
-        for rate in config.tuning.learning_rates
-        for seed in config.tuning.seeds
-    ]
 
 
 def _evaluations(config: ComparisonConfig, seed: int) -> list[Job]:

@@ -1,8 +1,7 @@
-"""What is left of a job when it ends: checked files that are written whole.
+"""The files that record how a job ended.
 
 A finished job has `done.json`, every failed attempt a `failure.N.json`. Each holds the
-hash of its own content, so that a file that was edited or cut is found out instead of
-believed.
+hash of its own content, so that a file that was edited or cut is refused.
 """
 
 from __future__ import annotations
@@ -22,14 +21,13 @@ _HASH = "sha256"
 
 
 class DamagedError(Exception):
-    """A results file is not what was written."""
+    """A results file was edited or cut since it was written."""
 
 
 def write(path: pathlib.Path, values: dict[str, Any]) -> None:
-    """Writes values with their hash; readers see all of the file or nothing."""
+    """Writes values with their hash."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**values, _HASH: digest(values)}, indent=1)
-    files.write(path, text)
+    files.write(path, json.dumps({**values, _HASH: digest(values)}, indent=1))
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The pretraining runs of a comparison: what they cost, how long they are, what they gave."""
+"""The pretraining runs of a comparison: their cost, their length and their summary."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Workload:
     """What the runs of an arm have in common, whatever their seed and length.
 
     Attributes:
-      program: of the arm's config; no run's schedule.
+      program: of the arm's config, whose schedule no run has.
       row: FLOPs of a row.
     """
 
@@ -49,7 +49,7 @@ _workloads: dict[str, Workload] = {}
 
 
 def workload(arm: Arm) -> Workload:
-    """An arm's workload, put together once: tracing its heads takes seconds.
+    """An arm's workload, built once because tracing it takes seconds.
 
     Loads the data to know the vocabulary.
     """
@@ -71,34 +71,19 @@ def _data(config: DataConfig) -> Data:
     return found
 
 
-def step_costs(config: ComparisonConfig, workdir: pathlib.Path) -> dict[str, StepCost]:
-    """What one step of every arm costs; measured seconds where the budget needs them.
+def step_cost(arm: Arm, device_seconds: float | None) -> StepCost:
+    """What one optimizer step of an arm costs.
 
-    An arm whose rate is not measured yet has none.
+    Args:
+      device_seconds: as measured; None where the budget is none of seconds.
     """
-    costs = {}
-    for arm in config.arms:
-        costs[arm.name] = step_cost(arm, workdir)
-    return costs
-
-
-def step_cost(arm: Arm, workdir: pathlib.Path) -> StepCost:
-    """What one step of one arm costs."""
     work = workload(arm)
     batch_size = work.program.config.train.batch_size
     return StepCost(
         tokens=batch_size * work.row.tokens,
-        targets=batch_size * work.row.targets,
         flops=batch_size * work.row.training,
-        device_seconds=_measured_rate(workdir, arm.name),
+        device_seconds=device_seconds,
     )
-
-
-def _measured_rate(workdir: pathlib.Path, arm: str) -> float | None:
-    folder = workdir / "rates" / arm
-    if not outcomes.is_done(folder):
-        return None
-    return float(outcomes.read(folder / outcomes.DONE)["device_seconds"])
 
 
 def check_budget(config: ComparisonConfig) -> None:
@@ -108,12 +93,13 @@ def check_budget(config: ComparisonConfig) -> None:
       UserError: naming the arms.
     """
     if config.budget.axis != "device_seconds":
-        budgets.num_train_steps(config.budget, step_costs(config, pathlib.Path()))
+        costs = {arm.name: step_cost(arm, None) for arm in config.arms}
+        budgets.num_train_steps(config.budget, costs)
 
 
-def measure_rate(config: ComparisonConfig, job: Job) -> dict[str, Any]:
+def measure_rate(arm: Arm) -> dict[str, Any]:
     """Times an arm's train step: device-seconds of one step, compilation excluded."""
-    parts = workload(config.arm(job.arm)).program
+    parts = workload(arm).program
     state = parts.init()
     steps = program.Steps(parts, 0)
     try:
@@ -139,7 +125,11 @@ def run_settings(
 ) -> ml_collections.ConfigDict:
     """The config of a run or trial: its seed, learning rate and fitted schedule."""
     arm = config.arm(job.arm)
-    cost = step_cost(arm, folder)
+    seconds = None
+    if config.budget.axis == "device_seconds":
+        done = folder / jobs.rate_folder(job.arm) / outcomes.DONE
+        seconds = outcomes.read(done)["device_seconds"]
+    cost = step_cost(arm, seconds)
     steps = budgets.num_train_steps(config.budget, {job.arm: cost})[job.arm]
     rate = job.learning_rate
     if job.kind == "trial":

@@ -1,7 +1,8 @@
-"""Reads a comparison's workdir, finished or not, into what the report shows."""
+"""Reads the workdir of a comparison, finished or not."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -19,11 +20,9 @@ from research.comparison.statistics import Scores
 from research.config import saved
 from research.errors import UserError
 from research.evaluation.interface import Metric, Result
-from research.training.workdir import written_by
+from research.training.workdir import CONFIG, METRICS, read_metrics, written_by
 
 COMPARISON_FILE = "comparison.json"
-METRICS_FILE = "metrics.jsonl"
-STATES = ("done", "failed", "damaged", "unfinished", "missing")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,7 @@ class Run:
 
     Attributes:
       job: which run.
-      state: one of STATES.
+      state: 'done', 'failed', 'damaged', 'unfinished' or 'missing'.
       train, heldout: losses, in nats per target.
       summary: what the finished run recorded; empty until then.
       config: of the run; empty until it started.
@@ -81,29 +80,21 @@ class Results:
     problems: tuple[Problem, ...]
     num_jobs: int
 
-    @property
-    def is_complete(self) -> bool:
-        return not self.problems
-
-    def arm_runs(self, arm: str) -> list[Run]:
-        """The arm's runs that have at least started, by seed."""
-        runs = (self.runs[arm, seed] for seed in self.config.seeds)
-        return [run for run in runs if run.state != "missing"]
-
     def finished_runs(self, arm: str) -> list[Run]:
         """The arm's finished runs, by seed."""
-        return [run for run in self.arm_runs(arm) if run.state == "done"]
+        runs = (self.runs[arm, seed] for seed in self.config.seeds)
+        return [run for run in runs if run.state == "done"]
 
     def metrics(self) -> dict[str, Metric]:
-        """'evaluation/metric' -> what it means, of all scores at hand."""
-        found: dict[str, Metric] = {}
-        for name in self.config.evaluations:
-            for (evaluation, _, _), by_seed in self.scores.items():
-                if evaluation == name:
-                    for result in by_seed.values():
-                        for metric, meaning in result.metrics.items():
-                            found.setdefault(f"{name}/{metric}", meaning)
-        return found
+        """Every 'evaluation/metric' that has scores."""
+        return {
+            f"{name}/{metric}": meaning
+            for name in self.config.evaluations
+            for (evaluation, _, _), by_seed in self.scores.items()
+            if evaluation == name
+            for result in by_seed.values()
+            for metric, meaning in result.metrics.items()
+        }
 
     def scores_of(self, metric: str, arm: str, point: float | None) -> Scores | None:
         """Scores of an arm on 'evaluation/metric' at a point; None without any."""
@@ -151,7 +142,11 @@ def load_config(workdir: pathlib.Path) -> ComparisonConfig:
 
 
 def load(workdir: pathlib.Path) -> Results:
-    """Reads the whole workdir."""
+    """Reads the whole workdir.
+
+    Raises:
+      UserError: if it holds no comparison, or its config was edited.
+    """
     config = load_config(workdir)
     runs: dict[tuple[str, int], Run] = {}
     trials: dict[tuple[str, float, int], Run] = {}
@@ -159,22 +154,18 @@ def load(workdir: pathlib.Path) -> Results:
     problems = []
     plan = jobs.plan(config)
     for job in plan:
-        state, value, detail = _read_job(workdir, job)
+        folder = workdir / job.folder
+        state, value, detail = _outcome(folder)
         if state != "done":
             problems.append(Problem(job=job, state=state, detail=detail))
-        if job.kind in ("run", "trial"):
-            run = _read_run(workdir / job.folder, job, state, value)
-            assert job.seed is not None
-            if job.kind == "run":
-                runs[job.arm, job.seed] = run
-            else:
-                assert job.learning_rate is not None
-                trials[job.arm, job.learning_rate, job.seed] = run
-        elif job.kind == "evaluation" and state == "done":
-            key = (str(job.evaluation), job.arm, job.point)
-            scores.setdefault(key, {})[int(job.seed or 0)] = Result.from_json(
-                value["result"]
-            )
+        match job:
+            case Job(kind="run", seed=int(seed)):
+                runs[job.arm, seed] = _read_run(folder, job, state, value)
+            case Job(kind="trial", seed=int(seed), learning_rate=float(rate)):
+                trials[job.arm, rate, seed] = _read_run(folder, job, state, value)
+            case Job(evaluation=str(name), seed=int(seed)) if state == "done":
+                by_seed = scores.setdefault((name, job.arm, job.point), {})
+                by_seed[seed] = Result.from_json(value["result"])
     return Results(
         config=config,
         runs=runs,
@@ -185,9 +176,8 @@ def load(workdir: pathlib.Path) -> Results:
     )
 
 
-def _read_job(workdir: pathlib.Path, job: Job) -> tuple[str, dict[str, Any], str]:
+def _outcome(folder: pathlib.Path) -> tuple[str, dict[str, Any], str]:
     """State of a job, what it recorded, and what is known if it is not done."""
-    folder = workdir / job.folder
     if outcomes.is_done(folder):
         try:
             value = outcomes.read(folder / outcomes.DONE)
@@ -196,22 +186,20 @@ def _read_job(workdir: pathlib.Path, job: Job) -> tuple[str, dict[str, Any], str
         except outcomes.DamagedError as error:
             return "damaged", {}, str(error)
     failures = outcomes.failures(folder)
-    if failures:
-        try:
-            reason = outcomes.read(failures[-1])["error"]
-        except outcomes.DamagedError as damaged:
-            reason = str(damaged)
-        if outcomes.has_failed(folder):
-            return "failed", {}, f"{reason} ({len(failures)} attempts)"
-        return "unfinished", {}, f"failed once: {reason}"
-    if folder.exists():
-        return "unfinished", {}, ""
-    return "missing", {}, ""
+    if not failures:
+        return "unfinished" if folder.exists() else "missing", {}, ""
+    try:
+        reason = outcomes.read(failures[-1])["error"]
+    except outcomes.DamagedError as damaged:
+        reason = str(damaged)
+    if outcomes.has_failed(folder):
+        return "failed", {}, f"{reason} ({len(failures)} attempts)"
+    return "unfinished", {}, f"failed once: {reason}"
 
 
 def metrics_digest(folder: pathlib.Path) -> str:
     """Hash of a run's metrics file; '' without one."""
-    path = folder / METRICS_FILE
+    path = folder / METRICS
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
@@ -220,51 +208,35 @@ def _check_metrics(folder: pathlib.Path, value: Mapping[str, Any]) -> None:
     expected = value.get("metrics_sha256", "")
     if expected and metrics_digest(folder) != expected:
         raise outcomes.DamagedError(
-            f"{folder / METRICS_FILE} was edited or cut after the run had finished. "
-            f"Delete the folder {folder} and start the comparison again to redo it."
+            f"{folder / METRICS} was edited or cut after the run had finished. Delete "
+            f"the folder {folder} and start the comparison again to redo it."
         )
 
 
 def _read_run(
     folder: pathlib.Path, job: Job, state: str, value: Mapping[str, Any]
 ) -> Run:
-    records = list(read_lines(folder / METRICS_FILE))
-    config_path = folder / "config.json"
     config = {}
-    if config_path.exists():
-        try:
-            config = json.loads(config_path.read_text())
-        except ValueError:
-            config = {}
+    # Absent before the run starts, and shown by the report only.
+    with contextlib.suppress(OSError, ValueError):
+        config = json.loads((folder / CONFIG).read_text())
+    lines = read_metrics(folder)
     return Run(
         job=job,
         state=state,
-        train=_curve(record for record in records if record["split"] == "train"),
-        heldout=_curve(record for record in records if record["split"] == "eval"),
+        train=_curve(line for line in lines if line["split"] == "train"),
+        heldout=_curve(line for line in lines if line["split"] == "eval"),
         summary=value.get("summary", {}),
         config=config,
     )
 
 
-def read_lines(path: pathlib.Path) -> Iterable[dict[str, Any]]:
-    """Records of a metrics file; a last line that is not whole is left out."""
-    if not path.exists():
-        return
-    for line in path.read_bytes().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and {"step", "split", "loss"} <= record.keys():
-            yield record
-
-
-def _curve(records: Iterable[Mapping[str, Any]]) -> Curve:
-    # A resumed run may have logged a step twice; the later record counts.
+def _curve(lines: Iterable[Mapping[str, Any]]) -> Curve:
+    # A resumed run may have logged a step twice; the later line counts.
     by_step = {
         # What was not finite is null in the file.
-        int(record["step"]): float("nan" if record["loss"] is None else record["loss"])
-        for record in records
+        int(line["step"]): float("nan" if line["loss"] is None else line["loss"])
+        for line in lines
     }
     steps = tuple(sorted(by_step))
     return Curve(steps=steps, losses=tuple(by_step[step] for step in steps))

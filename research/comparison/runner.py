@@ -1,8 +1,8 @@
 """Does the jobs of a comparison, alone or together with other processes.
 
-Any number of processes may run this over one workdir: each takes the first job that
-can be done and nobody works on. Finished jobs are never done again, interrupted ones go
-on where they stopped, failed ones are tried once more.
+Any number of processes may run this over one workdir: each takes the first job that can
+be done and that no other process is doing. Finished jobs are never done again,
+interrupted ones go on where they stopped, failed ones are tried once more.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from research.config import parse as run_config
 from research.errors import UserError, nearest
 from research.evaluation import table
 from research.machine import compilation_cache, host_memory, provenance
-from research.training import trained_run as backbone_lib
+from research.training import trained_run
 from research.training import workdir as workdir_lib
 
 # How often to look whether other processes have finished what a job needs.
@@ -33,7 +33,7 @@ _POLL_SECONDS = 2.0
 
 
 def run(config: Any, workdir: pathlib.Path) -> int:
-    """Does everything that is left to do, and writes the report.
+    """Does all jobs that are left, and writes the report.
 
     Args:
       config: of the comparison, as its experiment gives it.
@@ -266,15 +266,15 @@ Execute = Callable[
 
 def _rate(config, job, workdir, say) -> dict[str, Any]:
     del workdir, say
-    return pretraining.measure_rate(config, job)
+    return pretraining.measure_rate(config.arm(job.arm))
 
 
 def _evaluate(config, job, workdir, say) -> dict[str, Any]:
     del say
     run_folder, step = pretraining.point_folder(config, job, workdir)
-    backbone = backbone_lib.load(run_folder, str(step))
+    backbone = trained_run.load(run_folder, str(step))
     if job.point is None:
-        backbone = backbone_lib.random_init(backbone, job.seed)
+        backbone = trained_run.random_init(backbone, job.seed)
     evaluation = table.create(job.evaluation, config.evaluations[job.evaluation])
     result = evaluation.run(backbone, workdir / job.folder)
     return {

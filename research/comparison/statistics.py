@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.optimize
+import scipy.special
 import scipy.stats
 
 # Resampling seeds undercovers when there are few of them.
@@ -128,7 +129,7 @@ def mean_interval(values: np.ndarray, *, alpha: float) -> Interval:
     if count == 1:
         return Interval(mean=mean, low=None, high=None, stddev=None, num_seeds=1)
     stddev = float(values.std(ddof=1))
-    half = float(scipy.stats.t.ppf(1 - alpha / 2, count - 1)) * stddev / count**0.5
+    half = float(scipy.special.stdtrit(count - 1, 1 - alpha / 2)) * stddev / count**0.5
     return Interval(
         mean=mean, low=mean - half, high=mean + half, stddev=stddev, num_seeds=count
     )
@@ -194,7 +195,7 @@ def _paired_t(differences: np.ndarray, *, alpha: float, power: float) -> Differe
     assert interval.stddev is not None
     count = len(differences)
     error = interval.stddev / count**0.5
-    p_value = 2 * scipy.stats.t.sf(abs(interval.mean) / error, count - 1)
+    p_value = 2 * scipy.special.stdtr(count - 1, -abs(interval.mean) / error)
     return Difference(
         mean=interval.mean,
         low=interval.low,
@@ -221,7 +222,7 @@ def detectable_difference(
 @functools.lru_cache(maxsize=4096)
 def _noncentrality(degrees: float, alpha: float, power: float) -> float:
     """Where the noncentral t distribution puts `power` above the critical value."""
-    critical = scipy.stats.t.ppf(1 - alpha / 2, degrees)
+    critical = scipy.special.stdtrit(degrees, 1 - alpha / 2)
 
     def excess(noncentrality: float) -> float:
         return float(scipy.stats.nct.sf(critical, degrees, noncentrality)) - power
@@ -262,22 +263,21 @@ def _multi_bootstrap(table: np.ndarray, *, alpha: float, power: float) -> Differ
     mean = float(table.mean())
     error, degrees = _crossed_standard_error(table)
     stretch = error / float(estimates.std())
-    level = scipy.stats.norm.cdf(
-        scipy.stats.t.ppf(alpha / 2, degrees) * stretch
-    )  # of the lower limit
+    # Level of the lower limit.
+    level = scipy.special.ndtr(scipy.special.stdtrit(degrees, alpha / 2) * stretch)
     low, high = np.quantile(estimates, [level, 1 - level])
     below = np.sum(estimates < 0) + 0.5 * np.sum(estimates == 0)
     if 0 < below < NUM_RESAMPLES:
         share = (below + 0.5) / (NUM_RESAMPLES + 1)
-        statistic = abs(scipy.stats.norm.ppf(share)) / stretch
-        p_value = 2 * scipy.stats.t.sf(statistic, degrees)
+        statistic = abs(scipy.special.ndtri(share)) / stretch
+        p_value = 2 * scipy.special.stdtr(degrees, -statistic)
     else:
         # Resamples that never cross 0 say "below 1 / NUM_RESAMPLES" and no more, which
         # Holm's correction may multiply beyond alpha. The scale of the interval goes
         # on from there; with at most the seeds' degrees of freedom, as examples do
         # not make up for few seeds in a tail that no resample has seen.
         tail_degrees = min(degrees, seeds - 1.0)
-        p_value = 2 * scipy.stats.t.sf(abs(mean) / error, tail_degrees)
+        p_value = 2 * scipy.special.stdtr(tail_degrees, -abs(mean) / error)
     return Difference(
         mean=mean,
         low=float(low),

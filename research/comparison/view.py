@@ -1,4 +1,4 @@
-"""What a person sees while a comparison runs.
+"""Shows the progress of a comparison while it runs.
 
 In a terminal, a small table that is redrawn in place: every arm and seed, what is being
 done, the run's own line of progress, and the time left. Elsewhere, a line for every job
@@ -26,7 +26,7 @@ _MARKS = {"done": "●", "failed": "✗", "running": "◐", "left": "○"}
 
 
 class View:
-    """Follows the jobs of this process; a context manager."""
+    """Progress of the jobs of this process; a context manager."""
 
     def __init__(self, config: ComparisonConfig, workdir: pathlib.Path):
         self._config = config
@@ -70,7 +70,7 @@ class View:
             print(f"{job.description} ...", flush=True)
 
     def say(self, line: str) -> None:
-        """The job's own progress; kept in its folder in any case."""
+        """A line of the job's own progress, which is also added to its log.txt."""
         if self._job is not None:
             path = self._workdir / self._job.folder / "log.txt"
             with path.open("a") as file:

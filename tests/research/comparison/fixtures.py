@@ -115,7 +115,7 @@ def made_up(folder, config, job, losses, spread) -> dict:
         for split in ("train", "eval")
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    (folder / results.METRICS_FILE).write_text(text)
+    (folder / results.METRICS).write_text(text)
     arm = config.arm(job.arm)
     (folder / "config.json").write_text(json.dumps(arm.config))
     summary = {

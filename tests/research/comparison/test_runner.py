@@ -4,7 +4,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import pathlib
 import shutil
 import signal
 import time
@@ -21,7 +20,7 @@ from research.comparison import (
     tuning,
 )
 from research.comparison.pretraining import Stopped
-from research.comparison.report.document import Document
+from research.comparison.report.figures import style
 from research.errors import UserError
 from research.evaluation.acceptability import Acceptability
 from research.training import loop
@@ -32,18 +31,16 @@ from tests.research.comparison import fixtures
 class Fakes:
     """Stands for the work of jobs: notes what was begun and makes results up."""
 
-    def __init__(self, fails=(), stops_at=None, seconds=0.0):
+    def __init__(self, fails=(), stops_at=None):
         self.begun = []
-        self.fails = dict.fromkeys(fails, 0)
+        self.fails = fails
         self.stops_at = stops_at
-        self.seconds = seconds
 
     def __call__(self, config, job, workdir, say):
         self.begun.append(job.folder)
         with (workdir / "begun.txt").open("a") as file:
             file.write(f"{job.folder} {os.getpid()}\n")
         say(f"step 1 held-out loss of {job.folder}")
-        time.sleep(self.seconds)
         if job.folder == self.stops_at:
             raise Stopped("SIGTERM", 143)
         if job.folder in self.fails:
@@ -51,21 +48,16 @@ class Fakes:
         return fixtures.made_up(workdir / job.folder, config, job, {}, 0.01)
 
 
-def install(monkeypatch, fakes, *, draws=False):
+def install(monkeypatch, fakes):
     monkeypatch.setattr(runner, "EXECUTE", dict.fromkeys(jobs.KINDS, fakes))
     monkeypatch.setattr(runner.pretraining, "check_budget", lambda config: None)
     # Collecting the garbage of a whole test session takes a second a job.
     monkeypatch.setattr(runner.host_memory, "give_back", lambda: None)
     # There is no corpus to make sentences of.
     monkeypatch.setattr(Acceptability, "check_data", lambda self, run: None)
-    if not draws:  # figures take seconds
-        monkeypatch.setattr(runner.build, "compose", compose_nothing)
+    # Figures take seconds.
+    monkeypatch.setattr(style, "draw", lambda plot, folder, name: "<svg></svg>")
     return fakes
-
-
-def compose_nothing(found):
-    items = [f"{p.state} {p.job.description} {p.detail}" for p in found.problems]
-    return Document(title="Report", subtitle="", blocks=items)
 
 
 def test_everything_is_done_once_in_order(tmp_path, monkeypatch):
@@ -74,7 +66,7 @@ def test_everything_is_done_once_in_order(tmp_path, monkeypatch):
     assert runner.run(config, tmp_path) == 0
     plan = [job.folder for job in jobs.plan(fixtures.config_lib.parse(config))]
     assert fakes.begun == plan
-    assert results.load(tmp_path).is_complete
+    assert not results.load(tmp_path).problems
     fakes.begun.clear()
     assert runner.run(config, tmp_path) == 0
     assert fakes.begun == []
@@ -131,14 +123,14 @@ def test_a_run_is_left_to_a_holder_that_lives_after_all(tmp_path, monkeypatch):
 def test_a_stopped_comparison_goes_on_to_the_same_report(tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     config = fixtures.comparison()
-    install(monkeypatch, Fakes(), draws=True)
+    install(monkeypatch, Fakes())
     assert runner.run(config, whole) == 0
     for folder in ("runs/causal_lm/seed-0", "runs/span_corruption/seed-2"):
-        install(monkeypatch, Fakes(stops_at=folder), draws=True)
+        install(monkeypatch, Fakes(stops_at=folder))
         assert runner.run(config, parts) == 143
         assert not outcomes.is_done(parts / folder)
         assert "Incomplete" in (parts / "report.md").read_text()
-    install(monkeypatch, Fakes(), draws=True)
+    install(monkeypatch, Fakes())
     assert runner.run(config, parts) == 0
     for name in ("report.md", "report.html", "results.csv"):
         assert (whole / name).read_text() == (parts / name).read_text()
@@ -182,7 +174,7 @@ def test_a_run_that_diverged_or_never_learnt_has_failed(tmp_path, monkeypatch):
     }
 
     def pretrain(settings, folder, say):
-        with (folder / results.METRICS_FILE).open("w") as file:
+        with (folder / results.METRICS).open("w") as file:
             last = 5.0 if folder == tmp_path / idle else None
             for step, loss in ((50, 5.0), (100, last)):
                 line = {"step": step, "split": "eval", "loss": loss}
@@ -201,7 +193,7 @@ def test_a_run_that_diverged_or_never_learnt_has_failed(tmp_path, monkeypatch):
             return pretraining.run(config, job, workdir, say)
         return fakes(config, job, workdir, say)
 
-    fakes = install(monkeypatch, Fakes(), draws=True)
+    fakes = install(monkeypatch, Fakes())
     monkeypatch.setattr(pretraining, "run_settings", lambda *_: settings)
     monkeypatch.setattr(pretraining, "workload", lambda arm: None)
     monkeypatch.setattr(pretraining, "pretrain", pretrain)
@@ -217,38 +209,53 @@ def test_a_run_that_diverged_or_never_learnt_has_failed(tmp_path, monkeypatch):
     assert len(found.finished_runs("causal_lm")) == 1
 
 
-def _work(workdir, seconds):
-    monkeypatch = pytest.MonkeyPatch()
-    install(monkeypatch, Fakes(seconds=seconds))
-    runner.run(fixtures.comparison(), pathlib.Path(workdir))
+def _work(workdir, fakes):
+    """In a process of its own."""
+    install(pytest.MonkeyPatch(), fakes)
+    runner.run(fixtures.comparison(), workdir)
 
 
-def test_two_processes_divide_the_work_even_when_one_is_killed(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    workers = [
-        context.Process(target=_work, args=(str(tmp_path), 0.3)) for _ in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    begun = tmp_path / "begun.txt"
-    deadline = time.monotonic() + 120
-    while not begun.exists() or len(begun.read_text().splitlines()) < 6:
-        assert time.monotonic() < deadline
+class Together(Fakes):
+    """Work of two processes: the one that is not killed kills the other on the way."""
+
+    def __init__(self, workdir, victim=None):
+        super().__init__()
+        self.begun_by = workdir / "begun.txt"
+        self.victim = victim
+
+    def __call__(self, config, job, workdir, say):
+        found = super().__call__(config, job, workdir, say)
+        deadline = time.monotonic() + 60
+        while len({line.split()[1] for line in self.lines()}) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         time.sleep(0.05)
-    os.kill(workers[0].pid, signal.SIGKILL)
-    for worker in workers:
-        worker.join(120)
-    assert results.load(tmp_path).is_complete
-    lines = [line.split() for line in begun.read_text().splitlines()]
-    assert {int(pid) for _, pid in lines} == {worker.pid for worker in workers}
-    twice = {f for f, _ in lines if sum(f == folder for folder, _ in lines) > 1}
+        if self.victim is not None and len(self.lines()) > 6:
+            self.victim.kill()
+        return found
+
+    def lines(self):
+        return self.begun_by.read_text().splitlines()
+
+
+def test_two_processes_divide_the_work_even_when_one_is_killed(tmp_path, monkeypatch):
+    context = multiprocessing.get_context("spawn")
+    other = context.Process(target=_work, args=(tmp_path, Together(tmp_path)))
+    other.start()
+    together = install(monkeypatch, Together(tmp_path, victim=other))
+    assert runner.run(fixtures.comparison(), tmp_path) == 0
+    other.join(60)
+    assert other.exitcode == -signal.SIGKILL
+    assert not results.load(tmp_path).problems
+    lines = [line.split() for line in together.lines()]
+    assert {int(pid) for _, pid in lines} == {os.getpid(), other.pid}
+    folders = [folder for folder, _ in lines]
+    twice = {folder for folder in folders if folders.count(folder) > 1}
     # Only what the killed process was doing may have been begun again.
     assert len(twice) <= 1
     for folder in twice:
-        assert [int(pid) for f, pid in lines if f == folder] == [
-            workers[0].pid,
-            workers[1].pid,
-        ]
+        pids = [int(pid) for name, pid in lines if name == folder]
+        assert pids == [other.pid, os.getpid()]
 
 
 def test_a_workdir_of_another_comparison_is_refused(tmp_path, monkeypatch):
@@ -387,7 +394,7 @@ def test_edited_and_cut_results_are_found_out(tmp_path):
     run = tmp_path / jobs.run_folder("causal_lm", 0)
     text = (run / outcomes.DONE).read_text()
     (run / outcomes.DONE).write_text(text[: len(text) // 2])
-    metrics = tmp_path / jobs.run_folder("causal_lm", 2) / results.METRICS_FILE
+    metrics = tmp_path / jobs.run_folder("causal_lm", 2) / results.METRICS
     metrics.write_text(metrics.read_text().replace("4.", "3."))
     found = results.load(tmp_path)
     damaged = {p.job.folder: p.detail for p in found.problems}

@@ -220,7 +220,7 @@ def test_losses_that_are_not_finite_do_not_hide_the_others(tmp_path, drawn):
         '{"step": 1, "split": "eval", "loss": 6.5}\n'
         '{"step": 2, "split": "eval", "loss": null}\n'
     )
-    (folder / results.METRICS_FILE).write_text(lines)
+    (folder / results.METRICS).write_text(lines)
     (curve,) = report.build(tmp_path).arms["causal_lm"].curves
     np.testing.assert_array_equal(curve.heldout, [6.5, np.nan])
 
@@ -292,7 +292,9 @@ def method_of(text):
 
 def test_the_method_says_of_each_metric_how_its_examples_were_taken(tmp_path):
     """Sampled was asked for, but one metric has no scores of single examples."""
-    config = fixtures.comparison(seeds=tuple(range(20)))
+    config = fixtures.comparison(
+        arms=("causal_lm", "masked_lm"), seeds=tuple(range(20)), floor=False
+    )
     config.statistics.examples = "sampled"
     config.evaluations.whole = (
         config.evaluations.acceptability.copy_and_resolve_references()
@@ -401,7 +403,7 @@ def test_running_runs_show_their_curves(tmp_path, drawn):
     folder = tmp_path / jobs.run_folder("causal_lm", 0)
     folder.mkdir(parents=True)
     lines = '{"step": 1, "split": "eval", "loss": 6.5}\n{"step": 2, "split": "ev'
-    (folder / results.METRICS_FILE).write_text(lines)
+    (folder / results.METRICS).write_text(lines)
     found = report.build(tmp_path)
     (run,) = [
         run for run in found.runs if run.job.folder.startswith("runs/causal_lm/seed-0")
