@@ -17,8 +17,8 @@ _PLANNED: contextvars.ContextVar[str | None] = contextvars.ContextVar(
 def planned_for(platform: str) -> Iterator[None]:
     """Traces inside are for `platform` ('cpu', 'gpu', 'tpu') and are never run.
 
-    Shapes, FLOPs and what the backward pass keeps are then those of the platform, on a
-    machine that may have another.
+    Shapes and what the backward pass keeps are then those of the platform, on a machine
+    that may have another. For 'cpu', every product is in the trace.
     """
     token = _PLANNED.set(platform)
     try:

@@ -100,7 +100,8 @@ def implementation(
         is added to the products: all that splash can read.
     """
     _, length, _, head_dim = query_shape
-    if drops_weights:
+    on_planned_cpu = platform.is_planned() and platform.current() == "cpu"
+    if drops_weights or (on_planned_cpu and configured in FUSED):
         return "explicit"
     if configured == "auto":
         # Odd lengths are single queries of cached decoding, and lengths that cuDNN's

@@ -224,6 +224,8 @@ def test_a_plan_is_for_its_platform_and_keeps_what_the_kernel_keeps():
         assert chosen(length=256) == "splash"
         assert chosen(length=200) == "xla"
         assert chosen(length=256, segments_suffice=False) == "xla"
+    with platform.planned_for("cpu"):
+        assert chosen("cudnn") == "explicit"
     assert chosen() == "explicit"
     half = jnp.ones((B, 4, N, 8), jnp.bfloat16)
     with platform.planned_for("gpu"):
