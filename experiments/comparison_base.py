@@ -178,11 +178,20 @@ def add_arm(
     """Adds an arm that starts from the config `run` of the experiment `experiment`.
 
     Fields of `config.shared` replace the experiment's, except its objective and
-    architecture; `overrides` (sections of a run's config) are the arm's own.
+    architecture; `overrides` (sections of a run's config) are the arm's own. A model of
+    another backbone has that backbone's fields, and shares those that both have.
     """
     own = {section: dict(values) for section, values in overrides.items()}
     own.setdefault("model", {})["architecture"] = run.model.architecture
     arm = _referring(config.shared, own)
+    if run.model.backbone != config.shared.model.backbone:
+        model = run.model.copy_and_resolve_references()
+        for field in model:
+            if field in own["model"]:
+                model[field] = own["model"][field]
+            elif field in config.shared.model and field != "backbone":
+                model[field] = config.shared.model.get_oneway_ref(field)
+        arm.model = model
     arm.objective = run.objective
     config.arms[name] = {
         "label": label,
