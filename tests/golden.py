@@ -34,7 +34,7 @@ REFRESH = "python -m tests.golden --write"
 TOLERANCE = 1e-4
 
 # What experiments are made from; every other file of experiments/ is an experiment.
-PARTS = ("__init__", "base", "comparison_base", "presets")
+PARTS = ("__init__", "base", "comparison_base", "imported", "presets")
 # Experiments with options, and those that are tried.
 OPTIONS = {"compare_small": ("", ":blimp"), "compare_published": (":cpu", ":gpu")}
 

@@ -21,12 +21,6 @@ FILES = [
 ]
 # Files that still name one; a line goes with the change that makes it needless.
 KNOWN = {
-    "research/conversion/families/bart.py",
-    "research/conversion/families/bert.py",
-    "research/conversion/families/gpt2.py",
-    "research/conversion/families/llama.py",
-    "research/conversion/families/t5.py",
-    "research/conversion/run.py",
     "research/evaluation/blimp/likelihood.py",
     "research/evaluation/finetuning/styles.py",
     "research/generation/prompts.py",

@@ -16,7 +16,7 @@ from research.errors import UserError, nearest
 
 FOLDER = pathlib.Path(__file__).parent.parent.parent / "experiments"
 # Files in experiments/ that other experiments import.
-_NO_EXPERIMENTS = ("__init__", "base", "comparison_base", "presets")
+_NO_EXPERIMENTS = ("__init__", "base", "comparison_base", "imported", "presets")
 
 
 def load_config(path: str) -> ml_collections.ConfigDict:

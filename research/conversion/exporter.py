@@ -12,8 +12,14 @@ import numpy as np
 from models.transformer.config import TransformerConfig
 from objectives.base import Objective
 from research.conversion.families import FAMILIES
-from research.conversion.family import Family, Row, matches
-from research.conversion.importer import flatten, layers_of
+from research.conversion.family import (
+    Family,
+    Head,
+    Row,
+    flatten,
+    layers_of,
+    matches,
+)
 from research.training.streamed import Deferred
 
 # Dtype and shape of every tensor by name.
@@ -48,20 +54,20 @@ class Export:
       family: the family that expresses the model.
       hf_class: transformers' class.
       hf_config: config.json.
-      heads: the family's stages whose heads the class has.
-      dropped: our stages whose heads the family does not have.
+      heads: our name of each head that the class has.
+      dropped: names of our heads that the class does not have.
     """
 
     family: Family
     hf_class: str
     hf_config: dict[str, Any]
-    heads: tuple[str, ...]
+    heads: Mapping[str, Head]
     dropped: tuple[str, ...]
 
 
 def plan(
     config: TransformerConfig,
-    stages: tuple[str, ...],
+    heads: Mapping[str, Any],
     *,
     origin: str | None = None,
     carried: Collection[str] = (),
@@ -70,10 +76,11 @@ def plan(
 
     Args:
       config: the model's settings.
-      stages: the objective's stages, whose heads go along where the family has them.
+      heads: parameters of the run's heads by name; they go along where the family has
+        heads with the same parameters.
       origin: `model_type` of the checkpoint that the run began from, preferred among
         families that express the same network.
-      carried: names of tensors without an objective that came with it.
+      carried: names of tensors that came with it and that nothing here uses.
 
     Raises:
       ValueError: if no family expresses the settings, naming the nearest one and the
@@ -96,15 +103,20 @@ def plan(
             + ". Train with these settings to be able to export."
         )
     family = FAMILIES[name]
-    heads = {s: head for head in family.heads for s in (head.stage, *head.also)}
-    held = tuple(heads[stage].stage for stage in stages if stage in heads)
-    held = max((c for c in family.classes if set(c) <= set(held)), key=len)
-    kept = {stage for stage in stages if stage in heads and heads[stage].stage in held}
+    found: dict[str, str] = {}
+    for our_name, params in heads.items():
+        for head in family.heads:
+            if head.fits(flatten(params)):
+                found.setdefault(head.name, our_name)
+    held = family.class_heads(found)
     hf_class = family.classes[held]
     if not held:
         for name, patterns in family.carried.items():
             if any(matches(tensor, patterns) for tensor in carried):
                 hf_class = name
+    kept = {
+        found[h.name]: h for h in family.heads if h.name in held and h.name in found
+    }
     hf_config = {
         "architectures": [hf_class],
         "model_type": family.model_type,
@@ -115,8 +127,8 @@ def plan(
         family=family,
         hf_class=hf_class,
         hf_config=hf_config,
-        heads=held,
-        dropped=tuple(stage for stage in stages if stage not in kept),
+        heads=kept,
+        dropped=tuple(name for name in heads if name not in kept),
     )
 
 
@@ -214,11 +226,9 @@ def _rows(export: Export) -> dict[str, tuple[Row, str]]:
     family = export.family
     prefix = "" if export.hf_class == family.classes.get(()) else family.prefix
     rows = {row.ours: (row, prefix + row.theirs) for row in family.rows}
-    for head in family.heads:
-        for stage in (head.stage, *head.also):
-            for row in head.rows if head.stage in export.heads else ():
-                ours = row.ours.replace(f"heads/{head.stage}/", f"heads/{stage}/")
-                rows[ours] = (row, row.theirs)
+    for our_name, head in export.heads.items():
+        for row in (*head.rows, *head.untied):
+            rows[f"heads/{our_name}/{row.ours}"] = (row, row.theirs)
     return rows
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 Settings = dict[str, Any]
@@ -19,7 +20,7 @@ class Row:
     ``{i}`` in both names stands for the number of a layer, 0, 1, ....
 
     Attributes:
-      ours: path in our parameters, 'model/...' or 'heads/...'.
+      ours: path in our parameters, 'model/...', or inside a head, 'dense/kernel'.
       theirs: name in the checkpoint, without the prefix of a bare backbone.
       transpose: torch's Linear holds [O, I], ours [I, O].
       part: (k, n): ours is the k-th of n equal parts of theirs along the last axis
@@ -72,17 +73,25 @@ def norm_and_linear(pairs: Mapping[str, str], *, bias: bool = True) -> list[Row]
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """A head of a family: the objective stage that owns it, and its tensors.
+    """A head that some classes of a family have.
+
+    A head of a run is this one if it has the same parameters, whichever objective it
+    belongs to.
 
     Attributes:
-      stage: name of the objective stage that imported heads belong to.
-      rows: its tensors; our names begin with 'heads/STAGE/'.
-      also: other stages whose heads are the same modules, for export.
+      name: what `Family.classes` calls it.
+      rows: its tensors.
+      untied: the output table of a head that does not share the token embedding.
     """
 
-    stage: str
-    rows: tuple[Row, ...]
-    also: tuple[str, ...] = ()
+    name: str
+    rows: tuple[Row, ...] = ()
+    untied: tuple[Row, ...] = ()
+
+    def fits(self, parameters: Collection[str]) -> bool:
+        """Whether a head of ours with these parameters is this one."""
+        needed = {row.ours for row in self.rows}
+        return needed <= set(parameters) <= needed | {row.ours for row in self.untied}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +114,11 @@ class Family:
       write: their config's other fields, from our settings.
       rows: tensors of the backbone.
       heads: the heads that a checkpoint may hold.
-      classes: transformers' class for a set of stages, e.g. ('masked_lm',).
+      classes: transformers' class for the names of its heads.
       ignored: patterns of tensors that repeat others (tied weights) or are constants.
       zero: patterns of tensors that must be zero, and are then left out.
-      carried: class -> patterns of tensors that it has besides, and that no objective
-        here uses; they are kept beside the run and written back until it is trained.
+      carried: class -> patterns of tensors that it has besides, and that nothing here
+        uses; they are kept beside the run and written back until it is trained.
     """
 
     model_type: str
@@ -127,6 +136,29 @@ class Family:
     ignored: tuple[str, ...] = ()
     zero: tuple[str, ...] = ()
     carried: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    def class_heads(self, present: Collection[str]) -> tuple[str, ...]:
+        """The heads of the class that has most of those present.
+
+        A head without tensors of its own is always present.
+        """
+        held = {h.name for h in self.heads if not h.rows or h.name in present}
+        return max((c for c in self.classes if set(c) <= held), key=len)
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """{'model/stack/layers/0/...': leaf} of a nested dict."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+
+
+def layers_of(path: str) -> tuple[str, str]:
+    """('.../layers/{i}/...', '3') for the path of a parameter of layer 3."""
+    parts = path.split("/")
+    for index, part in enumerate(parts):
+        if index and parts[index - 1] == "layers" and part.isdigit():
+            return "/".join([*parts[:index], "{i}", *parts[index + 1 :]]), part
+    return path, ""
 
 
 def matches(name: str, patterns: Collection[str]) -> bool:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -15,10 +15,16 @@ import numpy as np
 from models.transformer.config import TransformerConfig
 from research.conversion import safetensors
 from research.conversion.families import FAMILIES
-from research.conversion.family import Family, Row, matches
+from research.conversion.family import (
+    Family,
+    Head,
+    Row,
+    flatten,
+    layers_of,
+    matches,
+)
 from research.training.streamed import Deferred
 
-Flat = dict[str, Any]
 # Families one would expect here, and the settings that our blocks do not have.
 _NOT_EXPRESSED = {
     "modernbert": "its layers alternate between local_attention windows and global "
@@ -37,15 +43,29 @@ class Checkpoint:
       family: what it is.
       hf_config: its config.json.
       settings: every field of our TransformerConfig.
-      stages: objective stages whose heads it holds, in the order they compose.
+      heads: the heads it holds, by the family's names.
       tensors: its tensors, by their names without the backbone's prefix.
     """
 
     family: Family
     hf_config: Mapping[str, Any]
     settings: dict[str, Any]
-    stages: tuple[str, ...]
+    heads: tuple[str, ...]
     tensors: Mapping[str, np.ndarray]
+
+    @property
+    def hf_class(self) -> str:
+        """transformers' class with these heads."""
+        return self.family.classes[self.heads]
+
+    def heads_for(self, heads: Mapping[str, Any]) -> dict[str, Head]:
+        """Of a run's heads by name, those that the checkpoint holds."""
+        return {
+            name: head
+            for name, params in heads.items()
+            for head in self.family.heads
+            if head.name in self.heads and head.fits(flatten(params))
+        }
 
 
 def read(folder: pathlib.Path) -> Checkpoint:
@@ -84,7 +104,7 @@ def read(folder: pathlib.Path) -> Checkpoint:
         family=family,
         hf_config=hf_config,
         settings=settings,
-        stages=_stages(family, tensors.keys()),
+        heads=_heads(family, tensors.keys()),
         tensors=_Renamed(tensors),
     )
 
@@ -124,37 +144,22 @@ def _family(hf_config: Mapping[str, Any]) -> Family:
     return FAMILIES[model_type]
 
 
-def _stages(family: Family, names: Any) -> tuple[str, ...]:
-    """Stages whose heads are complete; the longest class that they make up."""
-    present = set()
-    for head in family.heads:
-        # A tied output table is not stored.
-        needed = [row for row in head.rows if not row.ours.endswith("output/kernel")]
-        if all(_bare(family, row.theirs) in names for row in needed):
-            present.add(head.stage)
-    classes = [stages for stages in family.classes if set(stages) <= present]
-    return max(classes, key=len)
-
-
-def layers_of(path: str) -> tuple[str, str]:
-    """('.../layers/{i}/...', '3') for the path of a parameter of layer 3."""
-    parts = path.split("/")
-    for index, part in enumerate(parts):
-        if index and parts[index - 1] == "layers" and part.isdigit():
-            return "/".join([*parts[:index], "{i}", *parts[index + 1 :]]), part
-    return path, ""
-
-
-def flatten(tree: Any) -> Flat:
-    """{'model/stack/layers/0/...': leaf} of a nested dict."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+def _heads(family: Family, names: Collection[str]) -> tuple[str, ...]:
+    """The heads whose tensors are all there."""
+    return family.class_heads(
+        [
+            head.name
+            for head in family.heads
+            if all(_bare(family, row.theirs) in names for row in head.rows)
+        ]
+    )
 
 
 def params_from(checkpoint: Checkpoint, abstract: Any) -> tuple[Any, dict[str, Any]]:
     """Parameters in the structure of `abstract`, and tensors to carry along.
 
-    Parameters are `Deferred`: each is read from its file when it is needed.
+    Parameters are `Deferred`: each is read from its file when it is needed. Heads that
+    the checkpoint does not hold are left out.
 
     Args:
       checkpoint: what `read` gave.
@@ -164,7 +169,14 @@ def params_from(checkpoint: Checkpoint, abstract: Any) -> tuple[Any, dict[str, A
       ValueError: naming every tensor that is missing, left over or of another shape.
     """
     family = checkpoint.family
-    rows = {row.ours: row for row in (*family.rows, *_head_rows(family))}
+    heads = checkpoint.heads_for(abstract["heads"])
+    abstract = {
+        "model": abstract["model"],
+        "heads": {name: abstract["heads"][name] for name in heads},
+    }
+    rows = {row.ours: row for row in family.rows}
+    for our_name, head in heads.items():
+        rows |= {f"heads/{our_name}/{r.ours}": r for r in (*head.rows, *head.untied)}
     missing, wrong, used, leaves = [], [], set(), []
     for path, leaf in flatten(abstract).items():
         pattern, layer = layers_of(path)
@@ -186,12 +198,12 @@ def params_from(checkpoint: Checkpoint, abstract: Any) -> tuple[Any, dict[str, A
         for name in left
         if matches(name, family.zero) and np.any(checkpoint.tensors[name])
     ]
-    # Heads of objectives that the run does not have.
+    # Heads that the run does not have.
     unused = {
         re.escape(_bare(family, row.theirs))
         for head in family.heads
-        if head.stage not in abstract["heads"]
-        for row in head.rows
+        if head not in heads.values()
+        for row in (*head.rows, *head.untied)
     }
     known = (*family.ignored, *patterns, *family.zero, *unused)
     extra = [name for name in left if not matches(name, known)]
@@ -203,10 +215,6 @@ def params_from(checkpoint: Checkpoint, abstract: Any) -> tuple[Any, dict[str, A
 def _bare(family: Family, name: str) -> str:
     """A name without the prefix that a bare backbone's tensors lack."""
     return name.removeprefix(family.prefix)
-
-
-def _head_rows(family: Family) -> list[Row]:
-    return [row for head in family.heads for row in head.rows]
 
 
 def _modern(name: str) -> str:

@@ -2,7 +2,7 @@
 
 config.json            as it was
 origin.json            where it came from, which heads it had, dtypes but float32
-carried.safetensors    tensors that no objective here uses
+carried.safetensors    tensors that nothing here uses
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from research.conversion import safetensors
-from research.conversion.importer import Checkpoint
 from research.machine import files
 from research.training.workdir import IMPORTED
 
@@ -30,14 +29,14 @@ class Origin:
     Attributes:
       source: folder or hub id.
       model_type: its family.
-      stages: objective stages whose heads it had.
+      heads: names of the run's heads that it had.
       dtypes: of the tensors that were not float32, by their full names.
-      carried: tensors that no objective uses, by name.
+      carried: tensors that nothing here uses, by name.
     """
 
     source: str
     model_type: str
-    stages: tuple[str, ...]
+    heads: tuple[str, ...]
     dtypes: Mapping[str, np.dtype]
     carried: Mapping[str, np.ndarray]
 
@@ -46,7 +45,7 @@ def save(
     workdir: pathlib.Path,
     source: str,
     folder: pathlib.Path,
-    checkpoint: Checkpoint,
+    heads: Sequence[str],
     carried: Mapping[str, np.ndarray],
 ) -> None:
     """Writes huggingface/ into the workdir of an import from `folder`."""
@@ -55,7 +54,7 @@ def save(
     shutil.copyfile(folder / "config.json", target / _CONFIG)
     values = {
         "source": source,
-        "stages": checkpoint.stages,
+        "stages": list(heads),
         "dtypes": {
             name: dtype
             for name, dtype in safetensors.open_folder(folder).dtypes().items()
@@ -78,7 +77,7 @@ def load(workdir: pathlib.Path) -> Origin | None:
     return Origin(
         source=values["source"],
         model_type=json.loads((folder / _CONFIG).read_text())["model_type"],
-        stages=tuple(values["stages"]),
+        heads=tuple(values["stages"]),
         dtypes={n: safetensors.DTYPES[d] for n, d in values["dtypes"].items()},
         carried=safetensors.open_file(carried) if carried.exists() else {},
     )

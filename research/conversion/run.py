@@ -25,18 +25,8 @@ from research.training import program, rngs, state, streamed, workdir
 
 # Embeddings are padded to multiples of up to some hundreds; more is another tokenizer's.
 _MAX_SPARE_ROWS = 1024
-# The experiment that goes on from the heads a checkpoint holds.
-EXPERIMENTS = {
-    (): "masked_lm",
-    ("masked_lm",): "masked_lm",
-    ("next_sentence", "masked_lm"): "bert",
-    ("next_sentence",): "bert",
-    ("causal_lm",): "causal_lm",
-    ("span_corruption",): "t5",
-    ("text_infilling",): "bart_base",
-}
-
-
+# Gives the experiment that goes on from a class of transformers.
+IMPORTED = experiments.FOLDER / "imported.py"
 # An experiment, so it stands alone; the checkpoint's model is too many flags to type.
 CONTINUE = "continue.py"
 _CONTINUE = '''"""Goes on from the converted checkpoint beside this file, as another run.
@@ -103,7 +93,8 @@ def import_checkpoint(
     params, carried, fresh = _params(checkpoint, run)
     target.mkdir(parents=True, exist_ok=True)
     tokenizer.save(target / "tokenizer")
-    origin.save(target, source, folder, checkpoint, carried)
+    came = [name for name in params["heads"] if name not in fresh]
+    origin.save(target, source, folder, came, carried)
     streamed.save_params(target / "checkpoints", params)
     workdir.add_session(target, 0)
     files.write(target / CONTINUE, _CONTINUE)
@@ -118,7 +109,7 @@ def _config(
 ) -> ml_collections.ConfigDict:
     """The experiment's config with the checkpoint's model."""
     if experiment is None:
-        experiment = str(experiments.FOLDER / f"{EXPERIMENTS[checkpoint.stages]}.py")
+        experiment = f"{IMPORTED}:{checkpoint.hf_class}"
     config = experiments.load_config(experiment)
     with config.unlocked():
         config.model = ml_collections.ConfigDict(checkpoint.settings)
@@ -136,22 +127,19 @@ def _with_counts(tokenizer: Tokenizer) -> Tokenizer:
     return dataclasses.replace(tokenizer, unigram_counts=counts)
 
 
-def _params(checkpoint: importer.Checkpoint, run: program.Program):
-    """Parameters, carried tensors, and the stages whose heads had to be drawn."""
-    held = checkpoint.stages
+def _params(
+    checkpoint: importer.Checkpoint, run: program.Program
+) -> tuple[Any, dict[str, np.ndarray], tuple[str, ...]]:
+    """Parameters, carried tensors, and names of the heads that had to be drawn."""
+    params, carried = importer.params_from(checkpoint, run.modules.params)
     heads = run.modules.params["heads"]
-    fresh = tuple(stage for stage in heads if stage not in held)
-    wanted = {
-        "model": run.modules.params["model"],
-        "heads": {stage: heads[stage] for stage in heads if stage in held},
-    }
-    params, carried = importer.params_from(checkpoint, wanted)
+    fresh = tuple(name for name in heads if name not in params["heads"])
     if fresh:
 
         def draw(rng: jax.Array) -> dict[str, Any]:
             # Compiled, so that the backbone beside the heads is never drawn.
             drawn = state.init_params(run.model_config, run.objective, rng)
-            return {stage: drawn["heads"][stage] for stage in fresh}
+            return {name: drawn["heads"][name] for name in fresh}
 
         rng = rngs.stream(run.config.train.seed, "params")
         params["heads"] |= jax.device_get(jax.jit(draw)(rng))
@@ -162,14 +150,19 @@ def _report_import(source, target, checkpoint, params, carried, fresh) -> None:
     count = state.count_params(params)
     print(f"{source} -> {target}")
     print(f"  family      {checkpoint.family.model_type}, {count:,} parameters")
-    print(f"  heads       {', '.join(checkpoint.stages) or 'none'}")
+    print(f"  heads       {', '.join(checkpoint.heads) or 'none'}")
     if fresh:
         print(f"  drawn anew  heads of {', '.join(fresh)}: the checkpoint has none")
-    unused = [s for s in checkpoint.stages if s not in params["heads"]]
+    used = checkpoint.heads_for(params["heads"]).values()
+    unused = [
+        head.name
+        for head in checkpoint.family.heads
+        if head.name in checkpoint.heads and head.rows and head not in used
+    ]
     if unused:
-        print(f"  left out    heads of {', '.join(unused)}: the experiment has none")
+        print(f"  left out    heads {', '.join(unused)}: the experiment has none")
     if carried:
-        print(f"  kept aside  {', '.join(sorted(carried))}: no objective uses them")
+        print(f"  kept aside  {', '.join(sorted(carried))}: nothing here uses them")
     print(
         f"  go on with  python -m research.pretrain --config={target / CONTINUE} "
         f"--workdir=runs/NAME"
@@ -210,9 +203,12 @@ def export_workdir(
     # Until it is trained, a checkpoint goes as it came: without heads drawn here.
     untrained = came if step == 0 else None
     carried = untrained.carried if untrained else {}
+    heads = params["heads"]
+    if untrained:
+        heads = {name: heads[name] for name in heads if name in untrained.heads}
     export = exporter.plan(
         model_config,
-        untrained.stages if untrained else run.objective.name,
+        heads,
         origin=came.model_type if came else None,
         carried=carried,
     )

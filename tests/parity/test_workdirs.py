@@ -180,7 +180,7 @@ def test_other_objectives_go_on_from_a_checkpoint(tmp_path, capsys):
     make_folder("bert", tmp_path / "in")
     source, folder = str(tmp_path / "in"), tmp_path / "run"
     run.import_checkpoint(source, folder, experiment="experiments/masked_lm.py")
-    assert "heads of next_sentence" in capsys.readouterr().out
+    assert "heads next sentence" in capsys.readouterr().out
     assert set(trained_run.load(folder).params["heads"]) == {"masked_lm"}
     for argument, stages in (("", ("masked_lm",)), (":spanbert", ("span_boundary",))):
         config = experiments.load_config(f"{folder / run.CONTINUE}{argument}")

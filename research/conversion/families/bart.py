@@ -119,14 +119,8 @@ BART = Family(
         *_side("encoder"),
         *_side("decoder"),
     ),
-    heads=(
-        Head(
-            "text_infilling",
-            (),
-            also=("span_corruption", "prefix_lm", "deshuffling"),
-        ),
-    ),
-    classes={("text_infilling",): "BartForConditionalGeneration"},
+    heads=(Head("LM"),),
+    classes={("LM",): "BartForConditionalGeneration"},
     # A buffer that no BART has ever filled.
     zero=(r"final_logits_bias",),
     ignored=(

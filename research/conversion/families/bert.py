@@ -87,13 +87,13 @@ _BERT_BLOCK = {
 }
 
 
-def _masked_lm(dense: str, layer_norm: str, bias: str) -> Head:
+def _mlm(dense: str, layer_norm: str, bias: str) -> Head:
     rows = [
-        *linear("heads/masked_lm/dense", dense),
-        *norm("heads/masked_lm/norm", layer_norm),
-        Row("heads/masked_lm/output/bias", bias),
+        *linear("dense", dense),
+        *norm("norm", layer_norm),
+        Row("output/bias", bias),
     ]
-    return Head("masked_lm", tuple(rows))
+    return Head("masked LM", tuple(rows))
 
 
 def _read_bert(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
@@ -119,25 +119,25 @@ BERT = Family(
     write=_write_bert,
     rows=(*_embedder("embeddings"), *_blocks("encoder.layer", _BERT_BLOCK)),
     heads=(
-        _masked_lm(
+        _mlm(
             "cls.predictions.transform.dense",
             "cls.predictions.transform.LayerNorm",
             "cls.predictions.bias",
         ),
         Head(
-            "next_sentence",
+            "next sentence",
             (
-                *linear("heads/next_sentence/dense", "bert.pooler.dense"),
+                *linear("dense", "bert.pooler.dense"),
                 # A class table, like theirs: classes first.
-                Row("heads/next_sentence/kernel", "cls.seq_relationship.weight"),
-                Row("heads/next_sentence/bias", "cls.seq_relationship.bias"),
+                Row("kernel", "cls.seq_relationship.weight"),
+                Row("bias", "cls.seq_relationship.bias"),
             ),
         ),
     ),
     classes={
-        ("next_sentence", "masked_lm"): "BertForPreTraining",
-        ("masked_lm",): "BertForMaskedLM",
-        ("next_sentence",): "BertForNextSentencePrediction",
+        ("next sentence", "masked LM"): "BertForPreTraining",
+        ("masked LM",): "BertForMaskedLM",
+        ("next sentence",): "BertForNextSentencePrediction",
         (): "BertModel",
     },
     ignored=(
@@ -181,8 +181,8 @@ ROBERTA = Family(
     read=_read_roberta,
     write=_write_roberta,
     rows=BERT.rows,
-    heads=(_masked_lm("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),),
-    classes={("masked_lm",): "RobertaForMaskedLM", (): "RobertaModel"},
+    heads=(_mlm("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),),
+    classes={("masked LM",): "RobertaForMaskedLM", (): "RobertaModel"},
     ignored=(r".*embeddings\.position_ids", r"lm_head\.decoder\.(weight|bias)"),
     carried={"RobertaModel": (_POOLER,)},
 )
@@ -240,8 +240,8 @@ DISTILBERT = Family(
             },
         ),
     ),
-    heads=(_masked_lm("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),),
-    classes={("masked_lm",): "DistilBertForMaskedLM", (): "DistilBertModel"},
+    heads=(_mlm("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),),
+    classes={("masked LM",): "DistilBertForMaskedLM", (): "DistilBertModel"},
     ignored=(r"vocab_projector\.weight",),
 )
 
@@ -272,14 +272,14 @@ ELECTRA = Family(
     write=_write_electra,
     rows=(*BERT.rows, *linear("model/embedder/projection", "embeddings_project")),
     heads=(
-        _masked_lm(
+        _mlm(
             "generator_predictions.dense",
             "generator_predictions.LayerNorm",
             "generator_lm_head.bias",
         ),
     ),
-    classes={("masked_lm",): "ElectraForMaskedLM", (): "ElectraModel"},
+    classes={("masked LM",): "ElectraForMaskedLM", (): "ElectraModel"},
     ignored=(r".*embeddings\.position_ids", r"generator_lm_head\.weight"),
-    # The discriminator's head has no objective of its own here.
+    # No objective here has the discriminator's head.
     carried={"ElectraForPreTraining": (r"discriminator_predictions\..*",)},
 )

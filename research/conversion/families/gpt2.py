@@ -95,8 +95,8 @@ GPT2 = Family(
         *_conv1d(f"{_LAYER}/mlp/down", "h.{i}.mlp.c_proj"),
         *norm("model/stack/final_norm", "ln_f"),
     ),
-    heads=(Head("causal_lm", (), also=("prefix_lm", "span_corruption")),),
-    classes={("causal_lm",): "GPT2LMHeadModel"},
+    heads=(Head("LM"),),
+    classes={("LM",): "GPT2LMHeadModel"},
     ignored=(
         r"lm_head\.weight",
         # The causal mask, once stored as buffers.

@@ -144,13 +144,7 @@ LLAMA = Family(
             bias=False,
         ),
     ),
-    heads=(
-        Head(
-            "causal_lm",
-            (Row("heads/causal_lm/output/kernel", "lm_head.weight"),),
-            also=("prefix_lm", "span_corruption"),
-        ),
-    ),
-    classes={("causal_lm",): "LlamaForCausalLM"},
+    heads=(Head("LM", untied=(Row("output/kernel", "lm_head.weight"),)),),
+    classes={("LM",): "LlamaForCausalLM"},
     ignored=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
 )

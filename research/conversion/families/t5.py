@@ -149,14 +149,8 @@ def _family(gated: bool) -> Family:
             *_side("decoder", mlp_layer=2),
             *_up(gated),
         ),
-        heads=(
-            Head(
-                "span_corruption",
-                (Row("heads/span_corruption/output/kernel", "lm_head.weight"),),
-                also=("text_infilling", "prefix_lm", "deshuffling"),
-            ),
-        ),
-        classes={("span_corruption",): "T5ForConditionalGeneration"},
+        heads=(Head("LM", untied=(Row("output/kernel", "lm_head.weight"),)),),
+        classes={("LM",): "T5ForConditionalGeneration"},
         ignored=(
             r"(encoder|decoder)\.embed_tokens\.weight",
             # Early checkpoints hold a bias of the cross-attention that is not used.
