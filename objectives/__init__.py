@@ -5,7 +5,8 @@ objective = objectives.create(
     vocabulary=vocabulary, row_length=128, architecture="encoder",
 )
 example = objective.corrupt(rng, batch)
-terms, metrics = objective.losses(model, heads, example)
+networks = objective.networks(config, rngs=nnx.Rngs(0))
+terms, metrics = objective.losses(networks, example)
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from objectives.causal_lm import CausalLM
 from objectives.composed import Composed
 from objectives.deshuffling import Deshuffling
 from objectives.masked_lm import MaskedLM
+from objectives.mixture import Mixture
 from objectives.next_sentence import NextSentence
+from objectives.phases import Phases
 from objectives.prefix_lm import PrefixLM
 from objectives.span_boundary import SpanBoundary
 from objectives.span_corruption import SpanCorruption
 from objectives.text_infilling import TextInfilling
-from objectives.types import Example, Lengths, Target, TokenBatch
+from objectives.types import Example, Lengths, Target, Term, TokenBatch
 from objectives.vocabulary import Vocabulary
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -154,8 +157,11 @@ __all__ = [
     "Composed",
     "Example",
     "Lengths",
+    "Mixture",
     "Objective",
+    "Phases",
     "Target",
+    "Term",
     "TokenBatch",
     "Vocabulary",
     "create",

@@ -1,8 +1,9 @@
-"""The interface of an objective, and the loss that almost all of them share."""
+"""The interface of an objective, and the losses that almost all of them share."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -10,15 +11,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+import models
 from models.backbone import BackboneConfig
 from models.dropout import DropoutRngs
+from models.inputs import ModelInputs
 from models.transformer.block import positions_at
-from objectives.cross_entropy import weighted_cross_entropy
+from objectives.cross_entropy import logits, weighted_cross_entropy
+from objectives.heads import Readout
+from objectives.scoring import Scoring
 from objectives.statistics import Statistic
-from objectives.types import Example, Lengths, Target
+from objectives.types import Example, Lengths, PromptFrame, Target, Term
 from objectives.vocabulary import Vocabulary
 
 WeightedSum = tuple[Array, Array]  # (sum, weight), both float32 scalars.
+Networks = Mapping[str, Any]  # Modules by name: 'model', 'heads' and perhaps others.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +41,8 @@ class Objective:
       accepts: forms of example it can start from: 'clean' rows or 'framed' pairs.
       produces: the form it leaves: 'framed' if another stage may follow.
       row_wise: whether an example depends on nothing but its own row.
+      frozen: networks that training does not move.
+      exported: the network that fine-tuning, generation and export take.
 
     Attributes:
       architecture: 'encoder', 'decoder' or 'encoder_decoder': what it is arranged for.
@@ -48,14 +56,16 @@ class Objective:
     accepts: ClassVar[tuple[str, ...]] = ("clean",)
     produces: ClassVar[str] = "corrupted"
     row_wise: ClassVar[bool] = True
+    frozen: ClassVar[tuple[str, ...]] = ()
+    exported: ClassVar[str] = "model"
 
     architecture: str
     vocabulary: Vocabulary
     row_length: int
 
     @property
-    def terms(self) -> dict[str, float]:
-        """Names and weights of the loss terms, e.g. {'mlm': 1.0, 'nsp': 1.0}."""
+    def terms(self) -> dict[str, Term]:
+        """The loss terms by name, e.g. {'mlm': Term(weight=1.0, predicts='tokens')}."""
         raise NotImplementedError
 
     @property
@@ -63,17 +73,46 @@ class Objective:
         """Static lengths that follow from `row_length`."""
         raise NotImplementedError
 
-    def corrupt(self, rng: Array, example: Example) -> Example:
-        """Clean rows (or an earlier stage's example) to inputs and targets.
+    def corrupt(self, rng: Array, example: Any) -> Any:
+        """Clean rows (or an earlier stage's example) to an Example.
 
         Pure, jittable, static shapes. Sees the whole global batch; every random
         choice of a row comes from a key that folds in the row's id.
         """
         raise NotImplementedError
 
+    @property
+    def head_name(self) -> str:
+        """Name of the objective's heads among those of a run.
+
+        Objectives of one run that give the same name share their heads.
+        """
+        return self.name
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """Names of all heads, as they stand in the parameters of a run."""
+        return (self.head_name,)
+
     def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> nnx.Module:
         """The modules on top of the backbone, with parameters of their own."""
         raise NotImplementedError
+
+    def networks(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> dict[str, Any]:
+        """Every network of the objective by name, freshly drawn.
+
+        'model' is the backbone and 'heads' what stands on top of it. An objective
+        with further networks adds them here, and reads them in `losses`.
+        """
+        return {
+            "model": models.create(config, rngs=rngs),
+            "heads": self.init_heads(config, rngs=rngs),
+        }
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Where the parameters are that the objective's steps move: path prefixes."""
+        return ("model", *(f"heads/{name}" for name in self.head_names))
 
     def read_at(self, term: str, target: Target) -> Int[Array, "B P"] | None:
         """Positions whose hidden states the term's readout needs; None = all."""
@@ -87,12 +126,17 @@ class Objective:
         hidden_states: Float[Array, "B P D"],
         target: Target,
         embedding: Float[Array, "V E"],
-    ) -> tuple[Float[Array, "B K E"], Float[Array, "C E"], Float[Array, " C"] | None]:
+        inputs: ModelInputs,
+    ) -> Readout:
         """What the shared loss multiplies: features, class table and class bias.
 
-        `hidden_states` are those of the P positions that `read_at` gives, in their
-        order. `embedding` is the backbone's token embedding, the class table of tied
-        heads.
+        Args:
+          term: whose readout.
+          heads: what `init_heads` made.
+          hidden_states: of the P positions that `read_at` gives, in their order.
+          target: of the term.
+          embedding: the backbone's token embedding, the class table of tied heads.
+          inputs: what the backbone read.
         """
         raise NotImplementedError
 
@@ -111,15 +155,13 @@ class Objective:
         together = jnp.concatenate(some, axis=1)
         return jnp.pad(together, ((0, 0), (0, num_read - together.shape[1])))
 
-    def hidden_states(
-        self, model: Any, example: Example, **kwargs: Any
+    def states_of_terms(
+        self,
+        states: Float[Array, "B _ D"],
+        example: Example,
+        at: Int[Array, "B P"] | None,
     ) -> dict[str, Float[Array, "B _ D"]]:
-        """What each term's readout reads, from one run of the backbone.
-
-        The last block computes nothing for positions that no term reads.
-        """
-        at = self.read_positions(example)
-        states = model(example.inputs, at=at, **kwargs)
+        """Each term's own hidden states, from those at `read_positions`, or from all."""
         reads = {term: self.read_at(term, t) for term, t in example.targets.items()}
         if at is None:
             return {term: positions_at(states, where) for term, where in reads.items()}
@@ -130,18 +172,28 @@ class Objective:
             start += where.shape[1]
         return found
 
-    def z_loss_of(self, term: str) -> float:
-        """Factor on the squared log-partition in the term's cross-entropy."""
-        del term
-        return 0.0
+    def hidden_states(
+        self, model: Any, example: Example, **kwargs: Any
+    ) -> dict[str, Float[Array, "B _ D"]]:
+        """What each term's readout reads, from one run of the backbone.
+
+        The last block computes nothing for positions that no term reads.
+        """
+        at = self.read_positions(example)
+        states = model(example.inputs, at=at, **kwargs)
+        return self.states_of_terms(states, example, at)
+
+    @property
+    def reads_one_pass(self) -> bool:
+        """Whether `losses` is the shared one: one run of the backbone, then readouts."""
+        return type(self).losses is Objective.losses
 
     def losses(
         self,
-        model: Any,
-        heads: Any,
+        networks: Networks,
         example: Example,
         *,
-        rngs: DropoutRngs | None = None,
+        rng: Array | None = None,
         deterministic: bool = True,
     ) -> tuple[dict[str, WeightedSum], dict[str, WeightedSum]]:
         """Loss terms and metrics, each a (sum, weight) pair, unreduced over shards.
@@ -149,15 +201,43 @@ class Objective:
         The default runs the backbone once and takes the weighted cross-entropy of
         each term's readout. With `deterministic` the metrics hold each term's
         accuracy; while training they are not computed.
+
+        Args:
+          networks: what `networks` made, with the parameters of the step.
+          example: what `corrupt` made.
+          rng: the step's key; what is drawn for a row folds the row's id in. Dropout
+            takes it, and so does whatever else an objective samples, in evaluation too.
+          deterministic: no dropout.
         """
         hidden_states = self.hidden_states(
-            model, example, deterministic=deterministic, rngs=rngs
+            networks["model"],
+            example,
+            deterministic=deterministic,
+            rngs=dropout_rngs(rng, example.row_ids, deterministic),
         )
+        return self.read_losses(
+            networks, example, hidden_states, with_accuracy=deterministic
+        )
+
+    def read_losses(
+        self,
+        networks: Networks,
+        example: Example,
+        hidden_states: Mapping[str, Float[Array, "B _ D"]],
+        *,
+        with_accuracy: bool,
+    ) -> tuple[dict[str, WeightedSum], dict[str, WeightedSum]]:
+        """The weighted cross-entropy, and perhaps accuracy, of each term's readout."""
         terms: dict[str, WeightedSum] = {}
         metrics: dict[str, WeightedSum] = {}
         for term, target in example.targets.items():
             features, table, bias = self.readout(
-                term, heads, hidden_states[term], target, model.embedding
+                term,
+                networks["heads"],
+                hidden_states[term],
+                target,
+                networks["model"].embedding,
+                example.inputs,
             )
             result = weighted_cross_entropy(
                 features,
@@ -165,8 +245,8 @@ class Objective:
                 bias,
                 target.values,
                 target.loss_weights,
-                z_loss=self.z_loss_of(term),
-                with_accuracy=deterministic,
+                z_loss=self.terms[term].z_loss,
+                with_accuracy=with_accuracy,
             )
             terms[term] = (result.loss_sum, target.denominators().sum())
             if result.correct_sum is not None:
@@ -175,6 +255,32 @@ class Objective:
                     target.loss_weights.sum(),
                 )
         return terms, metrics
+
+    def scores(self, networks: Networks, example: Example) -> Float[Array, "B K V"]:
+        """float32 logits at every position of an Example with one target."""
+        ((term, target),) = example.targets.items()
+        model = networks["model"]
+        states = self.hidden_states(model, example, deterministic=True)[term]
+        return logits(
+            *self.readout(
+                term,
+                networks["heads"],
+                states,
+                target,
+                model.embedding,
+                example.inputs,
+            )
+        )
+
+    def log_probs(self, networks: Networks, example: Example) -> Float[Array, " B"]:
+        """Summed log-probability of each row's weighted targets, of an Example with one
+        target that `scoring` arranged. float32, without dropout.
+        """
+        (target,) = example.targets.values()
+        scores = self.scores(networks, example)
+        chosen = jnp.take_along_axis(scores, target.values[..., None], axis=-1)[..., 0]
+        log_probs = chosen - jax.nn.logsumexp(scores, axis=-1)
+        return jnp.where(target.loss_weights > 0, log_probs, 0.0).sum(-1)
 
     def following(self, previous: Objective) -> Objective:
         """This stage, arranged to start from what `previous` leaves.
@@ -191,12 +297,7 @@ class Objective:
             )
         return dataclasses.replace(self, row_length=previous.lengths.inputs - 2)
 
-    @property
-    def label_names(self) -> dict[str, tuple[str, ...]]:
-        """Names of the classes of terms that predict a label, not token ids."""
-        return {}
-
-    def statistics(self, rng: Array, example: Example) -> dict[str, Statistic]:
+    def statistics(self, rng: Array, example: Any) -> dict[str, Statistic]:
         """What `corrupt(rng, example)` does, beside what it is meant to do.
 
         For people to look at (research.preview); training does not compute it.
@@ -205,14 +306,63 @@ class Objective:
         return {}
 
     @property
-    def start_id(self) -> int:
-        """What an encoder-decoder's decoder reads before its first target."""
-        return self.vocabulary.pad_id
+    def token_term(self) -> str | None:
+        """The term that predicts tokens of the text; None if there is none.
+
+        Its readout scores texts, writes them and answers probes.
+        """
+        return next((t for t, v in self.terms.items() if v.predicts == "tokens"), None)
+
+    def scoring(self) -> Scoring | None:
+        """How likely a text is to a model of this objective; None if nobody can say."""
+        return None
+
+    @property
+    def attention(self) -> str:
+        """How the objective lets a text be read: 'causal', 'bidirectional' or 'prefix'.
+
+        A decoder is fine-tuned to read in the way in which it was pretrained.
+        """
+        return "causal" if self.architecture == "decoder" else "bidirectional"
+
+    @property
+    def prompt(self) -> PromptFrame | None:
+        """What stands around a prompt; None if the objective predicts no tokens."""
+        return None
 
     def at(self, step: int) -> Objective:
-        """The objective of a step; a mixture of static shapes returns others."""
+        """The objective of a training step; phases give one after the other."""
         del step
         return self
+
+    @property
+    def switches(self) -> tuple[int, ...]:
+        """Training steps from which on `at` gives another objective."""
+        return ()
+
+    def parts(self) -> tuple[tuple[str, Objective, float], ...]:
+        """(name, objective, share of the rows or steps) of what it is made of.
+
+        Mixtures and phases give their components, all others themselves, under the
+        name ''. Held-out losses, FLOPs, previews and checks of lengths go over them.
+        """
+        return (("", self, 1.0),)
+
+    @property
+    def denominator(self) -> int:
+        """What the rows of every device and microbatch must be a multiple of."""
+        return 1
+
+
+def dropout_rngs(
+    rng: Array | None, row_ids: Array, deterministic: bool
+) -> DropoutRngs | None:
+    """The seeds of the rows' dropout; None where there is none."""
+    if deterministic:
+        return None
+    if rng is None:
+        raise ValueError("losses(deterministic=False) draws dropout: give rng.")
+    return DropoutRngs.from_key(rng, row_ids)
 
 
 def row_keys(rng: Array, row_ids: Array) -> Array:

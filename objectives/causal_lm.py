@@ -10,10 +10,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from models.backbone import BackboneConfig
+from models.inputs import ModelInputs
 from objectives.base import Objective
 from objectives.corruption import rows
 from objectives.heads import LMHead, Readout
-from objectives.types import Example, Lengths, Target
+from objectives.scoring import Scoring, example_of, framed, one_segment
+from objectives.types import Example, Lengths, PromptFrame, Target, Term
 from objectives.validation import check_range, check_row_length
 
 
@@ -51,8 +53,9 @@ class CausalLM(Objective):
         self.vocabulary.require(self.name, "eod_id")
 
     @property
-    def terms(self) -> dict[str, float]:
-        return {"clm": self.loss_weight}
+    def terms(self) -> dict[str, Term]:
+        term = Term(weight=self.loss_weight, predicts="tokens", z_loss=self.z_loss)
+        return {"clm": term}
 
     @property
     def lengths(self) -> Lengths:
@@ -84,8 +87,32 @@ class CausalLM(Objective):
         hidden_states: Float[Array, "B L D"],
         target: Target,
         embedding: Float[Array, "V E"],
+        inputs: ModelInputs,
     ) -> Readout:
         return heads.readout(hidden_states, embedding)
 
-    def z_loss_of(self, term: str) -> float:
-        return self.z_loss
+    def scoring(self) -> Scoring:
+        """Log-likelihood of the tokens after ``[EOD]``, by the chain rule.
+
+        With documents isolated the model has never seen anything before a first token
+        and does not predict it: the first token counts nothing.
+
+            [EOD] the cat sat      log p(the) + log p(cat | the) + log p(sat | the cat)
+        """
+        return Scoring(kind="exact", arrange=self._arrange_text)
+
+    def _arrange_text(
+        self, tokens: Array, lengths: Array, hidden: Array | None
+    ) -> Example:
+        start = () if self.isolate_documents else (self.vocabulary.eod_id,)
+        inputs, count = framed(tokens, lengths, start, ())
+        is_predicted = rows.indices(inputs) < count[:, None] - 1
+        target = Target(
+            values=jnp.roll(inputs, -1, axis=1),
+            loss_weights=is_predicted.astype(jnp.float32),
+        )
+        return example_of(one_segment(inputs, count), {"clm": target})
+
+    @property
+    def prompt(self) -> PromptFrame:
+        return PromptFrame()

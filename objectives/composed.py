@@ -10,24 +10,13 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from models.backbone import BackboneConfig
-from objectives.base import Objective
+from models.inputs import ModelInputs
+from objectives.base import Networks, Objective
 from objectives.corruption import rows
+from objectives.heads import Heads, Readout
+from objectives.scoring import Scoring
 from objectives.statistics import Statistic
-from objectives.types import Example, Lengths, Target, TokenBatch
-
-
-class Heads(nnx.Module):
-    """The heads of each stage, under the stage's name."""
-
-    def __init__(
-        self,
-        stages: tuple[Objective, ...],
-        config: BackboneConfig,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        for stage in stages:
-            setattr(self, stage.name, stage.init_heads(config, rngs=rngs))
+from objectives.types import Example, Lengths, PromptFrame, Target, Term, TokenBatch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,8 +24,8 @@ class Composed(Objective):
     """Stages composed left to right: each corrupts what the one before it leaves.
 
     Inputs are those of the last stage; targets, loss terms and heads are those of all.
-    What `objectives.create` returns, also for a single stage, so that clean rows enter
-    and heads are named in one way.
+    What `objectives.create` makes of a single stage, too, so that clean rows enter and
+    heads are named in one way.
 
     Attributes:
       stages: the objectives, each arranged to follow its predecessor.
@@ -50,10 +39,10 @@ class Composed(Objective):
             raise ValueError(
                 f"{self.name}: two stages have the same loss term: {terms}."
             )
-        own = [s.name for s in self.stages if type(s).losses is not Objective.losses]
+        own = [stage.name for stage in self.stages if not _is_simple(stage)]
         if own and len(self.stages) > 1:
             raise ValueError(
-                f"{', '.join(own)} computes its losses in its own way, so it cannot be "
+                f"{', '.join(own)} has losses or networks of its own, so it cannot be "
                 f"composed with other objectives: train it alone."
             )
 
@@ -63,8 +52,16 @@ class Composed(Objective):
         return "+".join(stage.name for stage in self.stages)
 
     @property
-    def terms(self) -> dict[str, float]:
-        return {t: weight for s in self.stages for t, weight in s.terms.items()}
+    def frozen(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.stages[-1].frozen
+
+    @property
+    def exported(self) -> str:  # type: ignore[override]
+        return self.stages[-1].exported
+
+    @property
+    def terms(self) -> dict[str, Term]:
+        return {name: term for s in self.stages for name, term in s.terms.items()}
 
     @property
     def lengths(self) -> Lengths:
@@ -81,8 +78,27 @@ class Composed(Objective):
         return example
 
     def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> Heads:
-        """A module that holds each stage's heads under the stage's name."""
-        return Heads(self.stages, config, rngs=rngs)
+        """A module that holds each stage's heads under their name."""
+        return Heads(
+            {s.head_name: s.init_heads(config, rngs=rngs) for s in self.stages}
+        )
+
+    def networks(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> dict[str, Any]:
+        """Backbone and heads of all stages, or the only stage's own networks."""
+        if all(type(s).networks is Objective.networks for s in self.stages):
+            return super().networks(config, rngs=rngs)
+        (stage,) = self.stages
+        networks = stage.networks(config, rngs=rngs)
+        return {**networks, "heads": Heads({stage.head_name: networks["heads"]})}
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        return tuple(stage.head_name for stage in self.stages)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        prefixes = (prefix for stage in self.stages for prefix in stage.trained)
+        return tuple(dict.fromkeys(prefixes))
 
     def read_at(self, term: str, target: Target) -> Int[Array, "B P"] | None:
         return self._owner(term).read_at(term, target)
@@ -93,25 +109,24 @@ class Composed(Objective):
         heads: Any,
         hidden_states: Float[Array, "B P D"],
         target: Target,
-        embedding: Float[Array, "V _"],  # Labels have features of another width.
-    ) -> tuple[Float[Array, "B K E"], Float[Array, "C E"], Float[Array, " C"] | None]:
+        embedding: Float[Array, "V E"],
+        inputs: ModelInputs,
+    ) -> Readout:
         stage = self._owner(term)
-        heads = getattr(heads, stage.name)
-        return stage.readout(term, heads, hidden_states, target, embedding)
-
-    def z_loss_of(self, term: str) -> float:
-        return self._owner(term).z_loss_of(term)
-
-    def losses(self, model: Any, heads: Any, example: Example, **kwargs: Any):
-        """The only stage's own losses, else the shared ones of all terms."""
-        if len(self.stages) > 1:
-            return super().losses(model, heads, example, **kwargs)
-        (stage,) = self.stages
-        return stage.losses(model, getattr(heads, stage.name), example, **kwargs)
+        heads = getattr(heads, stage.head_name)
+        return stage.readout(term, heads, hidden_states, target, embedding, inputs)
 
     @property
-    def label_names(self) -> dict[str, tuple[str, ...]]:
-        return {t: names for s in self.stages for t, names in s.label_names.items()}
+    def reads_one_pass(self) -> bool:
+        return all(stage.reads_one_pass for stage in self.stages)
+
+    def losses(self, networks: Networks, example: Example, **kwargs: Any):
+        """The shared losses of all terms, or the only stage's own."""
+        if self.reads_one_pass:
+            return super().losses(networks, example, **kwargs)
+        (stage,) = self.stages
+        heads = getattr(networks["heads"], stage.head_name)
+        return stage.losses({**networks, "heads": heads}, example, **kwargs)
 
     def statistics(
         self, rng: Array, batch: TokenBatch | Example
@@ -125,15 +140,19 @@ class Composed(Objective):
             example = stage.corrupt(stage_rng, example)
         return statistics
 
-    @property
-    def start_id(self) -> int:
-        return self.stages[-1].start_id
+    def scoring(self) -> Scoring | None:
+        """That of the stage that has one: what corrupts pairs of segments scores them."""
+        found = (stage.scoring() for stage in self.stages)
+        return next((scoring for scoring in found if scoring is not None), None)
 
-    def at(self, step: int) -> Objective:
-        stages = tuple(stage.at(step) for stage in self.stages)
-        if all(new is old for new, old in zip(stages, self.stages, strict=True)):
-            return self
-        return dataclasses.replace(self, stages=stages)
+    @property
+    def attention(self) -> str:
+        return self.stages[-1].attention
+
+    @property
+    def prompt(self) -> PromptFrame | None:
+        found = (stage.prompt for stage in self.stages)
+        return next((prompt for prompt in found if prompt is not None), None)
 
     def _clean(self, batch: TokenBatch | Example) -> Example:
         if isinstance(batch, TokenBatch):
@@ -143,3 +162,8 @@ class Composed(Objective):
     def _owner(self, term: str) -> Objective:
         """The stage a loss term belongs to."""
         return next(stage for stage in self.stages if term in stage.terms)
+
+
+def _is_simple(stage: Objective) -> bool:
+    """Whether a stage has the shared losses and no networks of its own."""
+    return stage.reads_one_pass and type(stage).networks is Objective.networks

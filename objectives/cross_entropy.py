@@ -40,6 +40,23 @@ class CrossEntropy(NamedTuple):
     correct_sum: Float[Array, ""] | None
 
 
+def logits(
+    features: Float[Array, "*shape E"],
+    table: Float[Array, "C E"],
+    bias: Float[Array, " C"] | None,
+) -> Float[Array, "*shape C"]:
+    """float32 logits: table . features + bias, for few positions or chunks of them."""
+    result = jax.lax.dot_general(
+        features,
+        table.astype(features.dtype),
+        (((features.ndim - 1,), (1,)), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
+    if bias is None:
+        return result
+    return result + jnp.expand_dims(bias.astype(jnp.float32), range(result.ndim - 1))
+
+
 def weighted_cross_entropy(
     features: Float[Array, "B K E"],
     table: Float[Array, "C E"],
@@ -87,9 +104,9 @@ def _cross_entropy(features, table, bias, values, loss_weights, z_loss, with_acc
 
     def body(sums, chunk):
         rows, row_values, weights = chunk
-        logits = _logits(rows, table, bias)
-        losses, *_ = _losses(logits, row_values, z_loss)
-        correct = _correct(logits, row_values, weights) if with_accuracy else 0.0
+        scores = logits(rows, table, bias)
+        losses, *_ = _losses(scores, row_values, z_loss)
+        correct = _correct(scores, row_values, weights) if with_accuracy else 0.0
         return (sums[0] + _weighted(losses, weights), sums[1] + correct), None
 
     zero = jnp.zeros((), jnp.float32)
@@ -105,10 +122,10 @@ def _forward(features, table, bias, values, loss_weights, z_loss, with_accuracy)
     def body(carry, chunk):
         loss_sum, correct_sum, table_grad, bias_grad = carry
         rows, row_values, weights = chunk
-        logits = _logits(rows, table, bias)
-        losses, exps, normaliser, log_z = _losses(logits, row_values, z_loss)
+        scores = logits(rows, table, bias)
+        losses, exps, normaliser, log_z = _losses(scores, row_values, z_loss)
         if with_accuracy:
-            correct_sum += _correct(logits, row_values, weights)
+            correct_sum += _correct(scores, row_values, weights)
         grad = _logits_grad(exps, normaliser, log_z, row_values, weights, z_loss)
         if bias is not None:
             ones = jnp.ones((1, grad.shape[0]), grad.dtype)
@@ -182,17 +199,6 @@ def _unchunked(x, shape):
     batch, length = shape
     x = jnp.moveaxis(x.reshape(x.shape[0], batch, -1, *x.shape[2:]), 0, 1)
     return x.reshape(batch, -1, *x.shape[3:])[:, :length]
-
-
-def _logits(rows, table, bias):
-    """float32 logits [rows, C]."""
-    logits = jax.lax.dot_general(
-        rows,
-        table.astype(rows.dtype),
-        (((1,), (1,)), ((), ())),
-        preferred_element_type=jnp.float32,
-    )
-    return logits if bias is None else logits + bias.astype(jnp.float32)[None]
 
 
 def _losses(logits, values, z_loss):

@@ -16,6 +16,19 @@ from models.layers import ACTIVATIONS, Linear, Norm, kernel_stddev, normal_param
 Readout = tuple[Float[Array, "B K E"], Float[Array, "C E"], Float[Array, " C"] | None]
 
 
+class Heads(nnx.Module):
+    """The heads of a run by name, as attributes."""
+
+    def __init__(self, heads: dict[str, nnx.Module]):
+        self.names = tuple(heads)
+        for name, module in heads.items():
+            setattr(self, name, module)
+
+    def by_name(self) -> dict[str, nnx.Module]:
+        """What it was made of."""
+        return {name: getattr(self, name) for name in self.names}
+
+
 class OutputTable(nnx.Module):
     """The class table of token predictions: the token embedding, or its own.
 

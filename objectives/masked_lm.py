@@ -13,11 +13,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from models.backbone import BackboneConfig
+from models.inputs import ModelInputs
 from objectives.base import Objective, row_keys
 from objectives.corruption import rows, selection
 from objectives.heads import MaskedLMHead, Readout
+from objectives.scoring import Scoring, masked_prompt, masked_scoring
 from objectives.statistics import Statistic, share, shown
-from objectives.types import Example, Lengths, Target
+from objectives.types import Example, Lengths, PromptFrame, Target, Term
 from objectives.validation import check_choice, check_range, check_row_length
 
 REPLACEMENTS = ("uniform", "unigram")
@@ -42,6 +44,7 @@ class MaskedLM(Objective):
         values        cat  the  mat  -
         loss_weights  1    1    1    0
 
+    A decoder stack that it trains reads its rows in both directions, as an encoder does.
     Special tokens and padding are never selected and never drawn; ``[UNK]`` may be
     selected. The budget counts n, the selectable tokens plus ``[CLS]`` and ``[SEP]`` as
     BERT does, so a row of 126 tokens, framed to 128, gets 19 and one of 510 gets 77.
@@ -74,7 +77,7 @@ class MaskedLM(Objective):
     """
 
     name: ClassVar[str] = "masked_lm"
-    architectures: ClassVar[tuple[str, ...]] = ("encoder",)
+    architectures: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
     accepts: ClassVar[tuple[str, ...]] = ("clean", "framed")
 
     loss_weight: float
@@ -124,8 +127,8 @@ class MaskedLM(Objective):
         return stage
 
     @property
-    def terms(self) -> dict[str, float]:
-        return {"mlm": self.loss_weight}
+    def terms(self) -> dict[str, Term]:
+        return {"mlm": Term(weight=self.loss_weight, predicts="tokens")}
 
     @property
     def lengths(self) -> Lengths:
@@ -176,8 +179,9 @@ class MaskedLM(Objective):
             loss_weights=live.astype(jnp.float32),
             positions=slots,
         )
+        inputs = dataclasses.replace(example.inputs, tokens=corrupted)
         return example.replace(
-            inputs=dataclasses.replace(example.inputs, tokens=corrupted),
+            inputs=rows.read_both_ways(inputs, self.architecture),
             targets={**example.targets, "mlm": target},
         )
 
@@ -271,5 +275,17 @@ class MaskedLM(Objective):
         hidden_states: Float[Array, "B K D"],
         target: Target,
         embedding: Float[Array, "V E"],
+        inputs: ModelInputs,
     ) -> Readout:
         return heads.readout(hidden_states, embedding)
+
+    @property
+    def attention(self) -> str:
+        return "bidirectional"
+
+    def scoring(self) -> Scoring:
+        return masked_scoring("mlm", self.vocabulary, self.architecture)
+
+    @property
+    def prompt(self) -> PromptFrame:
+        return masked_prompt(self.vocabulary)

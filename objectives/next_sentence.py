@@ -11,12 +11,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from models.backbone import BackboneConfig
+from models.inputs import ModelInputs
 from objectives.base import Objective, row_keys
 from objectives.corruption.matching import choose_half, match_rows
 from objectives.corruption.pairs import Pairs, Segments, cut_rows, frame_pairs
 from objectives.heads import PooledClassifier, Readout
 from objectives.statistics import Statistic
-from objectives.types import Example, Lengths, Target
+from objectives.types import Example, Lengths, Target, Term
 from objectives.validation import check_choice, check_range, check_row_length
 
 NEGATIVES = ("other_document", "swapped")
@@ -90,8 +91,14 @@ class NextSentence(Objective):
         return {"other_document": "nsp", "swapped": "sop"}[self.negatives]
 
     @property
-    def terms(self) -> dict[str, float]:
-        return {self.term: self.loss_weight}
+    def terms(self) -> dict[str, Term]:
+        names = {"nsp": ("next", "random"), "sop": ("in order", "swapped")}
+        term = Term(
+            weight=self.loss_weight,
+            predicts="labels",
+            label_names=names[self.term],
+        )
+        return {self.term: term}
 
     @property
     def lengths(self) -> Lengths:
@@ -161,11 +168,6 @@ class NextSentence(Objective):
         second = jax.tree.map(pick, pairs.first, pairs.second)
         return first, second, labels, pairs.exists
 
-    @property
-    def label_names(self) -> dict[str, tuple[str, ...]]:
-        names = {"nsp": ("next", "random"), "sop": ("in order", "swapped")}
-        return {self.term: names[self.term]}
-
     def statistics(self, rng: Array, example: Example) -> dict[str, Statistic]:
         """Labels of the rows that count, and lengths, which must not tell them."""
         example = self.corrupt(rng, example)
@@ -173,7 +175,7 @@ class NextSentence(Objective):
         types, text = example.inputs.token_type_ids, example.document_ids >= 0
         classes = jnp.arange(2)[None]
         is_class = (target.values == classes) * target.loss_weights
-        names = self.label_names[self.term]
+        names = self.terms[self.term].label_names
         counts = target.loss_weights[:, 0]
         result = {
             f"{self.term} label": Statistic(
@@ -197,6 +199,7 @@ class NextSentence(Objective):
         heads: Any,
         hidden_states: Float[Array, "B K D"],
         target: Target,
-        embedding: Float[Array, "V _"],
+        embedding: Float[Array, "V E"],
+        inputs: ModelInputs,
     ) -> Readout:
         return heads.readout(hidden_states)

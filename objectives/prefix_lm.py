@@ -17,10 +17,12 @@ from jaxtyping import Array, Bool, Int
 from models.inputs import ModelInputs
 from objectives.base import row_keys
 from objectives.corruption import spans, streams
+from objectives.corruption.rows import indices
 from objectives.corruption.selection import round_share
 from objectives.corruption.streams import Stream
+from objectives.scoring import Scoring, example_of, one_segment
 from objectives.sequence_to_sequence import SequenceToSequence
-from objectives.types import Example, Lengths, Target
+from objectives.types import Example, Lengths, PromptFrame, Target
 from objectives.validation import check_range
 
 
@@ -138,6 +140,32 @@ class PrefixLM(SequenceToSequence):
         sizes = sizes.at[0].set(0)
         lengths = prefix_lengths(rng, sizes, self.row_length, self.noise_density)
         return streams.positions_in_segment(segment_ids) < lengths[segment_ids]
+
+    def scoring(self) -> Scoring:
+        """Log-likelihood of the text after its first token, which is the prefix."""
+        return Scoring(kind="exact", arrange=self._arrange_text)
+
+    def _arrange_text(
+        self, tokens: Array, lengths: Array, hidden: Array | None
+    ) -> Example:
+        if self.architecture == "encoder_decoder":
+            return self.arrange_text(tokens[:, :1], tokens[:, 1:], lengths - 1, first=0)
+        index = indices(tokens)
+        target = Target(
+            values=jnp.roll(tokens, -1, axis=1),
+            loss_weights=(index < lengths[:, None] - 1).astype(jnp.float32),
+        )
+        inputs = one_segment(tokens, lengths)
+        if self.bidirectional_inputs:
+            inputs = dataclasses.replace(inputs, bidirectional=index == 0)
+        return example_of(inputs, {self.name: target})
+
+    @property
+    def prompt(self) -> PromptFrame:
+        """As in other arrangements for an encoder; a decoder's prompt is the prefix."""
+        if self.architecture == "encoder_decoder":
+            return super().prompt
+        return PromptFrame(after_prefix=0 if self.bidirectional_inputs else None)
 
 
 def prefix_lengths(

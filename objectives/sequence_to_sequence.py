@@ -17,7 +17,8 @@ from objectives.base import Objective
 from objectives.corruption import rows, streams
 from objectives.corruption.streams import Stream
 from objectives.heads import LMHead, Readout
-from objectives.types import Example, Lengths, Target
+from objectives.scoring import example_of, one_segment
+from objectives.types import Example, Lengths, PromptFrame, Target, Term
 from objectives.validation import check_range, check_row_length
 
 
@@ -72,8 +73,30 @@ class SequenceToSequence(Objective):
         raise NotImplementedError
 
     @property
-    def terms(self) -> dict[str, float]:
-        return {self.name: self.loss_weight}
+    def terms(self) -> dict[str, Term]:
+        term = Term(weight=self.loss_weight, predicts="tokens", z_loss=self.z_loss)
+        return {self.name: term}
+
+    @property
+    def start_id(self) -> int:
+        """What stands before the first target in the decoder's inputs."""
+        return self.vocabulary.pad_id
+
+    @property
+    def attention(self) -> str:
+        reads_prefix = self.bidirectional_inputs and self.architecture == "decoder"
+        return "prefix" if reads_prefix else super().attention
+
+    @property
+    def prompt(self) -> PromptFrame:
+        """The text and EOS; in a decoder the start of the targets follows."""
+        end = (self.vocabulary.eos_id,)
+        if self.architecture == "encoder_decoder":
+            return PromptFrame(after=end, start_id=self.start_id)
+        return PromptFrame(
+            after=(*end, self.start_id),
+            after_prefix=1 if self.bidirectional_inputs else None,
+        )
 
     @property
     def lengths(self) -> Lengths:
@@ -96,11 +119,9 @@ class SequenceToSequence(Objective):
         hidden_states: Float[Array, "B T D"],
         target: Target,
         embedding: Float[Array, "V E"],
+        inputs: ModelInputs,
     ) -> Readout:
         return heads.readout(hidden_states, embedding)
-
-    def z_loss_of(self, term: str) -> float:
-        return self.z_loss
 
     def rows(self, example: Example) -> Stream:
         """The clean rows, of one segment each or of one for each document."""
@@ -143,6 +164,39 @@ class SequenceToSequence(Objective):
             framed=True,
         )
 
+    def arrange_text(
+        self,
+        inputs: tuple[int, ...] | Int[Array, "B I"],
+        targets: Int[Array, "B T"],
+        lengths: Int[Array, " B"],
+        *,
+        first: int,
+    ) -> Example:
+        """Texts to score: the stage's own arrangement of inputs and target texts.
+
+        Args:
+          inputs: tokens of each row, or the same ids for all rows; all of them real.
+          targets: tokens.
+          lengths: real tokens of each row of `targets`.
+          first: index from which on targets count.
+        """
+        if isinstance(inputs, tuple):
+            ids = jnp.array(inputs, jnp.int32)[None]
+            inputs = jnp.broadcast_to(ids, (targets.shape[0], ids.shape[1]))
+        index = rows.indices(targets)
+        real = (index < lengths[:, None]).astype(jnp.int32)
+        whole = jnp.full_like(lengths, inputs.shape[1])
+        blank = example_of(one_segment(inputs, whole), {})
+        example = self.arrange(
+            blank,
+            _stream(inputs, jnp.ones_like(inputs)),
+            _stream(targets, real),
+        )
+        target = example.targets[self.name]
+        weights = jnp.where(index >= first, target.loss_weights, 0.0)
+        target = dataclasses.replace(target, loss_weights=weights)
+        return example.replace(targets={self.name: target})
+
     def divisor(self, batch_size: int) -> Float[Array, " B"] | None:
         """Each row's share of a constant normaliser; None = count the targets."""
         if not self.loss_normalizing_factor:
@@ -183,6 +237,15 @@ class SequenceToSequence(Objective):
             bidirectional=bidirectional,
         )
         return model_inputs, jnp.concatenate([inputs.document_ids, outside], axis=1)
+
+
+def _stream(tokens: Int[Array, "B L"], segment_ids: Int[Array, "B L"]) -> Stream:
+    """A stream of texts that belong to no document."""
+    return Stream(
+        tokens=tokens,
+        segment_ids=segment_ids,
+        document_ids=jnp.full_like(tokens, -1),
+    )
 
 
 def _positions_after(

@@ -13,14 +13,16 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from models.backbone import BackboneConfig
+from models.inputs import ModelInputs
 from models.layers import ACTIVATIONS, Linear, Norm, kernel_stddev, normal_param
 from objectives.base import Objective, row_keys
 from objectives.corruption import rows, selection
 from objectives.corruption.runs import runs
 from objectives.corruption.word_spans import Spans, geometric, place_spans
 from objectives.heads import MaskedLMHead, OutputTable, Readout
+from objectives.scoring import Scoring, masked_prompt, masked_scoring
 from objectives.statistics import Statistic, mean, share, shown
-from objectives.types import Example, Lengths, Target
+from objectives.types import Example, Lengths, PromptFrame, Target, Term
 from objectives.validation import check_choice, check_range, check_row_length
 
 REPLACEMENTS = ("uniform", "unigram")
@@ -67,7 +69,7 @@ class SpanBoundary(Objective):
     """
 
     name: ClassVar[str] = "span_boundary"
-    architectures: ClassVar[tuple[str, ...]] = ("encoder",)
+    architectures: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
     accepts: ClassVar[tuple[str, ...]] = ("clean", "framed")
 
     loss_weight: float
@@ -114,9 +116,11 @@ class SpanBoundary(Objective):
         return stage
 
     @property
-    def terms(self) -> dict[str, float]:
-        terms = {"mlm": self.loss_weight}
-        return {**terms, "sbo": self.sbo_weight} if self.sbo_weight else terms
+    def terms(self) -> dict[str, Term]:
+        terms = {"mlm": Term(weight=self.loss_weight, predicts="tokens")}
+        if self.sbo_weight:
+            terms["sbo"] = Term(weight=self.sbo_weight, predicts="tokens")
+        return terms
 
     @property
     def lengths(self) -> Lengths:
@@ -168,8 +172,9 @@ class SpanBoundary(Objective):
             targets["sbo"] = dataclasses.replace(
                 target, loss_weights=paired.astype(jnp.float32)
             )
+        inputs = dataclasses.replace(example.inputs, tokens=corrupted)
         return example.replace(
-            inputs=dataclasses.replace(example.inputs, tokens=corrupted),
+            inputs=rows.read_both_ways(inputs, self.architecture),
             targets={**example.targets, **targets},
         )
 
@@ -279,10 +284,22 @@ class SpanBoundary(Objective):
         hidden_states: Float[Array, "B P D"],
         target: Target,
         embedding: Float[Array, "V E"],
+        inputs: ModelInputs,
     ) -> Readout:
         if term == "sbo":
             return heads.sbo.readout(hidden_states, target, embedding)
         return heads.mlm.readout(hidden_states, embedding)
+
+    @property
+    def attention(self) -> str:
+        return "bidirectional"
+
+    def scoring(self) -> Scoring:
+        return masked_scoring("mlm", self.vocabulary, self.architecture)
+
+    @property
+    def prompt(self) -> PromptFrame:
+        return masked_prompt(self.vocabulary)
 
 
 class SpanHeads(nnx.Module):

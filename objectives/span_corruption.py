@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from objectives.base import row_keys
 from objectives.corruption import spans
 from objectives.corruption.streams import Stream
+from objectives.scoring import Scoring, framed
 from objectives.sequence_to_sequence import SequenceToSequence
 from objectives.statistics import Statistic, mean, share
 from objectives.types import Example
@@ -212,6 +213,24 @@ class SpanCorruption(SequenceToSequence):
         if self.noise == "iid":
             return iid_spans(self.row_length, self.noise_density)
         return self._span_counts[1]
+
+    def scoring(self) -> Scoring | None:
+        """Log-likelihood of the whole text as one span behind the first sentinel.
+
+            encoder  S0 $        decoder  ^ S0 the cat sat      counted: the, cat, sat
+
+        Without sentinels the targets of a text are not told apart from its rest: None.
+        """
+        if self.markers != "sentinels":
+            return None
+        return Scoring(kind="exact", arrange=self._arrange_text)
+
+    def _arrange_text(
+        self, tokens: Array, lengths: Array, hidden: Array | None
+    ) -> Example:
+        sentinel, end = self.vocabulary.sentinel_ids[0], self.vocabulary.eos_id
+        targets, count = framed(tokens, lengths, (sentinel,), ())
+        return self.arrange_text((sentinel, end), targets, count, first=1)
 
 
 def iid_spans(row_length: int, noise_density: float) -> int:

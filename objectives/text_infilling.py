@@ -20,6 +20,7 @@ from objectives.base import row_keys
 from objectives.corruption import rows as rows_lib
 from objectives.corruption import selection, streams
 from objectives.corruption.streams import Stream
+from objectives.scoring import Scoring, framed
 from objectives.sequence_to_sequence import SequenceToSequence
 from objectives.types import Example
 from objectives.validation import check_choice, check_range
@@ -252,6 +253,19 @@ class TextInfilling(SequenceToSequence):
             segment_ids=row.segment_ids[source],
             document_ids=jnp.where(inserted, -1, row.document_ids[source]),
         )
+
+    def scoring(self) -> Scoring:
+        """Log-likelihood of the whole text behind one mask."""
+        return Scoring(kind="exact", arrange=self._arrange_text)
+
+    def _arrange_text(
+        self, tokens: Array, lengths: Array, hidden: Array | None
+    ) -> Example:
+        vocabulary = self.vocabulary
+        start, end = vocabulary.bos_id, vocabulary.eos_id
+        targets, count = framed(tokens, lengths, (start,), ())
+        inputs = (start, vocabulary.mask_id, end)
+        return self.arrange_text(inputs, targets, count, first=1)
 
 
 def cover(

@@ -89,6 +89,43 @@ class Example:
         return dataclasses.replace(self, **changes)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Term:
+    """One loss term of an objective.
+
+    Attributes:
+      weight: its factor in the loss.
+      predicts: 'tokens' of the vocabulary, 'labels' (classes of their own) or a 'score'.
+      z_loss: factor on the squared log-partition in its cross-entropy.
+      label_names: names of the classes, for terms that predict labels.
+    """
+
+    weight: float
+    predicts: str
+    z_loss: float = 0.0
+    label_names: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptFrame:
+    """What stands around a prompt, as the network was trained to read it.
+
+    Attributes:
+      before, after: token ids.
+      start_id: what an encoder-decoder's decoder reads first.
+      fills: whether the network predicts the ``[MASK]`` tokens of a prompt; if not, it
+        continues the prompt.
+      after_prefix: how many tokens at the end of a decoder's framed prompt are read
+        causally, all others being read in both directions; None = all are causal.
+    """
+
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    start_id: int = 0
+    fills: bool = False
+    after_prefix: int | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Lengths:
     """Static lengths that follow from the row length.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 
 import numpy as np
 
@@ -12,7 +14,8 @@ class Vocabulary:
     """Special ids and tables over the vocabulary, shared by all objectives.
 
     Ids that a tokenizer lacks are -1; an objective that needs one refuses it by name
-    with `require`.
+    with `require`. Vocabularies with equal contents are equal and have equal hashes, so
+    that what is compiled for one run serves all runs with the same tokenizer.
 
     Attributes:
       vocab_size: V, number of rows of the embedding; every id is below it.
@@ -24,7 +27,7 @@ class Vocabulary:
       is_word_start: bool [V], the token begins a word; None when unknown.
       is_sentence_end: bool [V], the token ends a sentence.
       unigram_counts: int64 [V], counts in the training split.
-      token_bytes: int32 [V], number of UTF-8 bytes of a token (bits per byte).
+      byte_lengths: int32 [V], number of UTF-8 bytes of a token (bits per byte).
     """
 
     vocab_size: int
@@ -41,7 +44,28 @@ class Vocabulary:
     is_word_start: np.ndarray | None
     is_sentence_end: np.ndarray
     unigram_counts: np.ndarray
-    token_bytes: np.ndarray
+    byte_lengths: np.ndarray
+
+    @functools.cached_property
+    def _digest(self) -> bytes:
+        """SHA-256 of all fields."""
+        contents = hashlib.sha256()
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                contents.update(f"{value.dtype}{value.shape}".encode())
+                contents.update(value.tobytes())
+            else:
+                contents.update(repr(value).encode())
+        return contents.digest()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Vocabulary):
+            return NotImplemented
+        return self._digest == other._digest
+
+    def __hash__(self) -> int:
+        return hash(self._digest)
 
     def require(self, objective: str, *names: str) -> None:
         """Refuses a vocabulary that lacks one of the named ids or tables.

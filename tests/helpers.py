@@ -62,7 +62,7 @@ def toy_vocabulary(
         is_word_start=is_word_start,
         is_sentence_end=is_sentence_end,
         unigram_counts=unigram_counts,
-        token_bytes=np.where(is_special, 0, 4).astype(np.int32),
+        byte_lengths=np.where(is_special, 0, 4).astype(np.int32),
     )
 
 

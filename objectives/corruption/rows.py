@@ -80,6 +80,13 @@ def isolate(example: Example) -> Example:
     return example.replace(inputs=inputs)
 
 
+def read_both_ways(inputs: ModelInputs, architecture: str) -> ModelInputs:
+    """Inputs whose positions all see each other, on a decoder stack as on an encoder."""
+    if architecture != "decoder":
+        return inputs
+    return dataclasses.replace(inputs, reads="both")
+
+
 def frame(example: Example, vocabulary: Vocabulary) -> Example:
     """``[CLS] row [SEP]``, two tokens longer; a framed example is returned as it is.
 

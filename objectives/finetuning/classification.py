@@ -27,8 +27,8 @@ from models.dropout import DropoutRngs, dropout, fold
 from models.inputs import ModelInputs
 from models.layers import Linear
 from models.pytree import pytree
-from objectives.base import Objective, WeightedSum
-from objectives.types import AnyArray, Example, Lengths, Target
+from objectives.base import Networks, Objective, WeightedSum, dropout_rngs
+from objectives.types import AnyArray, Example, Lengths, Target, Term
 
 READOUTS = ("cls", "mean", "last")
 # The head's dropout site, beside the sites that backbones number from 0.
@@ -136,8 +136,8 @@ class Classification(Objective):
             )
 
     @property
-    def terms(self) -> dict[str, float]:
-        return {"label": 1.0}
+    def terms(self) -> dict[str, Term]:
+        return {"label": Term(weight=1.0, predicts="labels")}
 
     @property
     def lengths(self) -> Lengths:
@@ -179,41 +179,36 @@ class Classification(Objective):
 
     def logits(
         self,
-        model: Any,
-        heads: ClassificationHead,
+        networks: Networks,
         inputs: ModelInputs,
         *,
         rngs: DropoutRngs | None = None,
-        deterministic: bool = True,
     ) -> Float[Array, "B C"]:
         """Logits of all C classes; column 0 is the score of a regression task."""
-        rngs = None if deterministic else rngs
         at = read_position(inputs, self.reads)
-        hidden_states = model(inputs, at=at, deterministic=deterministic, rngs=rngs)
+        hidden_states = networks["model"](
+            inputs, at=at, deterministic=rngs is None, rngs=rngs
+        )
         features = (
             hidden_states[:, 0] if at is not None else mean(hidden_states, inputs)
         )
-        return heads(features, rngs=rngs)
+        return networks["heads"](features, rngs=rngs)
 
-    def outputs(
-        self, model: Any, heads: ClassificationHead, batch: LabelledBatch
-    ) -> Float[Array, "B C"]:
+    def outputs(self, networks: Networks, batch: LabelledBatch) -> Float[Array, "B C"]:
         """Logits of a batch, without dropout."""
-        return self.logits(model, heads, self.inputs(batch))
+        return self.logits(networks, self.inputs(batch))
 
     def losses(
         self,
-        model: Any,
-        heads: ClassificationHead,
+        networks: Networks,
         example: Example,
         *,
-        rngs: DropoutRngs | None = None,
+        rng: Array | None = None,
         deterministic: bool = True,
     ) -> tuple[dict[str, WeightedSum], dict[str, WeightedSum]]:
         """Cross-entropy, or squared error, of each row."""
-        logits = self.logits(
-            model, heads, example.inputs, rngs=rngs, deterministic=deterministic
-        )
+        rngs = dropout_rngs(rng, example.row_ids, deterministic)
+        logits = self.logits(networks, example.inputs, rngs=rngs)
         target = example.targets["label"]
         assert isinstance(target, LabelTarget)
         labels, weights = target.values[:, 0], target.loss_weights[:, 0]

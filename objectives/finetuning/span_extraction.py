@@ -24,9 +24,9 @@ from models.dropout import DropoutRngs
 from models.inputs import ModelInputs
 from models.layers import Linear
 from models.pytree import pytree
-from objectives.base import Objective, WeightedSum
+from objectives.base import Networks, Objective, WeightedSum, dropout_rngs
 from objectives.finetuning.classification import model_inputs
-from objectives.types import AnyArray, Example, Lengths, Target
+from objectives.types import AnyArray, Example, Lengths, Target, Term
 
 # Logit of padding; finite, so that no gradient is NaN.
 _PADDING = -1e9
@@ -79,8 +79,8 @@ class SpanExtraction(Objective):
     decoder_start_id: int
 
     @property
-    def terms(self) -> dict[str, float]:
-        return {"start": 0.5, "end": 0.5}
+    def terms(self) -> dict[str, Term]:
+        return {term: Term(weight=0.5, predicts="labels") for term in ("start", "end")}
 
     @property
     def lengths(self) -> Lengths:
@@ -118,38 +118,31 @@ class SpanExtraction(Objective):
 
     def logits(
         self,
-        model: Any,
-        heads: SpanHead,
+        networks: Networks,
         inputs: ModelInputs,
         *,
         rngs: DropoutRngs | None = None,
-        deterministic: bool = True,
     ) -> Float[Array, "B L 2"]:
         """Start and end logits; padding is out of reach."""
-        hidden_states = model(inputs, deterministic=deterministic, rngs=rngs)
-        return jnp.where(
-            (inputs.segment_ids > 0)[..., None], heads(hidden_states), _PADDING
-        )
+        hidden_states = networks["model"](inputs, deterministic=rngs is None, rngs=rngs)
+        scores = networks["heads"](hidden_states)
+        return jnp.where((inputs.segment_ids > 0)[..., None], scores, _PADDING)
 
-    def outputs(
-        self, model: Any, heads: SpanHead, batch: SpanBatch
-    ) -> Float[Array, "B L 2"]:
+    def outputs(self, networks: Networks, batch: SpanBatch) -> Float[Array, "B L 2"]:
         """Logits of a batch, without dropout."""
-        return self.logits(model, heads, self.inputs(batch))
+        return self.logits(networks, self.inputs(batch))
 
     def losses(
         self,
-        model: Any,
-        heads: SpanHead,
+        networks: Networks,
         example: Example,
         *,
-        rngs: DropoutRngs | None = None,
+        rng: Array | None = None,
         deterministic: bool = True,
     ) -> tuple[dict[str, WeightedSum], dict[str, WeightedSum]]:
         """Cross-entropy of each end over the positions of its row."""
-        logits = self.logits(
-            model, heads, example.inputs, rngs=rngs, deterministic=deterministic
-        )
+        rngs = dropout_rngs(rng, example.row_ids, deterministic)
+        logits = self.logits(networks, example.inputs, rngs=rngs)
         log_probs = jax.nn.log_softmax(logits, axis=1)
         terms, metrics = {}, {}
         for index, term in enumerate(("start", "end")):

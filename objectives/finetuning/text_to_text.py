@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from models.inputs import ModelInputs
 from models.pytree import pytree
+from objectives.base import Networks
 from objectives.corruption.streams import Stream
 from objectives.sequence_to_sequence import SequenceToSequence
 from objectives.types import AnyArray, Example
@@ -112,64 +113,32 @@ class TextToText(SequenceToSequence):
         )
         return self.arrange(blank, inputs, answer)
 
-    def outputs(self, model: Any, heads: Any, batch: TextBatch) -> Array:
+    def outputs(self, networks: Networks, batch: Any) -> Array:
         """Log-probabilities [B, C] of the choices; or decoded ids [B, T] if free."""
         batch = jax.tree.map(jnp.asarray, batch)
         if self.free:
-            return self._decode(model, heads, batch)
-        score = jax.vmap(
-            lambda choice, segments: self._log_prob(
-                model, heads, batch, choice, segments
-            ),
-            in_axes=(1, 1),
-            out_axes=1,
+            return self._decode(networks, batch)
+
+        def score(choice: Array, segments: Array) -> Array:
+            return self.log_probs(networks, self._example(batch, choice, segments))
+
+        log_probs = jax.vmap(score, in_axes=(1, 1), out_axes=1)(
+            batch.choices, batch.choice_segment_ids
         )
-        log_probs = score(batch.choices, batch.choice_segment_ids)
         exists = jnp.asarray(batch.choice_segment_ids).sum(-1) > 0
         return jnp.where(exists, log_probs, _NO_CHOICE)
 
-    def _log_prob(
-        self,
-        model: Any,
-        heads: Any,
-        batch: Any,
-        targets: Int[Array, "B T"],
-        segment_ids: Int[Array, "B T"],
-    ) -> Float[Array, " B"]:
-        example = self._example(batch, targets, segment_ids)
-        logits = self._logits(model, heads, example)
-        log_probs = jnp.take_along_axis(
-            jax.nn.log_softmax(logits), targets[..., None], axis=-1
-        )[..., 0]
-        return jnp.where(segment_ids > 0, log_probs, 0.0).sum(-1)
-
-    def _decode(self, model: Any, heads: Any, batch: TextBatch) -> Int[Array, "B T"]:
+    def _decode(self, networks: Networks, batch: Any) -> Int[Array, "B T"]:
         """Greedy; positions after EOS hold padding. T short passes need no cache."""
         size = (batch.tokens.shape[0], self.answer_length)
         eos_id, pad_id = self.vocabulary.eos_id, self.vocabulary.pad_id
 
         def step(index: Array, decoded: Array) -> Array:
             example = self._example(batch, decoded, jnp.ones(size, jnp.int32))
-            best = self._logits(model, heads, example).argmax(-1).astype(jnp.int32)
+            best = self.scores(networks, example).argmax(-1).astype(jnp.int32)
             ended = (decoded == eos_id) & (jnp.arange(size[1])[None] < index)
             word = jnp.where(ended.any(-1), pad_id, best[:, index])
             return decoded.at[:, index].set(word)
 
         start = jnp.full(size, pad_id, jnp.int32)
         return jax.lax.fori_loop(0, size[1], step, start)
-
-    def _logits(
-        self, model: Any, heads: Any, example: Example
-    ) -> Float[Array, "B T V"]:
-        """Logits of the answer's positions: few, so they may exist at once."""
-        features, table, bias = self.readout(
-            self.name,
-            heads,
-            self.hidden_states(model, example)[self.name],
-            example.targets[self.name],
-            model.embedding,
-        )
-        logits = jnp.einsum(
-            "btd,vd->btv", features, table, preferred_element_type=jnp.float32
-        )
-        return logits if bias is None else logits + bias[None, None]

@@ -30,7 +30,7 @@ from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.glue import protocols, sources, tasks
 from research.training import program
 from research.training import trained_run as backbone_lib
-from research.training.trained_run import Backbone
+from research.training.trained_run import TrainedRun
 
 TASKS = ("rte", "mrpc")
 VOCAB_SIZE = 8192
@@ -82,7 +82,7 @@ class Case:
 
     label: str
     data: TaskData
-    backbone: Backbone
+    backbone: TrainedRun
     settings: FinetuneSettings
 
     @property
@@ -170,7 +170,7 @@ def make_case(name: str, shape: str, source: str) -> Case:
     return Case(label, data, make_backbone(train, SHAPES[shape]), settings)
 
 
-def make_backbone(train: Split, sizes: dict[str, int]) -> Backbone:
+def make_backbone(train: Split, sizes: dict[str, int]) -> TrainedRun:
     """A random BERT over a WordPiece vocabulary of the sentences."""
     raw: ml_collections.ConfigDict = ours.config_of("bert_base", {**SHARED, **sizes})
     config = config_lib.parse(raw)
@@ -178,7 +178,7 @@ def make_backbone(train: Split, sizes: dict[str, int]) -> Backbone:
     texts = [text for row in train.texts for text in row]
     tokenizer = tokenizer_training.train(texts, words)
     vocabulary = tokenizer.vocabulary()
-    empty = Backbone(
+    empty = TrainedRun(
         config=config,
         raw=raw,
         tokenizer=tokenizer,

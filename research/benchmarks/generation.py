@@ -12,7 +12,7 @@ import numpy as np
 
 from research.benchmarks import ours, peers
 from research.benchmarks.table import Table
-from research.config import checks
+from research.config import objective_section
 from research.config import parse as config_lib
 from research.generation import decoding
 from research.generation.writer import language_model
@@ -87,9 +87,8 @@ def _ours(vocab_size: int, batch_size: int) -> Callable[[], None]:
         "data.tokenizer.vocab_size": vocab_size,
     }
     run = config_lib.parse(ours.config_of("gpt2_small", changes))
-    vocabulary = checks.provisional_vocabulary(run.data.tokenizer)
-    model_config = program.resolve_model(run.model, vocabulary)
-    objective = config_lib.create_objective(run, vocabulary)
+    objective = objective_section.provisional(run)
+    model_config = program.resolve_model(run.model, objective.vocabulary)
     modules = state.create_modules(model_config, objective)
     # Without tokens that end a text every row is decoded to its end.
     network = language_model(objective, modules, stop_ids=())

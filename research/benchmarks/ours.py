@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from objectives.corruption import rows
 from objectives.types import Lengths, TokenBatch
 from objectives.vocabulary import Vocabulary
 from research.config import checks, experiments
@@ -69,32 +68,33 @@ def make(
     run = config_lib.parse(config_of(experiment, changes))
     vocabulary = checks.provisional_vocabulary(run.data.tokenizer)
     parts = program.create(run, vocabulary, devices=devices)
-    compiled = parts.compile_train_step(parts.objective)
+    compiled = parts.compile_train_step(parts.objective.at(0))
     batch = parts.parallel.place(_batch(run, vocabulary))
-    held = {"state": parts.init()}
+    state, constants = parts.init()
+    held = {"state": state}
 
     def steps(count: int) -> None:
         metrics = None
         for _ in range(count):
-            held["state"], metrics = compiled(held["state"], batch)
+            held["state"], metrics = compiled(held["state"], constants, batch)
         jax.block_until_ready(metrics)
 
     def input_wait(count: int) -> float:
         batches = loop.train_batches(parts, _store(vocabulary), first_step=0)
-        held["state"], _ = compiled(held["state"], next(batches))
+        held["state"], _ = compiled(held["state"], constants, next(batches))
         jax.block_until_ready(held["state"])
         begin, waited = time.perf_counter(), 0.0
         for _ in range(count):
             asked = time.perf_counter()
             fresh = next(batches)
             waited += time.perf_counter() - asked
-            held["state"], _ = compiled(held["state"], fresh)
+            held["state"], _ = compiled(held["state"], constants, fresh)
         jax.block_until_ready(held["state"])
         return waited / (time.perf_counter() - begin)
 
     def corruption(seed: jax.Array, number: jax.Array, batch: TokenBatch):
         rng = rngs.at(seed, "corruption", number)
-        return parts.objective.corrupt(rng, rows.clean(batch, vocabulary))
+        return parts.objective.corrupt(rng, batch)
 
     corrupted = jax.jit(corruption)
     seed, number = jnp.uint32(0), jnp.int32(0)

@@ -123,13 +123,12 @@ def measure_ours(spec: Spec) -> dict[str, Any]:
 def measure_peer(spec: Spec) -> dict[str, Any]:
     """Seconds of the peer's step on the same lengths and sizes."""
     from research.benchmarks import ours, peers
-    from research.config import checks
+    from research.config import objective_section
     from research.config import parse as config_lib
 
     torch, _ = peers.libraries()
     run = config_lib.parse(ours.config_of(spec.experiment, spec.changes))
-    vocabulary = checks.provisional_vocabulary(run.data.tokenizer)
-    objective = config_lib.create_objective(run, vocabulary)
+    objective = objective_section.provisional(run)
     on_gpu = torch.cuda.is_available()
     step = peers.make(
         run.model.architecture,

@@ -57,7 +57,7 @@ def workload(arm: Arm) -> Workload:
     if key not in _workloads:
         run = run_config.parse(ml_collections.ConfigDict(arm.config))
         parts = program.create(run, _data(run.data).vocabulary)
-        counted = flops.count(parts.model_config, parts.objective)
+        counted = flops.count(parts.model_config, parts.objective, run.train.trainable)
         _workloads[key] = Workload(program=parts, row=counted)
     return _workloads[key]
 
@@ -100,16 +100,16 @@ def check_budget(config: ComparisonConfig) -> None:
 def measure_rate(arm: Arm) -> dict[str, Any]:
     """Times an arm's train step: device-seconds of one step, compilation excluded."""
     parts = workload(arm).program
-    state = parts.init()
+    state, constants = parts.init()
     steps = program.Steps(parts, 0)
     try:
         batches = loop.train_batches(parts, _data(parts.config.data).train, 0)
         train_step = steps.train(0)
-        state, _ = train_step(state, next(batches))
+        state, _ = train_step(state, constants, next(batches))
         jax.block_until_ready(state.step)
         started = time.perf_counter()
         for _ in range(_TIMED_STEPS):
-            state, _ = train_step(state, next(batches))
+            state, _ = train_step(state, constants, next(batches))
         jax.block_until_ready(state.step)
         seconds = (time.perf_counter() - started) / _TIMED_STEPS
     finally:
@@ -223,9 +223,9 @@ def summarise(
     return {
         "heldout_loss": heldout["loss"],
         "unigram_loss": sum(
-            weight * heldout[f"{term}_unigram"]
-            for term, weight in parts.objective.terms.items()
-            if f"{term}_unigram" in heldout
+            term.weight * heldout[f"{name}_unigram"]
+            for name, term in parts.objective.terms.items()
+            if f"{name}_unigram" in heldout
         ),
         "content_unigram_loss": found.content_unigram_loss,
         "heldout": {k: v for k, v in heldout.items() if k not in ("step", "split")},

@@ -276,5 +276,5 @@ def provisional_vocabulary(tokenizer: TokenizerConfig) -> Vocabulary:
         is_word_start=np.ones(size, bool),
         is_sentence_end=~is_special,
         unigram_counts=np.ones(size, np.int64),
-        token_bytes=np.ones(size, np.int32),
+        byte_lengths=np.ones(size, np.int32),
     )

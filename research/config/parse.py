@@ -6,19 +6,14 @@ message. Nothing below this border sees a ConfigDict, and no field has a default
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
 import models
-import objectives
-from objectives.base import Objective
-from objectives.vocabulary import Vocabulary
-from research.config import checks, kinds, strict
-from research.config.experiments import FOLDER
-from research.config.sections import SECTIONS, ObjectiveConfig, RunConfig
+from research.config import checks, kinds, objective_section, strict
+from research.config.sections import SECTIONS, RunConfig
 from research.errors import UserError, nearest
 
 
@@ -50,7 +45,7 @@ def parse(config: ml_collections.ConfigDict) -> RunConfig:
         if cls is not None
     }
     if "objective" in values:
-        sections["objective"] = _objective_section(values["objective"], problems)
+        sections["objective"] = objective_section.parse(values["objective"], problems)
     problems += checks.section_problems(sections)
     _refuse(problems)
     run = RunConfig(**sections)
@@ -116,77 +111,6 @@ def _refuse(problems: list[str]) -> None:
         raise UserError(f"{len(problems)} problems in the config:\n{listed}")
 
 
-def _objective_section(
-    values: Mapping[str, Any], problems: list[str]
-) -> ObjectiveConfig | None:
-    """Stage names, each with a section that has exactly its hyperparameters."""
-    before = len(problems)
-    if not isinstance(values, Mapping) or "name" not in values:
-        problems.append(
-            "config.objective must be presets.objective(NAME, ...) with NAME of "
-            f"{', '.join(sorted(objectives.OBJECTIVES))}."
-        )
-        return None
-    names = values["name"]
-    names = (names,) if isinstance(names, str) else names
-    valid = tuple(sorted(objectives.OBJECTIVES))
-    if not names or not isinstance(names, tuple):
-        problems.append(
-            f"config.objective.name = {names!r}: must name one objective or several."
-        )
-        return None
-    params = {}
-    for name in names:
-        if name not in valid:
-            problems.append(
-                f"config.objective.name: there is no objective {name!r}."
-                f"{nearest(str(name), valid)} Valid: {', '.join(valid)}."
-            )
-        elif not isinstance(values.get(name), Mapping):
-            problems.append(
-                f"config.objective lacks the section {name!r}: set "
-                f"config.objective = presets.objective({name!r}), or begin with "
-                f"{_experiment_of(name)}."
-            )
-        else:
-            params[name] = _hyperparameters(name, values[name], problems)
-    for name in values:
-        if name != "name" and name not in names:
-            problems.append(
-                f"config.objective.{name} is no stage of config.objective.name = "
-                f"{names!r}: set config.objective = presets.objective(...) anew."
-            )
-    if len(problems) > before:
-        return None
-    return ObjectiveConfig(name=names, params=params)
-
-
-def _experiment_of(name: str) -> str:
-    """What can be typed to have an objective, which one field alone does not give."""
-    file = FOLDER / f"{name}.py"
-    if file.is_file():
-        return f"--config=experiments/{name}.py"
-    return "the experiment that has it"
-
-
-def _hyperparameters(
-    name: str, values: Mapping[str, Any], problems: list[str]
-) -> dict[str, Any]:
-    """The values of one stage, checked against the fields of its dataclass."""
-    cls = objectives.OBJECTIVES[name]
-    common = strict.field_names(Objective)
-    hints = typing.get_type_hints(cls)
-    valid = tuple(name for name in strict.field_names(cls) if name not in common)
-    path = f"config.objective.{name}"
-    complete = f"presets.objective({name!r})"
-    strict.check_names(values, valid, path, problems, complete=complete)
-    return {
-        field: strict.check_type(hints[field], value, f"{path}.{field}", problems)
-        for field, value in values.items()
-        if field in valid
-    }
-
-
 def _objective_problems(run: RunConfig) -> list[str]:
     """Builds the objective over a vocabulary like the configured one.
 
@@ -194,24 +118,7 @@ def _objective_problems(run: RunConfig) -> list[str]:
     sequences that are too long before any text is read.
     """
     try:
-        objective = create_objective(
-            run, checks.provisional_vocabulary(run.data.tokenizer)
-        )
+        objective = objective_section.provisional(run)
     except (ValueError, TypeError) as error:
         return [f"config.objective: {error}"]
     return checks.length_problems(run.model, objective)
-
-
-def create_objective(run: RunConfig, vocabulary: Vocabulary) -> objectives.Composed:
-    """The configured objective over a vocabulary.
-
-    Raises:
-      ValueError: if it does not fit the architecture, the rows or the vocabulary.
-    """
-    return objectives.create(
-        run.objective.name,
-        run.objective.params,
-        vocabulary=vocabulary,
-        row_length=run.data.row_length,
-        architecture=run.model.architecture,
-    )

@@ -101,7 +101,7 @@ class ParallelConfig:
     tensor: int
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
     """Stages, composed left to right, and the hyperparameters of each."""
 
@@ -110,11 +110,31 @@ class ObjectiveConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MixtureConfig:
+    """Components among which the rows of every batch are dealt out."""
+
+    components: Mapping[str, ObjectiveConfig]
+    shares: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhasesConfig:
+    """Components that train one after the other."""
+
+    components: Mapping[str, ObjectiveConfig | MixtureConfig]
+    ends: tuple[float, ...]
+
+
+AnyObjectiveConfig = ObjectiveConfig | MixtureConfig | PhasesConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run. `model.vocab_size` is None until a tokenizer is known."""
 
     model: BackboneConfig
-    objective: ObjectiveConfig
+    objective: AnyObjectiveConfig
     data: DataConfig
     optimizer: OptimizerConfig
     train: TrainConfig

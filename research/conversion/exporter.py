@@ -184,7 +184,8 @@ def special_ids(export: Export, objective: Objective) -> dict[str, Any]:
         # A decoder trained on packed documents ends a text as the corpus does.
         ids["eos_token_id"] = vocabulary.eod_id
     if export.family.architecture == "encoder_decoder":
-        ids["decoder_start_token_id"] = objective.start_id
+        prompt = objective.prompt
+        ids["decoder_start_token_id"] = prompt.start_id if prompt else -1
     ids = {name: number for name, number in ids.items() if number >= 0}
     return {k: v for k, v in ids.items() if k not in export.hf_config}
 

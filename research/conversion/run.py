@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from models.transformer.config import TransformerConfig
-from research.config import experiments
+from research.config import experiments, objective_section
 from research.config import parse as config_lib
 from research.conversion import exporter, hub, importer, model_card, origin, safetensors
 from research.conversion.family import matches
@@ -199,6 +199,7 @@ def export_workdir(
             f"form that transformers can load."
         )
     params, step = streamed.open_params(source / "checkpoints", which)
+    objective = objective_section.create(run, vocabulary)
     came = origin.load(source)
     # Until it is trained, a checkpoint goes as it came: without heads drawn here.
     untrained = came if step == 0 else None
@@ -225,7 +226,6 @@ def export_workdir(
         specs,
         lambda name: carried[name] if name in carried else load(name),
     )
-    objective = config_lib.create_objective(run, vocabulary)
     hf_config = export.hf_config | exporter.special_ids(export, objective)
     hf_config["dtype"] = exporter.dtype_of(specs)
     files.write(target / "config.json", json.dumps(hf_config, indent=2) + "\n")

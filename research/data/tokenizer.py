@@ -171,7 +171,7 @@ class Tokenizer:
             is_word_start=None if starts is None else starts | is_special,
             is_sentence_end=text.is_sentence_end & ~is_special,
             unigram_counts=np.zeros(0, np.int64) if counts is None else counts,
-            token_bytes=np.where(is_special, 0, text.num_bytes).astype(np.int32),
+            byte_lengths=np.where(is_special, 0, text.num_bytes).astype(np.int32),
         )
 
     def _is_special(self) -> np.ndarray:

@@ -32,7 +32,7 @@ from research.evaluation.finetuning.task import Task
 from research.evaluation.interface import CHANCE, Evaluation, Result, failure_notes
 
 if TYPE_CHECKING:
-    from research.training.trained_run import Backbone
+    from research.training.trained_run import TrainedRun
 
 TASK = Task(
     name="acceptability",
@@ -178,7 +178,7 @@ class Acceptability(Evaluation):
     def check_data(self, run: RunConfig) -> None:
         _sentences(run.data, self.sampling)
 
-    def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
+    def run(self, backbone: TrainedRun, folder: pathlib.Path) -> Result:
         started = time.monotonic()
         task = _sentences(backbone.config.data, self.sampling)
         labels = task.splits["dev"].labels

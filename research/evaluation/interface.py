@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from research.config.sections import RunConfig
 
 if TYPE_CHECKING:
-    from research.training.trained_run import Backbone
+    from research.training.trained_run import TrainedRun
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class Evaluation:
         """
         del run
 
-    def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
+    def run(self, backbone: TrainedRun, folder: pathlib.Path) -> Result:
         """Scores a run; may save progress in `folder` and continue from it."""
         raise NotImplementedError
 

@@ -21,11 +21,8 @@ from jaxtyping import Array
 
 import objectives
 from objectives.base import Objective
-from objectives.corruption import rows
 from objectives.cross_entropy import weighted_cross_entropy
-from objectives.heads import LMHead, MaskedLMHead
 from objectives.types import TokenBatch
-from research.config.sections import RunConfig
 from research.data import loader, run_data
 from research.errors import UserError
 from research.evaluation.interface import Evaluation, Metric, Result
@@ -33,11 +30,10 @@ from research.training import rngs
 from research.training import state as state_lib
 
 if TYPE_CHECKING:
-    from research.training.trained_run import Backbone
+    from research.training.trained_run import TrainedRun
 
 # The probe's corruption is the same for every arm, seed and time.
 _SEED = 0
-_HEADS = {"encoder": MaskedLMHead, "decoder": LMHead, "encoder_decoder": LMHead}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,40 +52,44 @@ class ProbeResult:
 
 
 def evaluate(
-    backbone: Backbone, objective: Objective, *, num_batches: int, batch_size: int
+    run: TrainedRun, question: Objective, *, num_batches: int, batch_size: int
 ) -> ProbeResult:
-    """Asks a backbone the targets of `objective` on held-out rows.
+    """Asks a run the targets of `question` on held-out rows, read by the run's own head.
 
     Args:
-      objective: with a single term, arranged for the backbone's architecture.
+      run: whose backbone and head answer.
+      question: an objective with a single term, arranged for the run's architecture.
 
     Raises:
-      UserError: if the backbone was not pretrained with a head over tokens.
+      UserError: if the run's objective predicts no tokens.
     """
-    config = backbone.config
+    config, objective = run.config, run.objective
+    term = objective.token_term
+    if term is None:
+        raise UserError(
+            f"objective {objective.name} has no head that predicts tokens, which the "
+            f"probe reads."
+        )
     data = run_data.load(config.data)
-    modules = state_lib.create_modules(backbone.model_config, backbone.objective)
-    token_bytes = jnp.asarray(backbone.vocabulary.token_bytes, jnp.float32)
+    modules = state_lib.create_modules(run.model_config, objective)
+    byte_lengths = jnp.asarray(run.vocabulary.byte_lengths, jnp.float32)
 
     @jax.jit
-    def ask(params: Any, batch: TokenBatch, number: Array) -> Array:
-        model, heads = modules.merge(params)
-        example = objective.corrupt(
-            rngs.at(_SEED, "evaluation", number), rows.clean(batch, backbone.vocabulary)
-        )
-        ((_, target),) = example.targets.items()
-        (hidden_states,) = objective.hidden_states(model, example).values()
-        head = token_head(heads, config)
-        features, table, bias = head.readout(hidden_states, model.embedding)
+    def ask(weights: Any, batch: TokenBatch, number: Array) -> Array:
+        networks = modules.merge(weights)
+        model = networks["model"]
+        example = question.corrupt(rngs.at(_SEED, "evaluation", number), batch)
+        (target,) = example.targets.values()
+        (states,) = question.hidden_states(model, example).values()
         found = weighted_cross_entropy(
-            features,
-            table,
-            bias,
+            *objective.readout(
+                term, networks["heads"], states, target, model.embedding, example.inputs
+            ),
             target.values,
             target.loss_weights,
             with_accuracy=True,
         )
-        size = (token_bytes[target.values] * target.loss_weights).sum()
+        size = (byte_lengths[target.values] * target.loss_weights).sum()
         return jnp.stack(
             [
                 found.loss_sum,
@@ -106,7 +106,7 @@ def evaluate(
         num_batches=num_batches,
     )
     sums = [
-        ask(backbone.params, batch, jnp.int32(number))
+        ask(run.params, batch, jnp.int32(number))
         for number, batch in enumerate(batches)
     ]
     loss, correct, count, size = np.asarray(jax.device_get(sums), np.float64).sum(0)
@@ -114,24 +114,6 @@ def evaluate(
         loss=loss / count,
         accuracy=correct / count,
         bits_per_byte=loss / math.log(2) / max(size, 1.0),
-    )
-
-
-def token_head(heads: Any, config: RunConfig) -> Any:
-    """The head over tokens that a run was pretrained with.
-
-    Raises:
-      UserError: if none of its stages has one.
-    """
-    kind = _HEADS[config.model.architecture]
-    for name in config.objective.name:
-        head = getattr(heads, name)
-        head = getattr(head, "mlm", head)
-        if isinstance(head, kind):
-            return head
-    raise UserError(
-        f"objective {' + '.join(config.objective.name)} has no head that predicts "
-        f"tokens, which the probe reads."
     )
 
 
@@ -154,7 +136,7 @@ class Probe(Evaluation):
     def metric_names(self) -> tuple[str, ...]:
         return tuple(PROBE_METRICS)
 
-    def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
+    def run(self, backbone: TrainedRun, folder: pathlib.Path) -> Result:
         started = time.monotonic()
         architecture = backbone.model_config.architecture
         section = dict(self.objectives[architecture])

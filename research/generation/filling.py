@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from models import ModelInputs
-from research.generation.language_model import LanguageModel, all_logits
+from objectives.corruption.rows import read_both_ways
+from research.generation.language_model import LanguageModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,20 +36,15 @@ def probabilities(
     is_text: Bool[Array, "B L"],
 ) -> Float[Array, "B L V"]:
     """Distribution of every position, read by the language-model head."""
-    model, heads = language_model.modules.merge(params)
+    model = language_model.modules.merge(params)["model"]
     index = jnp.arange(tokens.shape[1], dtype=jnp.int32)
     inputs = ModelInputs(
         tokens=tokens,
         segment_ids=is_text.astype(jnp.int32),
         positions=jnp.broadcast_to(index[None], tokens.shape),
     )
-    logits = all_logits(
-        language_model.objective,
-        language_model.term,
-        heads,
-        model(inputs),
-        model.embedding,
-    )
+    inputs = read_both_ways(inputs, language_model.objective.architecture)
+    logits = language_model.logits(params, inputs, model(inputs))
     return jax.nn.softmax(logits, axis=-1)
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from objectives.base import Objective
-from objectives.composed import Composed
-from objectives.prefix_lm import PrefixLM
-from objectives.sequence_to_sequence import SequenceToSequence
+from objectives.types import PromptFrame
 from objectives.vocabulary import Vocabulary
 from research.data.tokenizer import Tokenizer
 
@@ -19,65 +15,11 @@ MULTIPLE = 32
 MASK = "[MASK]"
 
 
-@dataclasses.dataclass(frozen=True)
-class Frame:
-    """What stands around a prompt.
-
-    Attributes:
-      before, after: token ids.
-    """
-
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-
-
-def frame(objective: Objective, *, begin: tuple[int, ...]) -> Frame:
-    """Prompts as the objective's network was trained to read them.
-
-        encoder                          [CLS] text [SEP]
-        encoder of an encoder-decoder    text EOS
-        decoder                          text
-        decoder over inputs and targets  text EOS start
-
-    Args:
-      objective: of the network.
-      begin: what a published decoder's texts begin with (Llama: BOS).
-    """
-    vocabulary = objective.vocabulary
-    if objective.architecture == "encoder":
-        return Frame((vocabulary.cls_id,), (vocabulary.sep_id,))
-    end = (vocabulary.eos_id,) if vocabulary.eos_id >= 0 else ()
-    if objective.architecture == "encoder_decoder":
-        return Frame((), end)
-    return Frame(begin, (*end, objective.start_id) if _has_targets(objective) else ())
-
-
-def num_after_prefix(objective: Objective) -> int | None:
-    """How many tokens at the end of a decoder's framed prompt are no prefix.
-
-    The prefix is visible to itself in both directions; None = there is no prefix.
-    """
-    for stage in _stages(objective):
-        if isinstance(stage, SequenceToSequence) and stage.bidirectional_inputs:
-            decoder = objective.architecture == "decoder"
-            return int(_has_targets(objective)) if decoder else None
-    return None
-
-
-def _has_targets(objective: Objective) -> bool:
-    """Whether a decoder reads inputs, then targets that begin with a start token."""
-    return any(
-        isinstance(stage, SequenceToSequence) and not isinstance(stage, PrefixLM)
-        for stage in _stages(objective)
-    )
-
-
-def _stages(objective: Objective) -> tuple[Objective, ...]:
-    return objective.stages if isinstance(objective, Composed) else (objective,)
-
-
 def encode(
-    texts: Sequence[str], tokenizer: Tokenizer, vocabulary: Vocabulary, frame: Frame
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    vocabulary: Vocabulary,
+    frame: PromptFrame,
 ) -> list[list[int]]:
     """Token ids of every text in its frame.
 

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from models.backbone import BackboneConfig
 from objectives.base import Objective
 from objectives.vocabulary import Vocabulary
-from research.config import parse as config_lib
 from research.data.tokenizer import Tokenizer
 from research.generation import filling, prompts
 from research.generation.decoding import DecodingConfig, generate
@@ -34,7 +33,7 @@ class Writer:
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     model_config: BackboneConfig
-    frame: prompts.Frame
+    begin: tuple[int, ...]
     rng: jax.Array
 
     @classmethod
@@ -45,7 +44,7 @@ class Writer:
           ValueError: if its objective has no language-model head.
         """
         run = trained_run.load(workdir, which)
-        objective = config_lib.create_objective(run.config, run.vocabulary)
+        objective = run.objective
         modules = state.create_modules(run.model_config, objective)
         # Texts of runs trained here begin with nothing; published models' may.
         imported = (workdir / workdir_lib.IMPORTED).is_dir()
@@ -56,7 +55,7 @@ class Writer:
             tokenizer=run.tokenizer,
             vocabulary=run.vocabulary,
             model_config=run.model_config,
-            frame=prompts.frame(objective, begin=begin),
+            begin=begin if objective.architecture == "decoder" else (),
             rng=jax.random.key(seed),
         )
 
@@ -68,21 +67,19 @@ class Writer:
           settings: of decoding; an encoder takes only `top_k` of them.
 
         Raises:
-          ValueError: for a prompt that is longer than the model can read, or an
-            encoder's prompt without a mask.
+          ValueError: for a prompt that is longer than the model can read, or one without
+            a mask where masks are filled.
         """
-        architecture = self.model_config.architecture
-        encoded = prompts.encode(texts, self.tokenizer, self.vocabulary, self.frame)
+        prompt = self.language_model.prompt
+        frame = dataclasses.replace(prompt, before=(*self.begin, *prompt.before))
+        encoded = prompts.encode(texts, self.tokenizer, self.vocabulary, frame)
         self._check_lengths(encoded, settings)
-        # Absolute positions of encoders count from the left edge; decoders continue
-        # at the right one.
-        tokens, is_text = (
-            jnp.asarray(x)
-            for x in prompts.pad(
-                encoded, self.vocabulary.pad_id, left=architecture == "decoder"
-            )
-        )
-        if architecture == "encoder":
+        # Decoders continue at the right edge; what is read whole begins at the left one.
+        is_decoder = self.model_config.architecture == "decoder"
+        left = is_decoder and not prompt.fills
+        padded = prompts.pad(encoded, self.vocabulary.pad_id, left=left)
+        tokens, is_text = (jnp.asarray(x) for x in padded)
+        if prompt.fills:
             return self._fill(texts, tokens, is_text, settings.top_k or CANDIDATES)
         self.rng, rng = jax.random.split(self.rng)
         written = generate(
@@ -128,7 +125,7 @@ class Writer:
         for text, masks in zip(texts, filled, strict=True):
             if not masks:
                 raise ValueError(
-                    f"The prompt {text!r} has no {prompts.MASK} for the encoder to fill."
+                    f"The prompt {text!r} has no {prompts.MASK} for the model to fill."
                 )
             lines.append("\n  ".join(self._candidates(mask) for mask in masks))
         return lines
@@ -158,14 +155,18 @@ def language_model(
     Raises:
       ValueError: if no term of the objective predicts tokens of the vocabulary.
     """
+    term, prompt = objective.token_term, objective.prompt
+    if term is None or prompt is None:
+        raise ValueError(
+            f"The objective {objective.name} has no language-model head to write with."
+        )
     return LanguageModel(
         modules=modules,
         objective=objective,
-        term=_token_term(objective),
-        start_id=objective.start_id,
+        term=term,
+        prompt=prompt,
         stop_ids=_stop_ids(objective) if stop_ids is None else stop_ids,
         pad_id=objective.vocabulary.pad_id,
-        num_after_prefix=prompts.num_after_prefix(objective),
     )
 
 
@@ -174,14 +175,3 @@ def _stop_ids(objective: Objective) -> tuple[int, ...]:
     decoder = objective.architecture == "decoder"
     stops = (vocabulary.eod_id, vocabulary.eos_id) if decoder else (vocabulary.eos_id,)
     return tuple(dict.fromkeys(stop for stop in stops if stop >= 0))
-
-
-def _token_term(objective: Objective) -> str:
-    """The term whose targets are tokens anywhere, not labels of a row."""
-    lengths = objective.lengths.targets
-    term = max(objective.terms, key=lambda name: lengths[name])
-    if lengths[term] <= 1:
-        raise ValueError(
-            f"The objective {objective.name} has no language-model head to write with."
-        )
-    return term

@@ -34,6 +34,7 @@ class Plan:
       program: over an abstract mesh.
       device: of the mesh.
       flops: of one row.
+      executed: FLOPs of one row with what rematerialisation computes again.
       activations: on one device.
       memory: of the train step on one device.
       usable: bytes of a device that programs may have.
@@ -42,6 +43,7 @@ class Plan:
     program: Program
     device: Device
     flops: Flops
+    executed: float
     activations: Activations
     memory: Memory
     usable: float
@@ -84,11 +86,7 @@ class Plan:
     def step_seconds(self) -> float:
         """Matrix products at the expected utilisation, and the optimizer's traffic."""
         device = self.device
-        needed = self.flops_per_step
-        if self.program.model_config.remat == "full":
-            # Every block once more.
-            blocks = self.flops.encoder + self.flops.decoder
-            needed += self.config.train.batch_size * blocks
+        needed = self.config.train.batch_size * self.executed
         rate = device.flops * UTILISATION[device.platform]
         if self.program.model_config.dtype == "float32":
             rate *= _FLOAT32_RATE[device.platform]
@@ -163,10 +161,12 @@ def create(config: RunConfig, device: str | None, num_devices: int | None) -> Pl
     )
     found = target.find(device, dtype=program.model_config.dtype, count=count)
     kept = activations.count(program, found.platform)
+    counted = (program.model_config, program.objective, config.train.trainable)
     return Plan(
         program=program,
         device=found,
-        flops=flops.count(program.model_config, program.objective),
+        flops=flops.count(*counted),
+        executed=flops.executed(*counted),
         activations=kept,
         memory=memory.estimate(program, kept, rows=memory.rows_at_a_time(program)),
         usable=target.usable_bytes(found),

@@ -11,9 +11,10 @@ from jaxtyping import Array
 from rich.console import Console
 from rich.text import Text
 
-from objectives.composed import Composed
+from objectives.base import Objective
+from objectives.components import examples_of
 from objectives.types import Example, TokenBatch
-from research.config.parse import create_objective
+from research.config import objective_section
 from research.config.sections import RunConfig
 from research.data import loader, run_data
 from research.data.store import TokenStore
@@ -39,7 +40,7 @@ def preview(run: RunConfig, *, step: int, num_rows: int, statistics_rows: int) -
     check_rows(run, num_rows)
     corpus = run_data.load(run.data)
     with user_errors():
-        objective = create_objective(run, corpus.vocabulary)
+        objective = objective_section.create(run, corpus.vocabulary)
     draw(
         run,
         objective,
@@ -82,7 +83,7 @@ def steps(
 
 def draw(
     run: RunConfig,
-    objective: Composed,
+    objective: Objective,
     pieces: Pieces,
     batches: Iterator[tuple[Array, TokenBatch]],
     *,
@@ -91,25 +92,36 @@ def draw(
     num_rows: int,
     statistics_rows: int,
 ) -> None:
-    """Prints the first rows of the first batch, then statistics over more batches."""
-    first = next(batches)
+    """Prints the first rows of the first batch, then statistics over more batches.
+
+    Of a mixture, the first rows of each component; of phases, those of the step's phase.
+    """
     console.print(_title(objective))
-    example = jax.jit(objective.corrupt)(*first)
-    shown = [rows.take_row(example, row) for row in range(num_rows)]
-    for row, one in enumerate(shown):
-        console.rule(
-            f"row {row} of step {step}, from {_documents(one)}",
-            align="left",
-        )
-        console.print(
-            rows.show_row(
-                pieces,
-                np.asarray(first[1].tokens)[row],
-                one,
-                objective.label_names,
-                in_place=objective.architecture == "encoder",
+    objective = objective.at(step)
+    parts = {name: part for name, part, _ in objective.parts()}
+    first = next(batches)
+    clean = np.asarray(first[1].tokens)
+    examples = examples_of(jax.jit(objective.corrupt)(*first))
+    for name, example in examples.items():
+        part = parts[name]
+        if name:
+            console.print(_title(part, name))
+        for index in range(min(num_rows, example.row_ids.shape[0])):
+            one = rows.take_row(example, index)
+            row = int(one.row_ids) - int(np.asarray(first[1].row_ids)[0])
+            console.rule(
+                f"row {row} of step {step}, from {_documents(one)}", align="left"
             )
-        )
+            console.print(
+                rows.show_row(
+                    pieces,
+                    clean[row],
+                    one,
+                    part.terms,
+                    in_place=part.attention == "bidirectional"
+                    and part.architecture != "encoder_decoder",
+                )
+            )
     if statistics_rows:
         size = run.train.batch_size
         count = -(-statistics_rows // size)
@@ -127,12 +139,13 @@ def _documents(example: Example) -> str:
     return f"document{'s' * (len(names) > 1)} {' and '.join(names)}"
 
 
-def _title(objective: Composed) -> Text:
+def _title(objective: Objective, component: str = "") -> Text:
     lengths = objective.lengths
     encoder = f"{lengths.encoder} to the encoder, " if lengths.encoder else ""
-    terms = " + ".join(f"{w:g} {term}" for term, w in objective.terms.items())
+    terms = " + ".join(f"{t.weight:g} {name}" for name, t in objective.terms.items())
+    heading = (f"{component}: " if component else "") + objective.name
     return Text.assemble(
-        (objective.name, "bold"),
+        (heading, "bold"),
         f" for architecture {objective.architecture!r}\n"
         f"{lengths.tokens} clean tokens a row -> {encoder}{lengths.inputs} inputs\n"
         f"loss = {terms}\n",

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from models.inputs import ModelInputs
-from objectives.types import Example, Target
+from objectives.types import Example, Target, Term
 from research.previewing.pieces import STYLES, Pieces, parts_of
 
 # Lines about the inputs; the others are targets.
@@ -53,7 +53,7 @@ def show_row(
     pieces: Pieces,
     clean: np.ndarray,
     example: Example,
-    label_names: Mapping[str, tuple[str, ...]],
+    terms: Mapping[str, Term],
     *,
     in_place: bool,
 ) -> RenderableType:
@@ -63,14 +63,14 @@ def show_row(
       pieces: writes ids.
       clean: the row's clean ids [R].
       example: the row, see `take_row`.
-      label_names: classes of the terms that predict labels.
+      terms: the loss terms that the row has targets of.
       in_place: whether a target is the token at the position it is read at, as for
         an encoder, or the next one.
     """
     token_targets = {
         term: target
         for term, target in example.targets.items()
-        if term not in label_names
+        if terms[term].predicts == "tokens"
     }
     sides = []
     if example.inputs.encoder is not None:
@@ -83,7 +83,7 @@ def show_row(
         # Without lines the running text has said it all.
         if side.lines:
             parts += [Text(), Gloss(pieces, side)]
-    labels = _labels(example, label_names, pieces)
+    labels = _labels(example, terms, pieces)
     if labels:
         parts += [Text(), *labels]
     parts += [Text(), _legend([part for side in sides for part in side.parts])]
@@ -211,19 +211,20 @@ def _side_by_side(
     return table
 
 
-def _labels(
-    example: Example, label_names: Mapping[str, tuple[str, ...]], pieces: Pieces
-) -> list[Text]:
+def _labels(example: Example, terms: Mapping[str, Term], pieces: Pieces) -> list[Text]:
     lines = []
     for term in example.targets:
-        if term not in label_names:
+        if terms[term].predicts != "labels":
             continue
         target = example.targets[term]
         for slot, value in enumerate(target.values.tolist()):
             weight = target.loss_weights[slot]
             text = Text.assemble(
                 (f"{term}  ", "bold"),
-                (f"{label_names[term][value]}", "bold green" if weight else "dim"),
+                (
+                    f"{terms[term].label_names[value]}",
+                    "bold green" if weight else "dim",
+                ),
                 f"  label {value}, weight {weight:g}"
                 + ("" if weight else ": not in the loss"),
             )

@@ -13,7 +13,8 @@ from jaxtyping import Array
 from rich.table import Table
 from rich.text import Text
 
-from objectives.composed import Composed
+from objectives.base import Objective
+from objectives.components import examples_of
 from objectives.statistics import Statistic, mean
 from objectives.types import Example, TokenBatch
 
@@ -48,7 +49,7 @@ class Ratio:
 
 
 def measure(
-    objective: Composed, batches: Iterable[tuple[Array, TokenBatch]]
+    objective: Objective, batches: Iterable[tuple[Array, TokenBatch]]
 ) -> dict[str, Statistic]:
     """Statistics of every row of (key, batch) pairs, as NumPy arrays."""
 
@@ -69,8 +70,18 @@ def measure(
     return {name: joined[name] for name in names}
 
 
-def general(objective: Composed, example: Example) -> dict[str, Statistic]:
+def general(objective: Objective, example: Example) -> dict[str, Statistic]:
     """What any example tells: real tokens, targets, and the objective's own counts."""
+    found = examples_of(example)
+    result = {}
+    for name, part, _ in objective.parts():
+        prefix = f"{name}/" if name else ""
+        for key, statistic in _general(part, found[name]).items():
+            result[prefix + key] = statistic
+    return result
+
+
+def _general(objective: Objective, example: Example) -> dict[str, Statistic]:
     lengths = objective.lengths
     result = {}
     if example.inputs.encoder is not None:
@@ -127,7 +138,7 @@ def show(statistics: Mapping[str, Statistic]) -> Table:
     table.add_column("")
     for name, statistic in statistics.items():
         found = ratios(statistic)
-        if name in _UNLESS_NONE and found[0].value == 0:
+        if name.endswith(_UNLESS_NONE) and found[0].value == 0:
             continue
         if not statistic.classes:
             table.add_row(Text(name), *_numbers(found[0]))

@@ -21,7 +21,8 @@ from objectives.vocabulary import Vocabulary
 from research.config.sections import RunConfig
 from research.data import loader
 from research.data.run_data import Data
-from research.training import rngs
+from research.training import rngs, step
+from research.training.heldout import constant_sum
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,12 +58,16 @@ def targets(config: RunConfig, objective: Objective, data: Data) -> Targets:
             total[term] = total.get(term, 0.0) + np.asarray(counts, np.float64)
             weights[term] = weights.get(term, 0.0) + float(weight)
     loss = sum(
-        objective.terms[term]
+        objective.terms[term].weight
         * _content_sum(term, counts, objective)
         / max(weights[term], 1e-9)
         for term, counts in total.items()
     )
-    per_row = sum(float(counts.sum()) for counts in total.values()) / max(num_rows, 1)
+    shares = {name: share for name, _, share in objective.parts()}
+    per_row = sum(
+        float(counts.sum()) * shares[term.rpartition("/")[0]]
+        for term, counts in total.items()
+    ) / max(num_rows, 1)
     return Targets(content_unigram_loss=float(loss), per_row=per_row)
 
 
@@ -70,23 +75,18 @@ def targets(config: RunConfig, objective: Objective, data: Data) -> Targets:
 def _count(objective: Objective, batch, seed, number):
     """Occurrences of each target, and the denominator, of every term of a batch."""
     rng = rngs.at(seed, "evaluation", number)
-    example = objective.corrupt(rng, batch)
-    size = objective.vocabulary.vocab_size
     result = {}
-    for term in objective.terms:
-        target = example.targets[term]
-        if jnp.issubdtype(target.values.dtype, jnp.integer):
-            flat = target.values.reshape(-1)
-            counts = jnp.zeros(size, jnp.float32)
-            counts = counts.at[flat].add(target.loss_weights.reshape(-1))
-            result[term] = (counts, target.denominators().sum())
+    for name, part, _ in objective.parts():
+        example = part.corrupt(rng, batch)
+        weights = step.term_weights(part, example)
+        for term, counts in step.target_counts(part, example).items():
+            result[f"{name}/{term}" if name else term] = (counts, weights[term])
     return result
 
 
 def _content_sum(term: str, counts: np.ndarray, objective: Objective) -> float:
-    if objective.lengths.targets[term] == 1:  # one label a row, no text
-        used = counts[counts > 0]
-        return float(-(used * np.log(used / used.sum())).sum())
+    if objective.terms[term].predicts == "labels":
+        return constant_sum(counts)
     return content_unigram_sum(counts, objective.vocabulary)
 
 

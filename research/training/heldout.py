@@ -25,7 +25,7 @@ from research.training.step import EvalSums
 
 
 @dataclasses.dataclass(frozen=True)
-class Heldout:
+class HeldoutLoss:
     """Result of one evaluation.
 
     Attributes:
@@ -60,18 +60,18 @@ class Heldout:
 
 def evaluate(
     eval_step: Callable[..., EvalSums],
-    params: Any,
+    weights: tuple[Any, Any, jax.Array],
     batches: Iterable[Any],
     *,
     seed: jax.Array,
     numbers: Iterable[jax.Array],
     objective: Objective,
-) -> Heldout:
+) -> HeldoutLoss:
     """The held-out loss of parameters.
 
     Args:
       eval_step: compiled `training.step.make_eval_step`.
-      params: {'model', 'heads'}.
+      weights: (params, constants, step) of the state.
       batches: held-out batches on the devices.
       seed: of the run, on the devices.
       numbers: of the batches, on the devices; they choose the corruption.
@@ -79,7 +79,7 @@ def evaluate(
     """
     # Dispatched one after another; fetched together, so that nothing waits in between.
     results = [
-        eval_step(params, batch, seed, number)
+        eval_step(*weights, batch, seed, number)
         for batch, number in zip(batches, numbers, strict=False)
     ]
     total = _add(jax.device_get(results))
@@ -96,11 +96,11 @@ def evaluate(
                 _baseline(term, np.asarray(counts), objective) / weight
             )
     loss = sum(
-        factor * values[term]
-        for term, factor in objective.terms.items()
-        if term in values
+        term.weight * values[name]
+        for name, term in objective.terms.items()
+        if name in values
     )
-    return Heldout(loss=float(loss), values=values, baselines=baselines)
+    return HeldoutLoss(loss=float(loss), values=values, baselines=baselines)
 
 
 def _add(results: list[EvalSums]) -> EvalSums:
@@ -110,8 +110,7 @@ def _add(results: list[EvalSums]) -> EvalSums:
 
 
 def _baseline(term: str, counts: np.ndarray, objective: Objective) -> float:
-    # One target a row is a label, whose values are classes and no tokens.
-    if objective.lengths.targets[term] == 1:
+    if objective.terms[term].predicts == "labels":
         return constant_sum(counts)
     return unigram_sum(counts, objective.vocabulary)
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from objectives.vocabulary import Vocabulary
+from research.config import objective_section
 from research.config import parse as config_lib
 from research.config.sections import RunConfig
 from research.data import tokenizer_files
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError, user_errors
-from research.training import checkpoints
+from research.training import adaptation, checkpoints, parallelism, workdir
+from research.training import program as program_lib
+from research.training.adaptation import EVERYTHING, Params
 from research.training.program import Program
-from research.training.state import TrainState
+
+# Where a workdir keeps the fingerprint of what its run does not learn.
+CONSTANTS = "constants.json"
 
 
 def source_tokenizer(config: RunConfig) -> Tokenizer:
@@ -52,7 +59,7 @@ def missing_tokens(config: RunConfig, vocabulary: Vocabulary) -> tuple[str, ...]
     }
     recorder = _Recorder(**fields, missing=[])
     try:
-        config_lib.create_objective(config, recorder)
+        objective_section.create(config, recorder)
     except ValueError:
         # Something else is wrong as well; it is reported when the objective is built.
         pass
@@ -70,21 +77,31 @@ class _Recorder(Vocabulary):
         self.missing.extend(name for name in names if not self.has(name))
 
 
-def from_run(
-    program: Program, state: TrainState, *, say: Callable[[str], None]
-) -> TrainState:
-    """The state with the parameters of `train.init_from` in place of fresh ones.
-
-    Tables with a row a token take the rows they had; rows of appended tokens stay as
-    drawn. Heads that the other run did not have stay as drawn.
+def weights(program: Program, *, say: Callable[[str], None]) -> Params:
+    """The weights that a run begins with: fresh, or from `train.init_from`.
 
     Raises:
-      UserError: if the backbones differ.
+      UserError: if the other run's model differs.
     """
-    source = pathlib.Path(program.config.train.init_from)
-    params, step = checkpoints.load_params(source / "checkpoints")
-    old = checkpoints.flatten(params)
-    new = checkpoints.flatten(state.params)
+    drawn = program.init_weights()
+    source = program.config.train.init_from
+    return from_run(pathlib.Path(source), drawn, say=say) if source else drawn
+
+
+def from_run(
+    source: pathlib.Path, drawn: Params, *, say: Callable[[str], None]
+) -> Params:
+    """Freshly drawn weights with those of another run in their place.
+
+    Tables with a row a token take the rows they had; rows of appended tokens stay as
+    drawn. Heads and further networks that the other run did not have stay as drawn.
+
+    Raises:
+      UserError: if the models differ.
+    """
+    found_weights, step = run_weights(source)
+    old = checkpoints.flatten(found_weights)
+    new = checkpoints.flatten(drawn)
     old_size = old["model/token_embedding"].shape[0]
     new_size = new["model/token_embedding"].shape[0]
     problems, fresh, values = [], [], {}
@@ -95,7 +112,7 @@ def from_run(
             extended = _extended(np.asarray(found), value, old_size, new_size)
         if extended is not None:
             values[name] = _put(extended, value)
-        elif name.startswith("heads/") and found is None:
+        elif not name.startswith("model/") and found is None:
             fresh.append(name)
             values[name] = value
         else:
@@ -111,8 +128,54 @@ def from_run(
     say(f"parameters of {source} at step {step}")
     if fresh:
         say(f"drawn anew, not in {source}: {', '.join(fresh)}")
-    tree = checkpoints.unflatten(state.params, values)
-    return dataclasses.replace(state, params=tree)
+    return checkpoints.unflatten(drawn, values)
+
+
+def run_weights(folder: pathlib.Path, which: str = "last") -> tuple[Params, int]:
+    """The weights of all networks of a run, on one device, and their step.
+
+    What the run did not learn is in no checkpoint: it is made again as the run made it,
+    and compared with the fingerprint that the run left.
+
+    Raises:
+      UserError: if there is no such checkpoint, it is damaged, or constants are no
+        longer what they were.
+    """
+    params, step = checkpoints.load_params(folder / "checkpoints", which)
+    config = config_lib.parse(workdir.load_config(folder))
+    frozen = objective_section.provisional(config).frozen
+    if config.train.trainable == EVERYTHING and not frozen:
+        return params, step
+    with user_errors():
+        vocabulary = tokenizer_files.load(folder / "tokenizer").vocabulary()
+    parts = program_lib.create(
+        config, vocabulary, parallel=parallelism.one_device(jax.local_devices()[0])
+    )
+    constants = parts.constants_of(weights(parts, say=lambda line: None))
+    check_constants(folder, constants)
+    return adaptation.join(params, constants, jnp.int32(0)), step
+
+
+def check_constants(folder: pathlib.Path, constants: Params) -> None:
+    """Compares constants with those that a run began with, or notes them if it begins.
+
+    Raises:
+      UserError: if they differ, as when the run in `train.init_from` trained on.
+    """
+    if not jax.tree.leaves(constants):
+        return
+    path = folder / CONSTANTS
+    found = int(adaptation.fingerprint(constants))
+    if not path.exists():
+        if jax.process_index() == 0:
+            workdir.write_json(path, {"fingerprint": found})
+        return
+    if json.loads(path.read_text())["fingerprint"] != found:
+        raise UserError(
+            f"The parameters that {folder} does not train are not those it began with: "
+            f"the run in train.init_from has changed, or another version of the code "
+            f"draws others. Bring that run back, or begin in a new workdir."
+        )
 
 
 def _extended(

@@ -15,7 +15,8 @@ from research.data import loader
 from research.data.store import TokenStore
 from research.training import guards, memory, metrics
 from research.training import heldout as heldout_lib
-from research.training.heldout import Heldout
+from research.training.adaptation import Params
+from research.training.heldout import HeldoutLoss
 from research.training.monitor import Monitor
 from research.training.program import Program, Steps
 from research.training.saving import Checkpoints
@@ -41,7 +42,7 @@ class Result:
 
     state: TrainState
     step: int
-    heldout: Heldout | None
+    heldout: HeldoutLoss | None
     stopped_by: str | None
     exit_code: int
     peak_bytes: int | None
@@ -51,6 +52,7 @@ def train(
     program: Program,
     steps: Steps,
     state: TrainState,
+    constants: Params,
     *,
     first_step: int,
     train_store: TokenStore,
@@ -67,6 +69,7 @@ def train(
       program: of the run.
       steps: its compiled steps.
       state: at `first_step`; donated.
+      constants: parameters that are not learned.
       first_step: steps already taken.
       train_store, heldout_store: tokens.
       checkpoints: of the run.
@@ -98,7 +101,7 @@ def train(
             profile.before(step)
             with monitor.waiting():
                 batch = next(batches)
-            state, step_metrics = steps.train(step)(state, batch)
+            state, step_metrics = steps.train(step)(state, constants, batch)
             step += 1
             watchdog.beat(f"the step after {step}")
             monitor.add(step, step_metrics)
@@ -117,7 +120,7 @@ def train(
                 if is_eval:
                     watchdog.beat(f"the evaluation after step {step}")
                 try:
-                    heldout = evaluation(state.params) if is_eval else None
+                    heldout = evaluation(state, constants) if is_eval else None
                 except memory.TooLittleMemory:
                     # The steps are good, and go on with other settings. Only the last
                     # one is none to go on from: it would never be evaluated.
@@ -172,7 +175,7 @@ def train_batches(
 
 
 class Evaluation:
-    """The held-out loss of parameters; rows and keys are the same every time."""
+    """The held-out loss of a state; rows and keys are the same every time."""
 
     def __init__(self, program: Program, steps: Steps, store: TokenStore):
         config, parallel = program.config, program.parallel
@@ -195,7 +198,7 @@ class Evaluation:
         ]
         self._seed = jax.device_put(np.uint32(config.train.seed), parallel.replicated)
 
-    def __call__(self, params: Any) -> Heldout:
+    def __call__(self, state: TrainState, constants: Params) -> HeldoutLoss:
         """The held-out loss.
 
         Raises:
@@ -204,7 +207,7 @@ class Evaluation:
         with memory.explained("the evaluation", self._advice):
             return heldout_lib.evaluate(
                 self._steps.evaluation(),
-                params,
+                (state.params, constants, state.step),
                 self._batches,
                 seed=self._seed,
                 numbers=self._numbers,

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from models.pytree import pytree
 from research.config.sections import OptimizerConfig
@@ -22,6 +22,8 @@ from research.training import schedules
 
 # Last parts of the names of parameters that weight decay leaves alone.
 UNDECAYED = ("bias", "scale")
+# Name of the states of all units in a chain.
+UNITS = "units"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,26 +34,73 @@ class Optimizer:
       transformation: optax; its updates are to be multiplied by the learning rate and
         added.
       schedule: the learning rate as a function of the step, from 0.
+      units: path prefixes of the parameters that some steps move and others leave
+        alone; each has a state of its own. () = all steps move everything.
     """
 
     transformation: optax.GradientTransformation
     schedule: schedules.Schedule
+    units: tuple[str, ...] = ()
+
+    def apply(
+        self,
+        grads: Any,
+        opt_state: Any,
+        params: Any,
+        learning_rate: Float[Array, ""],
+        trained: tuple[str, ...],
+    ) -> tuple[Any, Any]:
+        """Parameters and state after an update of the units in `trained`.
+
+        The others keep parameters and state bit for bit: weight decay would shrink
+        them, and a step count that ran on would make their first update too large.
+        """
+        updates, new_state = self.transformation.update(grads, opt_state, params)
+
+        def updated(path: tuple[Any, ...], param: Array, update: Array) -> Array:
+            if self.units and unit_of(path, self.units) not in trained:
+                return param
+            return (param + learning_rate * update).astype(param.dtype)
+
+        new_params = jax.tree_util.tree_map_with_path(updated, params, updates)
+        if self.units:
+            before, after = opt_state[UNITS].inner_states, new_state[UNITS].inner_states
+            kept = {u: (after if u in trained else before)[u] for u in self.units}
+            new_state = {**new_state, UNITS: optax.transforms.PartitionState(kept)}
+        return new_params, new_state
 
 
-def create(config: OptimizerConfig, num_train_steps: int) -> Optimizer:
-    """The configured rule over a run of `num_train_steps`."""
-    parts = [("clip", optax.clip_by_global_norm(config.clip_norm))]
-    if config.clip_norm == 0.0:
-        parts = []
-    parts += RULES[config.name](config)
+def create(
+    config: OptimizerConfig, num_train_steps: int, units: tuple[str, ...] = ()
+) -> Optimizer:
+    """The configured rule over a run of `num_train_steps`; see `Optimizer.units`."""
+    rule = RULES[config.name](config)
     if config.weight_decay > 0.0:
         decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
-        parts.append(("decay", decay))
-    parts.append(("descend", optax.scale(-1.0)))
+        rule.append(("decay", decay))
+    if units:
+        by_unit = dict.fromkeys(units, optax.named_chain(*rule))
+        rule = [(UNITS, optax.partition(by_unit, lambda p: _units(p, units)))]
+    if config.clip_norm > 0.0:
+        rule.insert(0, ("clip", optax.clip_by_global_norm(config.clip_norm)))
     return Optimizer(
-        transformation=optax.named_chain(*parts),
+        transformation=optax.named_chain(*rule, ("descend", optax.scale(-1.0))),
         schedule=schedules.create(config, num_train_steps),
+        units=units,
     )
+
+
+def _units(params: Any, units: tuple[str, ...]) -> Any:
+    """The unit of every parameter."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: unit_of(path, units), params
+    )
+
+
+def unit_of(path: tuple[Any, ...], units: tuple[str, ...]) -> str:
+    """The prefix among `units` of a parameter's path."""
+    name = jax.tree_util.keystr(path, simple=True, separator="/") + "/"
+    return next(unit for unit in units if name.startswith(f"{unit}/"))
 
 
 def decay_mask(params: Any) -> Any:

@@ -23,6 +23,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 import models
 from models.sharding import Placement
+from objectives.base import Objective
+from research.config import objective_section
 from research.config.sections import ParallelConfig, RunConfig
 from research.errors import UserError
 from research.machine import mesh_devices
@@ -375,6 +377,12 @@ def create(config: ParallelConfig, devices: list[jax.Device] | None = None) -> P
     return Parallel(mode=config.mode, mesh=mesh)
 
 
+def one_device(device: jax.Device) -> Parallel:
+    """No sharing at all."""
+    alone = ParallelConfig(mode="jit", data=1, fsdp=1, tensor=1)
+    return create(alone, [device])
+
+
 def abstract(config: ParallelConfig, num_devices: int) -> Parallel:
     """The same mesh over devices that need not exist, for shapes and shardings.
 
@@ -414,12 +422,15 @@ def check(config: RunConfig) -> None:
     Raises:
       UserError: with every problem.
     """
-    problems = batch_problems(config, create(config.parallel))
+    objective = objective_section.provisional(config)
+    problems = batch_problems(config, objective, create(config.parallel))
     if problems:
         raise UserError("\n".join(problems))
 
 
-def batch_problems(config: RunConfig, parallel: Parallel) -> list[str]:
+def batch_problems(
+    config: RunConfig, objective: Objective, parallel: Parallel
+) -> list[str]:
     """Problems of batches that the devices cannot share evenly."""
     shards = parallel.num_row_shards
     train, problems = config.train, []
@@ -434,5 +445,14 @@ def batch_problems(config: RunConfig, parallel: Parallel) -> list[str]:
         problems.append(
             f"config.eval.batch_size = {config.eval.batch_size} is not divisible by the "
             f"{shards} devices that rows are split over: choose a multiple of {shards}."
+        )
+    shared = train.batch_size // parts
+    if not problems and shared % objective.denominator:
+        fitting = [n for n in range(2, shared + 1) if shared % n == 0]
+        problems.append(
+            f"config.objective deals rows out in shares over {objective.denominator}, "
+            f"and each device and microbatch has {shared} rows: shares whose sum is one "
+            f"of {', '.join(map(str, fitting)) or 'none'} fit, or a train.batch_size "
+            f"that is a multiple of {parts * objective.denominator}."
         )
     return problems

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 
 import jax
 import ml_collections
-import numpy as np
 
 from research.config import parse as config_lib
 from research.config.sections import RunConfig
@@ -29,6 +28,7 @@ from research.training import (
     summary,
     workdir,
 )
+from research.training.adaptation import Params
 from research.training.monitor import Monitor
 from research.training.program import Program
 from research.training.saving import Checkpoints
@@ -81,7 +81,8 @@ def pretrain(
                 f"no step is traced: --profile_steps begins with {profile_steps[0]}, "
                 f"this session with {first_step}"
             )
-        start = _restore_or_init(parts, checkpoints, say)
+        start, constants = _restore_or_init(parts, checkpoints, say)
+        initialise.check_constants(folder, constants)
         steps.train(first_step)  # No run is recorded that does not compile.
         writer, seconds, unlogged = _record(folder, config, first_step)
         if writer is not None:
@@ -100,6 +101,7 @@ def pretrain(
             parts,
             steps,
             start,
+            constants,
             first_step=first_step,
             train_store=corpus.train,
             heldout_store=corpus.heldout,
@@ -132,15 +134,17 @@ def _load_data(run: RunConfig, folder: pathlib.Path) -> Data:
 
 def _restore_or_init(
     parts: Program, checkpoints: Checkpoints, say: Callable[[str], None]
-) -> TrainState:
-    """The newest checkpoint, or the parameters of another run, or fresh ones."""
-    seed = jax.device_put(np.uint32(parts.config.train.seed), parts.parallel.replicated)
-    if checkpoints.latest_step is not None:
-        return checkpoints.restore(dataclasses.replace(parts.state, seed=seed))
-    start = parts.init()
-    if parts.config.train.init_from:
-        start = initialise.from_run(parts, start, say=say)
-    return start
+) -> tuple[TrainState, Params]:
+    """The newest checkpoint, or the parameters of another run, or fresh ones.
+
+    Constants are in no checkpoint: they are made again.
+    """
+    if checkpoints.latest_step is None:
+        return parts.start(initialise.weights(parts, say=say))
+    state = checkpoints.restore(dataclasses.replace(parts.state, seed=parts.seed))
+    if not jax.tree.leaves(parts.constants):
+        return state, parts.constants
+    return state, parts.constants_of(initialise.weights(parts, say=say))
 
 
 def _record(
@@ -160,7 +164,8 @@ def _record(
 
 
 def _flops_per_token(parts: Program) -> float:
-    count = flops.count(parts.model_config, parts.objective)
+    trainable = parts.config.train.trainable
+    count = flops.count(parts.model_config, parts.objective, trainable)
     return count.training / count.tokens
 
 

@@ -16,11 +16,19 @@ from models.backbone import BackboneConfig
 from objectives.base import Objective
 from objectives.types import TokenBatch
 from objectives.vocabulary import Vocabulary
-from research.config import checks
-from research.config import parse as config_lib
+from research.config import checks, objective_section
 from research.config.sections import RunConfig
 from research.errors import UserError, user_errors
-from research.training import memory, optimizer, parallelism, rngs, state, step
+from research.training import (
+    adaptation,
+    memory,
+    optimizer,
+    parallelism,
+    rngs,
+    state,
+    step,
+)
+from research.training.adaptation import Params
 from research.training.optimizer import Optimizer
 from research.training.parallelism import Parallel
 from research.training.state import Modules, TrainState
@@ -34,10 +42,11 @@ class Program:
       config: of the run.
       model_config: `config.model` with the vocabulary's size.
       objective: over the run's vocabulary.
-      modules: backbone and heads without parameters.
+      modules: the networks without parameters.
       optimizer: update rule and schedule.
       parallel: the mesh.
       state: shapes and shardings of the TrainState.
+      constants: shapes and shardings of the parameters that are not learned.
     """
 
     config: RunConfig
@@ -47,18 +56,42 @@ class Program:
     optimizer: Optimizer
     parallel: Parallel
     state: TrainState
+    constants: Params
 
-    def init(self) -> TrainState:
-        """The state before the first step, each part made where it stays."""
+    @property
+    def seed(self) -> jax.Array:
+        """The run's seed on all devices."""
+        seed = np.uint32(self.config.train.seed)
+        return jax.device_put(seed, self.parallel.replicated)
 
-        def init(seed: jax.Array) -> TrainState:
-            return _init(self.model_config, self.objective, self.optimizer, seed)
+    def init_weights(self) -> Params:
+        """Freshly drawn parameters of all networks, each made where it stays."""
 
-        seed = jax.device_put(
-            np.uint32(self.config.train.seed), self.parallel.replicated
-        )
+        def init(seed: jax.Array) -> Params:
+            rng = rngs.stream(seed, "params")
+            return state.init_params(self.model_config, self.objective, rng)
+
+        shardings = self.parallel.shardings(self.modules.params)
+        return jax.jit(init, out_shardings=shardings)(self.seed)
+
+    def start(self, weights: Params) -> tuple[TrainState, Params]:
+        """The state before the first step and the constants, of weights given away."""
+
+        def init(params: Params, seed: jax.Array) -> TrainState:
+            return state.init_state(params, self.optimizer, seed)
+
+        params, constants = _split(self.config, self.objective, weights)
         shardings = jax.tree.map(lambda x: x.sharding, self.state)
-        return jax.jit(init, out_shardings=shardings)(seed)
+        jitted = jax.jit(init, out_shardings=shardings, donate_argnums=0)
+        return jitted(params, self.seed), constants
+
+    def constants_of(self, weights: Params) -> Params:
+        """What of the weights of all networks is not learned."""
+        return _split(self.config, self.objective, weights)[1]
+
+    def init(self) -> tuple[TrainState, Params]:
+        """The state before the first step and the constants, freshly drawn."""
+        return self.start(self.init_weights())
 
     def compile_train_step(self, objective: Objective) -> Callable[..., Any]:
         """The compiled train step of an objective of the run; the state is donated.
@@ -87,11 +120,14 @@ class Program:
         )
         batch = self.batch_shapes(self.config.train.batch_size)
         return self.parallel.lower(
-            train_step, (self.state, batch), row_arguments=(1,), donate=(0,)
+            train_step,
+            (self.state, self.constants, batch),
+            row_arguments=(2,),
+            donate=(0,),
         )
 
     def compile_eval_step(self) -> Callable[..., Any]:
-        """The compiled evaluation step: (params, batch, seed, number) -> EvalSums.
+        """The compiled evaluation step; see `training.step.EvalStep`.
 
         Raises:
           TooLittleMemory: if a device has too little for it beside the optimizer.
@@ -100,10 +136,18 @@ class Program:
             self.objective, self.modules, distribution=self.parallel.distribution
         )
         batch = self.batch_shapes(self.config.eval.batch_size)
-        arguments = (self.state.params, batch, self.state.seed, self.state.step)
+        state = self.state
+        arguments = (
+            state.params,
+            self.constants,
+            state.step,
+            batch,
+            state.seed,
+            state.step,
+        )
         advice = memory.evaluation_advice(self.config)
         with memory.explained("the evaluation", advice):
-            lowered = self.parallel.lower(eval_step, arguments, row_arguments=(1,))
+            lowered = self.parallel.lower(eval_step, arguments, row_arguments=(3,))
             compiled = lowered.compile()
         moments = memory.shard_bytes(self.state.opt_state)
         memory.check_compiled(compiled, "an evaluation", advice, beside=moments)
@@ -141,17 +185,23 @@ def create(
     """
     model_config = resolve_model(config.model, vocabulary)
     with user_errors():
-        objective = config_lib.create_objective(config, vocabulary)
+        objective = objective_section.create(config, vocabulary)
     if parallel is None:
         parallel = parallelism.create(config.parallel, devices)
     problems = checks.length_problems(model_config, objective)
-    problems += parallelism.batch_problems(config, parallel)
+    problems += parallelism.batch_problems(config, objective, parallel)
     if problems:
         raise UserError("\n".join(problems))
-    modules = state.create_modules(model_config, objective)
-    rule = optimizer.create(config.optimizer, config.train.num_train_steps)
+    with user_errors():
+        modules = state.create_modules(model_config, objective)
+    rule = optimizer.create(
+        config.optimizer,
+        config.train.num_train_steps,
+        objective.trained if objective.switches else (),
+    )
+    params, constants = _split(config, objective, modules.params)
     shapes = jax.eval_shape(
-        functools.partial(state.init_state, optimizer=rule, seed=0), modules.params
+        functools.partial(state.init_state, optimizer=rule, seed=0), params
     )
     return Program(
         config=config,
@@ -161,7 +211,27 @@ def create(
         optimizer=rule,
         parallel=parallel,
         state=_with_shardings(shapes, parallel.shardings(shapes)),
+        constants=_with_shardings(constants, parallel.shardings(constants)),
     )
+
+
+def _split(
+    config: RunConfig, objective: Objective, weights: Params
+) -> tuple[Params, Params]:
+    """Weights of all networks, or their shapes, as (params, constants).
+
+    Raises:
+      UserError: if nothing is left to learn.
+    """
+    is_learned = adaptation.learns(config.train.trainable, objective.frozen)
+    params, constants = adaptation.split(weights, is_learned)
+    if not jax.tree.leaves(params):
+        names = ", ".join(list(adaptation.paths(weights))[:5])
+        raise UserError(
+            f"config.train.trainable = {config.train.trainable!r} matches no parameter: "
+            f"it must match whole paths such as {names}; '.*' is all of them."
+        )
+    return params, constants
 
 
 def resolve_model(config: BackboneConfig, vocabulary: Vocabulary) -> BackboneConfig:
@@ -181,16 +251,6 @@ def resolve_model(config: BackboneConfig, vocabulary: Vocabulary) -> BackboneCon
     return config
 
 
-def _init(
-    model_config: BackboneConfig,
-    objective: Objective,
-    rule: Optimizer,
-    seed: jax.Array,
-) -> TrainState:
-    params = state.init_params(model_config, objective, rngs.stream(seed, "params"))
-    return state.init_state(params, rule, seed)
-
-
 def _with_shardings(shapes: Any, shardings: Any) -> Any:
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -203,15 +263,25 @@ class Steps:
     """The compiled steps of a run, each compiled once.
 
     Compiling runs in a thread of its own: the first train step while parameters are
-    initialised or restored, the evaluation step while the first steps train.
+    initialised or restored, the evaluation step and those of later phases while the
+    first steps train.
     """
 
     def __init__(self, program: Program, first_step: int):
         self._program = program
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "compile")
-        first = program.objective.at(first_step)
-        self._train = {first: self._pool.submit(program.compile_train_step, first)}
+        self._train: dict[Objective, concurrent.futures.Future] = {}
+        self._submit(first_step)
         self._evaluation = self._pool.submit(program.compile_eval_step)
+        for step_number in program.objective.switches:
+            if step_number > first_step:
+                self._submit(step_number)
+
+    def _submit(self, step_number: int) -> None:
+        objective = self._program.objective.at(step_number)
+        if objective not in self._train:
+            compile_step = self._program.compile_train_step
+            self._train[objective] = self._pool.submit(compile_step, objective)
 
     def train(self, step_number: int) -> Callable[..., Any]:
         """The compiled step for a step number.
@@ -221,11 +291,7 @@ class Steps:
         """
         if self._evaluation.done():
             self._evaluation.result()
-        objective = self._program.objective.at(step_number)
-        if objective not in self._train:
-            compile_step = self._program.compile_train_step
-            self._train[objective] = self._pool.submit(compile_step, objective)
-        return self._train[objective].result()
+        return self._train[self._program.objective.at(step_number)].result()
 
     def evaluation(self) -> Callable[..., Any]:
         """The compiled evaluation step."""
@@ -233,7 +299,8 @@ class Steps:
 
     def peak_bytes(self) -> int | None:
         """Largest memory of the train steps so far, on one device; None if unknown."""
-        sizes = [memory.allocated_bytes(step.result()) for step in self._train.values()]
+        compiled = (step for step in self._train.values() if step.done())
+        sizes = [memory.allocated_bytes(step.result()) for step in compiled]
         return max((size for size in sizes if size is not None), default=None)
 
     def close(self) -> None:

@@ -11,7 +11,13 @@ import jax
 from jaxtyping import Array, Int, Key
 
 # Numbers of the streams. They are part of every result: never renumber one.
-STREAMS = {"params": 0, "corruption": 1, "dropout": 2, "evaluation": 3}
+STREAMS = {
+    "params": 0,
+    "corruption": 1,
+    "dropout": 2,
+    "evaluation": 3,
+    "evaluation_losses": 4,
+}
 
 
 def stream(seed: int | Int[Array, ""], name: str) -> Key[Array, ""]:

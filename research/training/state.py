@@ -10,26 +10,23 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Int, Key, UInt32
 
-import models
 from models.backbone import BackboneConfig
 from models.pytree import pytree
 from objectives.base import Objective
+from research.training.adaptation import Params
 from research.training.optimizer import Optimizer
-
-# {'model': {...}, 'heads': {...}}: nested dicts of arrays under the modules' own names.
-Params = dict[str, Any]
 
 
 @pytree
 class TrainState:
-    """The whole state of a run besides its config and its data.
+    """The whole state of a run besides its config, its data and its constants.
 
     Attributes:
       seed: uint32, of the run; all randomness follows from it, the step and the rows.
         Data and not a constant, so that one compiled step serves every seed.
       step: optimizer steps taken, skipped ones included.
       skipped: how many of them were skipped because they were not finite.
-      params: {'model', 'heads'}, nested dicts of arrays.
+      params: what is learned: a nested dict of arrays for each network.
       opt_state: the optimizer's.
     """
 
@@ -42,63 +39,48 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class Modules:
-    """The backbone and the heads without their parameters.
+    """The networks of a run without their parameters.
 
     Attributes:
-      model, heads: graph definitions; `merge` makes modules of them again.
-      params: shapes and dtypes of the parameters.
+      graphs: a graph definition for each network; `merge` makes modules of them again.
+      params: shapes and dtypes of all parameters: a nested dict for each network.
     """
 
-    model: nnx.GraphDef
-    heads: nnx.GraphDef
+    graphs: dict[str, nnx.GraphDef]
     params: Params
 
-    def merge(self, params: Params) -> tuple[Any, Any]:
-        """Backbone and heads with these parameters."""
-        return (
-            nnx.merge(self.model, params["model"]),
-            nnx.merge(self.heads, params["heads"]),
-        )
+    def merge(self, weights: Params) -> dict[str, Any]:
+        """The networks, by name, with these weights."""
+        return {
+            name: nnx.merge(graph, weights.get(name, {}))
+            for name, graph in self.graphs.items()
+        }
 
 
 def create_modules(config: BackboneConfig, objective: Objective) -> Modules:
-    """The modules of a run, built without computing anything."""
-
-    def build() -> tuple[nnx.Module, nnx.Module]:
-        return _build(config, objective, nnx.Rngs(0))
-
-    model, heads = nnx.eval_shape(build)
-    model_graph, model_params = nnx.split(model)
-    heads_graph, heads_params = nnx.split(heads)
+    """The networks of an objective, built without computing anything."""
+    networks = nnx.eval_shape(lambda: objective.networks(config, rngs=nnx.Rngs(0)))
+    parts = {name: nnx.split(network) for name, network in networks.items()}
     return Modules(
-        model=model_graph,
-        heads=heads_graph,
-        params={
-            "model": nnx.to_pure_dict(model_params),
-            "heads": nnx.to_pure_dict(heads_params),
-        },
+        graphs={name: graph for name, (graph, _) in parts.items()},
+        params={name: nnx.to_pure_dict(state) for name, (_, state) in parts.items()},
     )
 
 
 def init_params(
     config: BackboneConfig, objective: Objective, rng: Key[Array, ""]
 ) -> Params:
-    """Freshly drawn parameters; pure and jittable."""
-    model, heads = _build(config, objective, nnx.Rngs(rng))
+    """Freshly drawn parameters of all networks; pure and jittable."""
+    networks = objective.networks(config, rngs=nnx.Rngs(rng))
     return {
-        "model": nnx.to_pure_dict(nnx.state(model)),
-        "heads": nnx.to_pure_dict(nnx.state(heads)),
+        name: nnx.to_pure_dict(nnx.state(network)) for name, network in networks.items()
     }
-
-
-def _build(config: BackboneConfig, objective: Objective, rngs: nnx.Rngs):
-    return models.create(config, rngs=rngs), objective.init_heads(config, rngs=rngs)
 
 
 def init_state(
     params: Params, optimizer: Optimizer, seed: int | UInt32[Array, ""]
 ) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step, of what is learned."""
     return TrainState(
         seed=jnp.asarray(seed, jnp.uint32),
         step=jnp.zeros((), jnp.int32),

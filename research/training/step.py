@@ -1,8 +1,9 @@
 """The train step and the evaluation step: pure functions of state and batch.
 
+    weights  = effective(params, constants)     of all networks, learned or not
     example  = corrupt(global batch)            clean tokens to inputs and targets
-    weights  = sum of each term's denominators  before anything is computed
-    grads    = sum over microbatches of d/dparams  sum_t w_t * (loss sum_t / weights_t)
+    divisors = sum of each term's denominators  before anything is computed
+    grads    = sum over microbatches of d/dparams  sum_t w_t * (loss sum_t / divisor_t)
     state    = update(state, grads)             or unchanged, if they are not finite
 
 Every term is divided once, by its weight in the whole batch, so the result does not
@@ -18,16 +19,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
-from models.dropout import DropoutRngs
 from models.pytree import pytree
 from models.sharding import ANYWHERE, Placement, placing
 from objectives.base import Objective, WeightedSum
 from objectives.types import Example
-from research.training import rngs
+from research.training import adaptation, rngs
+from research.training.adaptation import Effective, Params
 from research.training.optimizer import Optimizer
-from research.training.state import Modules, Params, TrainState
+from research.training.state import Modules, TrainState
 
 Batch = Any  # A pytree of arrays with a leading axis of rows.
 
@@ -82,7 +83,7 @@ class StepMetrics:
     skipped: Int[Array, ""]
 
 
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+TrainStep = Callable[[TrainState, Params, Batch], tuple[TrainState, StepMetrics]]
 
 
 def make_train_step(
@@ -92,34 +93,35 @@ def make_train_step(
     *,
     num_microbatches: int,
     distribution: Distribution = ONE_DEVICE,
+    effective: Effective = adaptation.join,
 ) -> TrainStep:
-    """The step of an objective, ready for jax.jit or jax.pmap.
+    """The step (state, constants, batch) of an objective, for jax.jit or jax.pmap.
 
     Args:
       objective: any; its `corrupt(rng, batch)` gives the Example to learn from.
-      modules: backbone and heads of the state's parameters.
+      modules: the networks that params and constants are of.
       optimizer: update rule and schedule.
       num_microbatches: parts of the batch that are computed one after another.
       distribution: how the step is spread over devices.
+      effective: params and constants to the weights of the networks.
     """
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+    def train_step(
+        state: TrainState, constants: Params, batch: Batch
+    ) -> tuple[TrainState, StepMetrics]:
         rng = rngs.at(state.seed, "corruption", state.step)
         example = objective.corrupt(rng, distribution.gather(batch))
         weights = term_weights(objective, example)
         counts = _row_counts(example)
         example = distribution.own(example)
-        dropout_rng = rngs.at(state.seed, "dropout", state.step)
+        losses_rng = rngs.at(state.seed, "dropout", state.step)
 
         def loss_fn(params: Params, part: Example) -> tuple[Array, Any]:
             with placing(distribution.placement):
-                model, heads = modules.merge(distribution.place_params(params))
+                used = effective(params, constants, state.step)
+                networks = modules.merge(distribution.place_params(used))
                 terms, metrics = objective.losses(
-                    model,
-                    heads,
-                    part,
-                    rngs=DropoutRngs.from_key(dropout_rng, part.row_ids),
-                    deterministic=False,
+                    networks, part, rng=losses_rng, deterministic=False
                 )
             return _total(objective, terms, weights), (terms, metrics)
 
@@ -154,10 +156,10 @@ def _total(
 ) -> Float[Array, ""]:
     """sum_t w_t * sum_t / weight_t; a term without any target is 0, not 0 / 0."""
     total = jnp.zeros((), jnp.float32)
-    for term, factor in objective.terms.items():
-        has_targets = weights[term] > 0
-        divisor = jnp.where(has_targets, weights[term], 1.0)
-        total += factor * jnp.where(has_targets, terms[term][0] / divisor, 0.0)
+    for name, term in objective.terms.items():
+        has_targets = weights[name] > 0
+        divisor = jnp.where(has_targets, weights[name], 1.0)
+        total += term.weight * jnp.where(has_targets, terms[name][0] / divisor, 0.0)
     return total
 
 
@@ -208,12 +210,9 @@ def _apply(
     loss = _total(objective, terms, weights)
     grad_norm = optax.global_norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    updates, opt_state = optimizer.transformation.update(
-        grads, state.opt_state, state.params
-    )
     rate = optimizer.schedule(state.step)
-    params = jax.tree.map(
-        lambda p, u: (p + rate * u).astype(p.dtype), state.params, updates
+    params, opt_state = optimizer.apply(
+        grads, state.opt_state, state.params, rate, objective.trained
     )
 
     def keep(new: Array, old: Array) -> Array:
@@ -251,7 +250,10 @@ class EvalSums:
     targets: dict[str, Float[Array, " V"]]
 
 
-EvalStep = Callable[[Params, Batch, Int[Array, ""], Int[Array, ""]], EvalSums]
+# (params, constants, step, batch, seed, number of the batch) to its sums.
+EvalStep = Callable[
+    [Params, Params, Int[Array, ""], Batch, UInt32[Array, ""], Int[Array, ""]], EvalSums
+]
 
 
 def make_eval_step(
@@ -259,44 +261,68 @@ def make_eval_step(
     modules: Modules,
     *,
     distribution: Distribution = ONE_DEVICE,
+    effective: Effective = adaptation.join,
 ) -> EvalStep:
-    """The sums of one held-out batch, from parameters, batch, seed and batch number.
+    """The sums of one held-out batch.
 
-    The number of the batch alone decides its corruption, so every evaluation of every
-    run with the same seed sees the same examples.
+    Every part of the objective is asked all rows, so the terms of a mixture's or of
+    phases' components compare with those of an objective alone. The number of the
+    batch alone decides its corruption, so every evaluation of every run with the same
+    seed sees the same examples.
     """
 
     def eval_step(
-        params: Params, batch: Batch, seed: Int[Array, ""], number: Int[Array, ""]
+        params: Params,
+        constants: Params,
+        step: Int[Array, ""],
+        batch: Batch,
+        seed: UInt32[Array, ""],
+        number: Int[Array, ""],
     ) -> EvalSums:
         rng = rngs.at(seed, "evaluation", number)
-        example = objective.corrupt(rng, distribution.gather(batch))
-        counts = _row_counts(example)
-        weights = term_weights(objective, example)
-        targets = _target_counts(objective, example)
-        example = distribution.own(example)
+        losses_rng = rngs.at(seed, "evaluation_losses", number)
+        batch = distribution.gather(batch)
+        sums: dict[str, WeightedSum] = {}
+        targets: dict[str, Float[Array, " V"]] = {}
         with placing(distribution.placement):
-            model, heads = modules.merge(distribution.place_params(params))
-            terms, metrics = objective.losses(model, heads, example, deterministic=True)
-        terms, metrics = distribution.add((terms, metrics))
-        sums = {term: (value, weights[term]) for term, (value, _) in terms.items()}
-        return EvalSums(sums={**counts, **metrics, **sums}, targets=targets)
+            used = effective(params, constants, step)
+            networks = modules.merge(distribution.place_params(used))
+            for name, part, _ in objective.parts():
+                example = part.corrupt(rng, batch)
+                counts = _row_counts(example)
+                weights = term_weights(part, example)
+                found = target_counts(part, example)
+                terms, metrics = distribution.add(
+                    part.losses(
+                        networks,
+                        distribution.own(example),
+                        rng=losses_rng,
+                        deterministic=True,
+                    )
+                )
+                terms = {t: (value, weights[t]) for t, (value, _) in terms.items()}
+                prefix = f"{name}/" if name else ""
+                for key, value in {**counts, **metrics, **terms}.items():
+                    sums[prefix + key] = value
+                for key, count in found.items():
+                    targets[prefix + key] = count
+        return EvalSums(sums=sums, targets=targets)
 
     return eval_step
 
 
-def _target_counts(
+def target_counts(
     objective: Objective, example: Example
 ) -> dict[str, Float[Array, " V"]]:
     """Weighted number of occurrences of each value, for terms that predict ids."""
     size = objective.vocabulary.vocab_size
     counts = {}
-    for term in objective.terms:
-        target = example.targets[term]
-        if jnp.issubdtype(target.values.dtype, jnp.integer):
-            counts[term] = (
-                jnp.zeros(size, jnp.float32)
-                .at[target.values.reshape(-1)]
-                .add(target.loss_weights.reshape(-1))
-            )
+    for name, term in objective.terms.items():
+        if term.predicts == "score":
+            continue
+        target = example.targets[name]
+        values = target.values.astype(jnp.int32).reshape(-1)
+        counts[name] = (
+            jnp.zeros(size, jnp.float32).at[values].add(target.loss_weights.reshape(-1))
+        )
     return counts

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import os
 import pathlib
 from collections.abc import Callable
 
 import jax
 import ml_collections
-import numpy as np
 
 from models.backbone import BackboneConfig
 from objectives.base import Objective
 from objectives.vocabulary import Vocabulary
+from research.config import objective_section
 from research.config import parse as config_lib
 from research.config.sections import RunConfig
 from research.data import tokenizer_files
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError, user_errors
-from research.training import checkpoints, program, rngs, state, workdir
-from research.training.state import Params
+from research.training import initialise, program, rngs, state, workdir
+from research.training.adaptation import Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Backbone:
-    """A run's parameters and what gives them meaning.
+class TrainedRun:
+    """A run's weights and what is needed to use them.
 
     Attributes:
       config: of the run, checked.
@@ -35,7 +34,8 @@ class Backbone:
       tokenizer: the run's.
       vocabulary: the tokenizer's, with the training split's unigram counts.
       model_config: `config.model` with the vocabulary's size.
-      params: {'model', 'heads'}, nested dicts of arrays on one device.
+      params: the weights of all networks: a nested dict of arrays for each, on one
+        device.
       step: optimizer steps taken; 0 for fresh parameters.
       workdir: where it was loaded from.
     """
@@ -53,10 +53,10 @@ class Backbone:
     def objective(self) -> Objective:
         """The run's objective over its vocabulary; `params['heads']` are its heads."""
         with user_errors():
-            return config_lib.create_objective(self.config, self.vocabulary)
+            return objective_section.create(self.config, self.vocabulary)
 
 
-def load(path: str | os.PathLike[str], which: str = "last") -> Backbone:
+def load(path: str | os.PathLike[str], which: str = "last") -> TrainedRun:
     """Loads a run from its workdir.
 
     Args:
@@ -73,9 +73,9 @@ def load(path: str | os.PathLike[str], which: str = "last") -> Backbone:
         raise UserError(f"{folder} has no tokenizer/: it is not the workdir of a run.")
     with user_errors():
         tokenizer = tokenizer_files.load(folder / "tokenizer")
-    vocabulary = _one_of_equals(tokenizer.vocabulary())
-    params, step = checkpoints.load_params(folder / "checkpoints", str(which))
-    return Backbone(
+    vocabulary = tokenizer.vocabulary()
+    params, step = initialise.run_weights(folder, str(which))
+    return TrainedRun(
         config=config,
         raw=raw,
         tokenizer=tokenizer,
@@ -87,34 +87,16 @@ def load(path: str | os.PathLike[str], which: str = "last") -> Backbone:
     )
 
 
-_vocabularies: dict[str, Vocabulary] = {}
-
-
-def _one_of_equals(vocabulary: Vocabulary) -> Vocabulary:
-    """The first vocabulary with these contents that was loaded.
-
-    Objectives are equal if their vocabularies are the same object; so what is compiled
-    for one run of a comparison serves its other runs.
-    """
-    contents = hashlib.sha256()
-    for field in dataclasses.fields(vocabulary):
-        value = getattr(vocabulary, field.name)
-        if isinstance(value, np.ndarray):
-            contents.update(value.tobytes())
-        contents.update(f"{field.name} {value!r}".encode())
-    return _vocabularies.setdefault(contents.hexdigest(), vocabulary)
-
-
-def random_init(backbone: Backbone, seed: int) -> Backbone:
+def random_init(run: TrainedRun, seed: int) -> TrainedRun:
     """The same run before its first step: the floor of every evaluation.
 
     Args:
-      backbone: whose config, tokenizer and objective are kept.
+      run: whose config, tokenizer and objective are kept.
       seed: of the fresh parameters; the run's own seed gives those it began with.
     """
-    init = _compiled_init(backbone.model_config, backbone.objective)
+    init = _compiled_init(run.model_config, run.objective)
     params = init(rngs.stream(seed, "params"))
-    return dataclasses.replace(backbone, params=params, step=0)
+    return dataclasses.replace(run, params=params, step=0)
 
 
 @functools.lru_cache(maxsize=8)

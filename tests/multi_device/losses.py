@@ -63,8 +63,8 @@ def losses(case: dict[str, Any]) -> list[float]:
     run = config(objective, case)
     row_length = run.data.row_length
     parts = program.create(run, vocabulary, devices=devices)
-    state = parts.init()
-    compiled = parts.compile_train_step(parts.objective)
+    state, constants = parts.init()
+    compiled = parts.compile_train_step(parts.objective.at(0))
     rows = loader.host_rows(BATCH_SIZE, *parts.parallel.host_part)
     found = []
     for step in range(steps):
@@ -76,10 +76,12 @@ def losses(case: dict[str, Any]) -> list[float]:
         )
         batch = parts.parallel.place(own)
         with jax.transfer_guard("disallow"):
-            state, metrics = compiled(state, batch)
+            state, metrics = compiled(state, constants, batch)
         found.append(float(np.asarray(metrics.sums["loss"][0])))
     evaluate = parts.compile_eval_step()
-    result = evaluate(state.params, batch, state.seed, state.step)
+    result = evaluate(
+        state.params, constants, state.step, batch, state.seed, state.step
+    )
     terms = [result.sums[term] for term in sorted(parts.objective.terms)]
     return found + [float(np.asarray(v)) / float(np.asarray(w)) for v, w in terms]
 

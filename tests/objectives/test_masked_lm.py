@@ -316,11 +316,14 @@ def test_head_runs_on_the_gathered_positions_only():
     objective = masked_lm(30)
     config = tiny_config("encoder")
     heads = objective.init_heads(config, rngs=nnx.Rngs(1))
-    target = corrupt(objective, plain_rows(2, 30)).targets["mlm"]
+    example = corrupt(objective, plain_rows(2, 30))
+    target = example.targets["mlm"]
     hidden = jax.random.normal(jax.random.key(0), (2, 32, 16))
     embedding = jnp.ones((512, 16))
     states = positions_at(hidden, objective.read_at("mlm", target))
-    features, table, bias = objective.readout("mlm", heads, states, target, embedding)
+    features, table, bias = objective.readout(
+        "mlm", heads, states, target, embedding, example.inputs
+    )
     assert features.shape == (2, 5, 16)
     assert table.shape == (512, 16) and bias.shape == (512,)
     dense, _, _ = heads.masked_lm.readout(hidden, embedding)

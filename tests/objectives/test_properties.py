@@ -146,10 +146,15 @@ def program(case: Case):
                 positions_at(hidden, objective.read_at(term, target)),
                 target,
                 model.embedding,
+                example.inputs,
             )
             for term, target in example.targets.items()
         }
-        return example, readouts, objective.losses(model, heads, example)
+        return (
+            example,
+            readouts,
+            objective.losses({"model": model, "heads": heads}, example),
+        )
 
     @functools.cache
     def params(init_stddev):
@@ -372,7 +377,7 @@ def test_losses_are_the_cross_entropies_of_the_readouts(case):
         chosen = np.take_along_axis(
             logits, np.asarray(target.values)[..., None], axis=-1
         )[..., 0]
-        losses = log_z - chosen + objective.z_loss_of(term) * log_z**2
+        losses = log_z - chosen + objective.terms[term].z_loss * log_z**2
         weights = np.asarray(target.loss_weights)
         total, weight = terms[term]
         np.testing.assert_allclose(total, (weights * losses).sum(), rtol=1e-4)
@@ -406,7 +411,9 @@ def test_losses_add_up_over_microbatches(case):
     config = tiny_config(case.architecture)
     model = models.create(config, rngs=nnx.Rngs(0))
     heads = objective.init_heads(config, rngs=nnx.Rngs(1))
-    losses = quick_jit(lambda example: objective.losses(model, heads, example)[0])
+    losses = quick_jit(
+        lambda example: objective.losses({"model": model, "heads": heads}, example)[0]
+    )
     example = quick_jit(objective.corrupt)(jax.random.key(0), rows_of())
     whole = losses(example)
     parts = [losses(take(example, slice(i, i + 2))) for i in range(0, BATCH, 2)]

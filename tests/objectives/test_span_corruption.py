@@ -383,7 +383,7 @@ def losses_of(architecture, **overrides):
     heads = objective.init_heads(config, rngs=nnx.Rngs(1))
     example = corrupt(objective, rows(8, 24))
     losses = jax.jit(
-        lambda example: objective.losses(model, heads, example)[0],
+        lambda example: objective.losses({"model": model, "heads": heads}, example)[0],
         compiler_options=FAST_COMPILATION,
     )
     ((total, weight),) = losses(example).values()

@@ -12,10 +12,11 @@ import pytest
 import objectives
 from experiments import imported, presets
 from models.inputs import ModelInputs
-from objectives.types import Example, Target
+from objectives import cross_entropy
+from objectives.types import Example, PromptFrame, Target
 from research.conversion import exporter, importer, safetensors
 from research.generation.decoding import DecodingConfig, generate
-from research.generation.language_model import LanguageModel, all_logits
+from research.generation.language_model import LanguageModel
 from research.training.state import create_modules
 from tests.helpers import toy_vocabulary
 
@@ -228,10 +229,10 @@ def compare(pair: Pair):
         result = quietly(pair.theirs, **as_torch, output_hidden_states=True)
     states = result.get("decoder_hidden_states", result.get("hidden_states"))
     logits = result.get("prediction_logits", result.get("logits"))
-    model, heads = pair.modules.merge(jax.tree.map(jnp.asarray, pair.params))
-    hidden = model(inputs)
-    term = next(t for t in pair.objective.terms if t not in ("nsp", "sop"))
-    ours = all_logits(pair.objective, term, heads, hidden, model.embedding)
+    networks = pair.modules.merge(jax.tree.map(jnp.asarray, pair.params))
+    hidden = networks["model"](inputs)
+    term = pair.objective.token_term
+    ours = logits_of(pair.objective, term, networks, hidden, inputs)
     real = mask.astype(bool)
     # Their labels predict the token in place, or the next one for decoders.
     shift = int(pair.config.architecture == "decoder")
@@ -246,7 +247,7 @@ def compare(pair: Pair):
         row_ids=jnp.arange(len(tokens)),
         document_ids=jnp.zeros(tokens.shape, jnp.int32),
     )
-    (loss_sum, weight), *_ = pair.objective.losses(model, heads, example)[0].values()
+    (loss_sum, weight), *_ = pair.objective.losses(networks, example)[0].values()
     return (
         (np.asarray(hidden)[real], states[-1].numpy()[real]),
         (np.asarray(ours)[real], logits.numpy()[real]),
@@ -309,10 +310,26 @@ def test_pair_label_head(tmp_path):
             input_ids=torch.tensor(tokens).long(),
             attention_mask=torch.tensor(mask).long(),
         ).seq_relationship_logits.numpy()
-    model, heads = pair.modules.merge(jax.tree.map(jnp.asarray, pair.params))
-    first = model(inputs_of(tokens, mask))[:, :1]
-    ours = all_logits(pair.objective, "nsp", heads, first, model.embedding)
+    networks = pair.modules.merge(jax.tree.map(jnp.asarray, pair.params))
+    inputs = inputs_of(tokens, mask)
+    first = networks["model"](inputs)[:, :1]
+    ours = logits_of(pair.objective, "nsp", networks, first, inputs)
     np.testing.assert_allclose(np.asarray(ours)[:, 0], theirs, atol=1e-4)
+
+
+def logits_of(objective, term, networks, hidden, inputs):
+    readout = objective.readout(
+        term,
+        networks["heads"],
+        hidden,
+        Target(
+            values=jnp.zeros(hidden.shape[:2], jnp.int32),
+            loss_weights=jnp.ones(hidden.shape[:2]),
+        ),
+        networks["model"].embedding,
+        inputs,
+    )
+    return cross_entropy.logits(*readout)
 
 
 def language_model(pair: Pair, stop_id: int) -> LanguageModel:
@@ -321,8 +338,8 @@ def language_model(pair: Pair, stop_id: int) -> LanguageModel:
     return LanguageModel(
         modules=pair.modules,
         objective=pair.objective,
-        term=next(iter(pair.objective.terms)),
-        start_id=config.pad_token_id if start is None else start,
+        term=pair.objective.token_term,
+        prompt=PromptFrame(start_id=config.pad_token_id if start is None else start),
         stop_ids=(stop_id,),
         pad_id=0,
     )

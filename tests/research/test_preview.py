@@ -131,9 +131,7 @@ def test_every_target_stands_under_its_position():
     example = quick_jit(objective.corrupt)(*batch)
     row = rows.take_row(example, 3)
     text = printed(
-        rows.show_row(
-            PIECES, batch[1].tokens[3], row, objective.label_names, in_place=True
-        ),
+        rows.show_row(PIECES, batch[1].tokens[3], row, objective.terms, in_place=True),
         width=4000,  # every side in one line
     )
     lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
@@ -176,7 +174,9 @@ def test_colours_and_legend_in_a_terminal():
     objective = create("masked_lm")
     batch = next(batches())
     row = rows.take_row(quick_jit(objective.corrupt)(*batch), 0)
-    renderable = rows.show_row(PIECES, batch[1].tokens[0], row, {}, in_place=True)
+    renderable = rows.show_row(
+        PIECES, batch[1].tokens[0], row, objective.terms, in_place=True
+    )
     coloured = printed(renderable, force_terminal=True, color_system="truecolor")
     assert "\x1b[1;37;41m[MASK]" in coloured
     assert "target, masked" in coloured

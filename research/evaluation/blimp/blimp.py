@@ -22,7 +22,7 @@ from research.errors import UserError, user_errors
 from research.evaluation.blimp import likelihood
 
 if TYPE_CHECKING:
-    from research.training.trained_run import Backbone
+    from research.training.trained_run import TrainedRun
 
 NUM_PARADIGMS = 67
 TFDS_PREFIX = "tfds:"
@@ -100,7 +100,7 @@ def load(source: str, pairs_per_paradigm: int) -> tuple[Paradigm, ...]:
     return tuple(sorted(paradigms, key=lambda paradigm: paradigm.name))
 
 
-def evaluate(backbone: Backbone, paradigms: Sequence[Paradigm]) -> BlimpResult:
+def evaluate(backbone: TrainedRun, paradigms: Sequence[Paradigm]) -> BlimpResult:
     """Scores all sentences and decides every pair."""
     sentences = [s for p in paradigms for pair in (p.good, p.bad) for s in pair]
     rows = [

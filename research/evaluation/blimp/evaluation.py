@@ -8,12 +8,13 @@ import pathlib
 import time
 from typing import TYPE_CHECKING, ClassVar
 
+from research.config import objective_section
 from research.config.sections import RunConfig
 from research.evaluation.blimp import blimp, likelihood
 from research.evaluation.interface import CHANCE, Evaluation, Result
 
 if TYPE_CHECKING:
-    from research.training.trained_run import Backbone
+    from research.training.trained_run import TrainedRun
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Blimp(Evaluation):
     pairs_per_paradigm: int
 
     def refusal(self, run: RunConfig) -> str:
-        return likelihood.refusal(run)
+        return likelihood.refusal(objective_section.provisional(run))
 
     def metric_names(self) -> tuple[str, ...]:
         return (self.primary, *blimp.PHENOMENA)
@@ -36,7 +37,7 @@ class Blimp(Evaluation):
         del run
         _paradigms(self.source, self.pairs_per_paradigm)
 
-    def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
+    def run(self, backbone: TrainedRun, folder: pathlib.Path) -> Result:
         started = time.monotonic()
         paradigms = _paradigms(self.source, self.pairs_per_paradigm)
         found = blimp.evaluate(backbone, paradigms)

@@ -1,49 +1,27 @@
-"""How likely a sentence is to any pretrained model, whatever its objective.
+"""How likely texts are to any pretrained model, by the scoring of its objective.
 
-A decoder gives the log-likelihood of the sentence's tokens after the start token:
-
-    [EOD] the cat sat           log p(the) + log p(cat | the) + log p(sat | the cat)
-
-An encoder gives the pseudo-log-likelihood (Salazar et al. 2020): each token is masked
-alone and predicted from all others.
-
-    [CLS] [MASK] cat sat [SEP] , [CLS] the [MASK] sat [SEP] , [CLS] the cat [MASK] [SEP]
-
-Sequence-to-sequence objectives give the log-likelihood of what their targets hold when
-everything that they may hide is hidden: the whole sentence as one span (span
-corruption, text infilling), or all but the first token (prefix LM).
-
-    encoder  S0 $        decoder  ^ S0 the cat sat      counted: the, cat, sat
+The objective says what is read and which tokens count (`Objective.scoring`); here rows
+are batched by length, and a pseudo-log-likelihood is summed over its passes.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from models.backbone import BackboneConfig
-from models.inputs import ModelInputs
 from objectives.base import Objective
-from objectives.corruption.rows import indices
-from objectives.corruption.streams import Stream
-from objectives.sequence_to_sequence import SequenceToSequence
-from objectives.types import Example, Target
-from research.config.sections import RunConfig
 from research.errors import UserError
 from research.evaluation.finetuning import batching
 from research.training import state as state_lib
 
 if TYPE_CHECKING:
-    from objectives.composed import Composed
-    from research.training.trained_run import Backbone
+    from research.training.trained_run import TrainedRun
 
 # Logits held at a time, over all rows of a batch.
 _LOGITS = {"cpu": 2**24, "gpu": 2**29, "tpu": 2**29}
@@ -53,12 +31,8 @@ _FRAME = 3
 # Few shapes, for every one is compiled; close where most sentences are.
 _BUCKETS = (6, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
-Arranged = tuple[ModelInputs, Target]
-# (stage, tokens [B, L], lengths [B]) -> what the model reads and which tokens count.
-Arrange = Callable[[Any, Int[Array, "B L"], Int[Array, " B"]], Arranged]
 
-
-def log_likelihoods(backbone: Backbone, rows: Sequence[np.ndarray]) -> np.ndarray:
+def log_likelihoods(run: TrainedRun, rows: Sequence[np.ndarray]) -> np.ndarray:
     """Log-likelihood, or pseudo-log-likelihood, of each row of tokens, in nats.
 
     Args:
@@ -70,12 +44,12 @@ def log_likelihoods(backbone: Backbone, rows: Sequence[np.ndarray]) -> np.ndarra
     Raises:
       UserError: if the objective defines no likelihood, or a row is too long.
     """
-    reason = refusal(backbone.config)
-    if reason:
-        raise UserError(reason)
-    scorer = _Scorer(backbone)
+    scoring = run.objective.scoring()
+    if scoring is None:
+        raise UserError(refusal(run.objective))
+    scorer = _Scorer(run, scoring.kind)
     longest = max(len(row) for row in rows)
-    limit = backbone.model_config.max_length
+    limit = run.model_config.max_length
     if limit is not None and longest > limit - _FRAME:
         raise UserError(
             f"a sentence of {longest} tokens is longer than the {limit - _FRAME} that "
@@ -86,47 +60,34 @@ def log_likelihoods(backbone: Backbone, rows: Sequence[np.ndarray]) -> np.ndarra
     return _left_to_right(scorer, rows)
 
 
-def refusal(config: RunConfig) -> str:
-    """Why a run's model gives no likelihood of a sentence, or ''."""
-    names = config.objective.name
-    if any(name in _ARRANGEMENTS or name in _PSEUDO for name in names):
+def refusal(objective: Objective) -> str:
+    """Why an objective's model gives no likelihood of a text, or ''."""
+    if objective.scoring() is not None:
         return ""
-    known = ", ".join(sorted((*_ARRANGEMENTS, *_PSEUDO)))
     return (
-        f"objective {' + '.join(names)} defines no likelihood of a sentence; these do: "
-        f"{known}."
+        f"objective {objective.name} defines no likelihood of a text, so it cannot be "
+        f"asked which of two sentences is likelier."
     )
 
 
 class _Scorer:
     """The compiled side: log-probabilities of a batch's targets."""
 
-    def __init__(self, backbone: Backbone):
-        self.backbone = backbone
-        self.vocabulary = backbone.vocabulary
-        objective = cast("Composed", backbone.objective)
-        self.stage = next(
-            stage
-            for stage in objective.stages
-            if stage.name in _ARRANGEMENTS or stage.name in _PSEUDO
-        )
-        self.is_pseudo = self.stage.name in _PSEUDO
-        self._score = _compiled(backbone.model_config, objective, self.stage)
+    def __init__(self, run: TrainedRun, kind: str):
+        self.run = run
+        self.is_pseudo = kind == "pseudo"
+        self._score = _compiled(run.model_config, run.objective)
 
-    def left_to_right(self, tokens: np.ndarray, lengths: np.ndarray) -> Array:
-        """Log-likelihood of padded rows. [B]"""
-        return self._score(self.backbone.params, tokens, lengths)
-
-    def pseudo(
-        self, tokens: np.ndarray, lengths: np.ndarray, hidden: np.ndarray
+    def __call__(
+        self, tokens: np.ndarray, lengths: np.ndarray, hidden: np.ndarray | None = None
     ) -> Array:
-        """Log-probability of the token at index `hidden` of each padded row. [B]"""
-        return self._score(self.backbone.params, tokens, lengths, hidden)
+        """Summed log-probabilities of padded rows, or of the tokens at `hidden`. [B]"""
+        return self._score(self.run.params, tokens, lengths, hidden)
 
     def batch_size(self, length: int) -> int:
         """Rows that keep the logits of a batch within bounds."""
         targets = 1 if self.is_pseudo else length + _FRAME
-        vocab_size = self.vocabulary.vocab_size
+        vocab_size = self.run.vocabulary.vocab_size
         rows = _LOGITS[jax.default_backend()] // (targets * vocab_size)
         # A power of two, the same for rows of about the same length.
         return 2 ** max(0, min(_MAX_ROWS, rows).bit_length() - 1)
@@ -134,45 +95,18 @@ class _Scorer:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(
-    config: BackboneConfig, objective: Objective, stage: Any
+    config: BackboneConfig, objective: Objective
 ) -> Callable[..., Float[Array, " B"]]:
-    """(params, tokens, lengths[, hidden]) -> log-probabilities, for all equal runs."""
+    """(weights, tokens, lengths, hidden or None) -> log-probabilities."""
     modules = state_lib.create_modules(config, objective)
-    arrange = _masked if stage.name in _PSEUDO else _ARRANGEMENTS[stage.name]
+    scoring = objective.scoring()
+    assert scoring is not None, "log_likelihoods refuses it"
 
-    def score(params, *rows: Array) -> Float[Array, " B"]:
-        inputs, target = arrange(stage, *rows)
-        model, heads = modules.merge(params)
-        head = getattr(heads, stage.name)
-        return _target_log_probs(stage, head, model, inputs, target)
+    def score(weights, tokens, lengths, hidden) -> Float[Array, " B"]:
+        example = scoring.arrange(tokens, lengths, hidden)
+        return objective.log_probs(modules.merge(weights), example)
 
     return jax.jit(score)
-
-
-def _target_log_probs(
-    stage: Objective,
-    heads: nnx.Module,
-    model: Any,
-    inputs: ModelInputs,
-    target: Target,
-) -> Float[Array, " B"]:
-    """Sum of the log-probabilities of a row's weighted targets, in float32."""
-    (term,) = [name for name in stage.terms if name in _TOKEN_TERMS]
-    hidden_states = model(inputs, at=stage.read_at(term, target), deterministic=True)
-    features, table, bias = stage.readout(
-        term, heads, hidden_states, target, model.embedding
-    )
-    logits = jax.lax.dot_general(
-        features,
-        table.astype(features.dtype),
-        (((2,), (1,)), ((), ())),
-        preferred_element_type=jnp.float32,
-    )
-    if bias is not None:
-        logits = logits + bias.astype(jnp.float32)[None, None]
-    chosen = jnp.take_along_axis(logits, target.values[..., None], axis=-1)[..., 0]
-    log_probs = chosen - jax.nn.logsumexp(logits, axis=-1)
-    return jnp.where(target.loss_weights > 0, log_probs, 0.0).sum(-1)
 
 
 def _left_to_right(scorer: _Scorer, rows: Sequence[np.ndarray]) -> np.ndarray:
@@ -182,7 +116,7 @@ def _left_to_right(scorer: _Scorer, rows: Sequence[np.ndarray]) -> np.ndarray:
     pending = []
     for length, size, chosen in _batches(scorer, lengths, buckets):
         tokens, real = _padded([rows[i] for i in chosen], length, size)
-        pending.append((chosen, scorer.left_to_right(tokens, real)))
+        pending.append((chosen, scorer(tokens, real)))
     for chosen, values in pending:
         result[chosen] = np.asarray(values)[: len(chosen)]
     return result
@@ -199,7 +133,7 @@ def _pseudo(scorer: _Scorer, rows: Sequence[np.ndarray]) -> np.ndarray:
         tokens, real = _padded([rows[i] for i in sentence[chosen]], length, size)
         which = np.zeros(size, np.int32)
         which[: len(chosen)] = hidden[chosen]
-        pending.append((chosen, scorer.pseudo(tokens, real, which)))
+        pending.append((chosen, scorer(tokens, real, which)))
     for chosen, values in pending:
         # Summed in a fixed order, in double precision.
         np.add.at(
@@ -233,145 +167,3 @@ def _padded(
         tokens[index, : len(row)] = row
         lengths[index] = len(row)
     return tokens, lengths
-
-
-def _causal(stage: Any, tokens: Array, lengths: Array) -> Arranged:
-    """[EOD] and the sentence; with documents isolated, the sentence alone.
-
-    A model of isolated documents has never seen anything before a first token, and
-    does not predict it.
-    """
-    vocabulary = stage.vocabulary
-    start = () if stage.isolate_documents else (vocabulary.eod_id,)
-    inputs, count = _framed(tokens, lengths, start, ())
-    index = indices(inputs)
-    values = jnp.roll(inputs, -1, axis=1)
-    weights = (index < count[:, None] - 1).astype(jnp.float32)
-    return _one_segment(inputs, count), Target(values=values, loss_weights=weights)
-
-
-def _masked(stage: Any, tokens: Array, lengths: Array, hidden: Array) -> Arranged:
-    """[CLS] sentence [SEP] with the token at index `hidden` masked."""
-    vocabulary = stage.vocabulary
-    framed, count = _framed(tokens, lengths, (vocabulary.cls_id,), (vocabulary.sep_id,))
-    position = (hidden + 1)[:, None].astype(jnp.int32)
-    values = jnp.take_along_axis(framed, position, axis=1)
-    inputs = jnp.where(indices(framed) == position, vocabulary.mask_id, framed)
-    target = Target(
-        values=values,
-        loss_weights=jnp.ones(values.shape, jnp.float32),
-        positions=position,
-    )
-    return _one_segment(inputs, count), target
-
-
-def _span(stage: Any, tokens: Array, lengths: Array) -> Arranged:
-    """The whole sentence behind the first sentinel."""
-    sentinel, end = stage.vocabulary.sentinel_ids[0], stage.vocabulary.eos_id
-    inputs = _constant_rows(tokens.shape[0], (sentinel, end))
-    targets, count = _framed(tokens, lengths, (sentinel,), ())
-    return _arranged(stage, inputs, targets, count, first=1)
-
-
-def _infilled(stage: Any, tokens: Array, lengths: Array) -> Arranged:
-    """The whole sentence behind one mask."""
-    vocabulary = stage.vocabulary
-    start, end = vocabulary.bos_id, vocabulary.eos_id
-    inputs = _constant_rows(tokens.shape[0], (start, vocabulary.mask_id, end))
-    targets, count = _framed(tokens, lengths, (start,), ())
-    return _arranged(stage, inputs, targets, count, first=1)
-
-
-def _after_prefix(stage: Any, tokens: Array, lengths: Array) -> Arranged:
-    """The sentence after its first token, which is the prefix."""
-    if stage.architecture == "decoder":
-        index = indices(tokens)
-        inputs = dataclasses.replace(
-            _one_segment(tokens, lengths),
-            bidirectional=(index == 0) if stage.bidirectional_inputs else None,
-        )
-        values = jnp.roll(tokens, -1, axis=1)
-        weights = (index < lengths[:, None] - 1).astype(jnp.float32)
-        return inputs, Target(values=values, loss_weights=weights)
-    inputs_stream = Stream(
-        tokens=tokens[:, :1],
-        segment_ids=jnp.ones_like(tokens[:, :1]),
-        document_ids=jnp.zeros_like(tokens[:, :1]),
-    )
-    return _arranged(stage, inputs_stream, tokens[:, 1:], lengths - 1, first=0)
-
-
-def _arranged(
-    stage: SequenceToSequence,
-    inputs: Stream,
-    targets: Array,
-    count: Array,
-    *,
-    first: int,
-) -> Arranged:
-    """The stage's own arrangement; targets count from index `first` on."""
-    index = indices(targets)
-    real = (index < count[:, None]).astype(jnp.int32)
-    stream = Stream(
-        tokens=targets, segment_ids=real, document_ids=jnp.zeros_like(targets)
-    )
-    empty = Example(
-        inputs=_one_segment(inputs.tokens, jnp.full_like(count, 1)),
-        targets={},
-        row_ids=jnp.arange(targets.shape[0], dtype=jnp.int32),
-        document_ids=inputs.document_ids,
-    )
-    example = stage.arrange(empty, inputs, stream)
-    target = example.targets[stage.name]
-    weights = jnp.where(index >= first, target.loss_weights, 0.0)
-    return example.inputs, dataclasses.replace(target, loss_weights=weights)
-
-
-def _constant_rows(count: int, ids: tuple[int, ...]) -> Stream:
-    tokens = jnp.broadcast_to(jnp.array(ids, jnp.int32)[None], (count, len(ids)))
-    return Stream(
-        tokens=tokens,
-        segment_ids=jnp.ones_like(tokens),
-        document_ids=jnp.zeros_like(tokens),
-    )
-
-
-def _framed(
-    tokens: Array, lengths: Array, start: tuple[int, ...], end: tuple[int, ...]
-) -> tuple[Array, Array]:
-    """Rows with tokens put before and behind; and their lengths."""
-    batch_size = tokens.shape[0]
-
-    def columns(ids: tuple[int, ...]) -> Array:
-        row = jnp.array(ids, jnp.int32).reshape(1, -1)
-        return jnp.broadcast_to(row, (batch_size, len(ids)))
-
-    rows = jnp.concatenate(
-        [columns(start), tokens, jnp.zeros((batch_size, len(end)), jnp.int32)], axis=1
-    )
-    count = (lengths + len(start)).astype(jnp.int32)
-    for token in end:
-        rows = jnp.where(indices(rows) == count[:, None], token, rows)
-        count = count + 1
-    return rows, count
-
-
-def _one_segment(tokens: Array, lengths: Array) -> ModelInputs:
-    index = indices(tokens)
-    return ModelInputs(
-        tokens=tokens,
-        segment_ids=(index < lengths[:, None]).astype(jnp.int32),
-        positions=index,
-    )
-
-
-_ARRANGEMENTS: dict[str, Arrange] = {
-    "causal_lm": _causal,
-    "prefix_lm": _after_prefix,
-    "span_corruption": _span,
-    "text_infilling": _infilled,
-}
-# Objectives whose model predicts a masked token from both sides.
-_PSEUDO = ("masked_lm", "span_boundary")
-# Terms that predict tokens of the text, of the stages above.
-_TOKEN_TERMS = ("clm", "mlm", "prefix_lm", "span_corruption", "text_infilling")

@@ -26,7 +26,7 @@ from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.finetuning.styles import Style
 from research.training import rngs
 from research.training.state import Params
-from research.training.trained_run import Backbone
+from research.training.trained_run import TrainedRun
 
 SELECTION_SPLIT = "selection"
 # Scores that spread less than this share of their range are constant predictions.
@@ -84,7 +84,7 @@ class Fit(FitRecord):
 
 
 def finetune(
-    backbone: Backbone,
+    backbone: TrainedRun,
     data: TaskData,
     settings: FinetuneSettings,
     *,
@@ -146,7 +146,7 @@ def _check_metric(data: TaskData, settings: FinetuneSettings) -> None:
         )
 
 
-def check_backbone(backbone: Backbone) -> None:
+def check_backbone(backbone: TrainedRun) -> None:
     """Refuses parameters, a config and a tokenizer that do not belong together.
 
     Raises:
@@ -175,7 +175,7 @@ def check_backbone(backbone: Backbone) -> None:
 
 
 def initial_params(
-    backbone: Backbone, program: Program, settings: FinetuneSettings, seed: int
+    backbone: TrainedRun, program: Program, settings: FinetuneSettings, seed: int
 ) -> Params:
     """Pretrained parameters under a fresh head; some top layers fresh too if asked.
 

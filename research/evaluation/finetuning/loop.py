@@ -47,7 +47,7 @@ class Program:
       modules: backbone and head without parameters.
       init: key -> fresh parameters of backbone and head.
       init_heads: key -> fresh parameters of the head alone, the same ones.
-      step: (state, batch) -> (state, metrics); the state is donated.
+      step: (state, constants, batch) -> (state, metrics); the state is donated.
       outputs: (params, batch) -> the objective's outputs.
     """
 
@@ -56,7 +56,7 @@ class Program:
     modules: Modules
     init: Callable[[jax.Array], Params]
     init_heads: Callable[[jax.Array], Params]
-    step: Callable[[TrainState, Batch], tuple[TrainState, Any]]
+    step: Callable[[TrainState, Params, Batch], tuple[TrainState, Any]]
     outputs: Callable[[Params, Batch], Any]
 
 
@@ -86,8 +86,7 @@ def make_program(config: BackboneConfig, objective: Any) -> Program:
     step = make_train_step(objective, modules, OPTIMIZER, num_microbatches=1)
 
     def outputs(params: Params, batch: Batch) -> Any:
-        model, heads = modules.merge(params)
-        return objective.outputs(model, heads, batch)
+        return objective.outputs(modules.merge(params), batch)
 
     init = functools.partial(state_lib.init_params, config, objective)
     return Program(
@@ -271,7 +270,7 @@ class _Run:
         started, at, losses = time.monotonic(), self.at, []
         while at.step_in_epoch < len(batches):
             batch = batches[at.step_in_epoch]()
-            self.state, metrics = self.program.step(self.state, batch)
+            self.state, metrics = self.program.step(self.state, {}, batch)
             losses.append(metrics.sums["loss"][0])
             self.trained_rows += jax.tree.leaves(batch)[0].shape[0]
             at.step_in_epoch += 1

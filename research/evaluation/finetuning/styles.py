@@ -21,7 +21,7 @@ from research.evaluation.finetuning.data import Split
 from research.evaluation.finetuning.encoding import EncodedSplit
 from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.finetuning.task import Task
-from research.training.trained_run import Backbone
+from research.training.trained_run import TrainedRun
 
 # Logits of a head that serves all of GLUE: MNLI has three classes.
 MIN_CLASSES = 3
@@ -201,7 +201,7 @@ class TextStyle:
 
 
 def make_style(
-    backbone: Backbone,
+    backbone: TrainedRun,
     config: BackboneConfig,
     task: Task,
     settings: FinetuneSettings,
@@ -227,7 +227,7 @@ def readable_length(config: BackboneConfig, wanted: int) -> int:
 
 
 def _head_style(
-    backbone: Backbone,
+    backbone: TrainedRun,
     config: BackboneConfig,
     task: Task,
     settings: FinetuneSettings,
@@ -260,7 +260,7 @@ def _head_style(
 
 
 def _text_style(
-    backbone: Backbone,
+    backbone: TrainedRun,
     config: BackboneConfig,
     task: Task,
     settings: FinetuneSettings,
@@ -307,12 +307,10 @@ def answers_of(task: Task) -> tuple[tuple[str, ...], np.ndarray]:
     return tuple(f"{score:.1f}" for score in grid), grid.astype(np.float32)
 
 
-def decoder_start_id(backbone: Backbone) -> int:
+def decoder_start_id(backbone: TrainedRun) -> int:
     """What the pretraining objective's decoder read first: T5 padding, BART EOS."""
-    vocabulary = backbone.vocabulary
-    if "text_infilling" in backbone.config.objective.name and vocabulary.eos_id >= 0:
-        return vocabulary.eos_id
-    return vocabulary.pad_id
+    prompt = backbone.objective.prompt
+    return backbone.vocabulary.pad_id if prompt is None else prompt.start_id
 
 
 def reusable_pooler(params: Any, like: dict[str, Any]) -> dict[str, Any] | None:

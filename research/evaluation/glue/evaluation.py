@@ -21,7 +21,7 @@ from research.evaluation.interface import Evaluation, Metric, Result, failure_no
 from research.machine.run_store import RunStore
 
 if TYPE_CHECKING:
-    from research.training.trained_run import Backbone
+    from research.training.trained_run import TrainedRun
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Glue(Evaluation):
         del run
         _glue_source(self.glue.source, self.tasks)
 
-    def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
+    def run(self, backbone: TrainedRun, folder: pathlib.Path) -> Result:
         started = time.monotonic()
         source = _glue_source(self.glue.source, self.tasks)
         fits = GlueFits(

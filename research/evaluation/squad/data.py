@@ -11,7 +11,7 @@ import numpy as np
 
 from research.errors import UserError
 from research.evaluation.finetuning import encoding
-from research.training.trained_run import Backbone
+from research.training.trained_run import TrainedRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _question(entry: Mapping, context: str) -> Question:
 
 
 def cut_into_rows(
-    backbone: Backbone,
+    backbone: TrainedRun,
     questions: Sequence[Question],
     windows: Windows,
     max_length: int,

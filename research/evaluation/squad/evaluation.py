@@ -17,7 +17,7 @@ from research.evaluation.squad.scoring import TITLES
 from research.machine.run_store import RunStore
 
 if TYPE_CHECKING:
-    from research.training.trained_run import Backbone
+    from research.training.trained_run import TrainedRun
 
 _SQUAD_METRICS = ("f1", "exact_match")
 
@@ -54,7 +54,7 @@ class Squad(Evaluation):
         del run
         squad_run.load_questions(self.squad)
 
-    def run(self, backbone: Backbone, folder: pathlib.Path) -> Result:
+    def run(self, backbone: TrainedRun, folder: pathlib.Path) -> Result:
         started = time.monotonic()
         train, dev = squad_run.load_questions(self.squad)
         fits = SquadFits(

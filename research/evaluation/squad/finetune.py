@@ -27,7 +27,7 @@ from research.evaluation.squad import data, scoring
 from research.evaluation.squad.data import Question, Row, Windows
 from research.evaluation.squad.scoring import Answer
 from research.training.state import Params
-from research.training.trained_run import Backbone
+from research.training.trained_run import TrainedRun
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class _Reader:
     """A program with the shapes of its batches."""
 
     program: Program
-    backbone: Backbone
+    backbone: TrainedRun
     settings: FinetuneSettings
     windows: Windows
 
@@ -137,7 +137,7 @@ class _Reader:
         return value, context[begin:end].strip()
 
 
-def make_program(backbone: Backbone, settings: FinetuneSettings) -> Program:
+def make_program(backbone: TrainedRun, settings: FinetuneSettings) -> Program:
     """The program of span extraction for a backbone."""
     config: BackboneConfig = loop.dropout_config(
         backbone.model_config, settings.dropout_rate
@@ -152,7 +152,7 @@ def make_program(backbone: Backbone, settings: FinetuneSettings) -> Program:
 
 
 def finetune_squad(
-    backbone: Backbone,
+    backbone: TrainedRun,
     train: Sequence[Question],
     evaluated: Mapping[str, Sequence[Question]],
     settings: FinetuneSettings,

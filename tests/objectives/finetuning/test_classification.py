@@ -9,7 +9,6 @@ import pytest
 from flax import nnx
 
 import models
-from models.dropout import DropoutRngs
 from objectives.finetuning.classification import (
     Classification,
     LabelledBatch,
@@ -51,7 +50,9 @@ def make(architecture, readout, **changes):
 
 def outputs_of(objective, model, heads):
     """Logits of a batch, compiled."""
-    return jax.jit(lambda batch: objective.outputs(model, heads, batch))
+    return jax.jit(
+        lambda batch: objective.outputs({"model": model, "heads": heads}, batch)
+    )
 
 
 def batch_of(rows, length, *, side="right", size=None, classes=3) -> LabelledBatch:
@@ -108,7 +109,7 @@ def test_filler_rows_do_not_count():
     @jax.jit
     def loss(batch):
         example = objective.corrupt(jax.random.key(0), batch)
-        terms, metrics = objective.losses(model, heads, example)
+        terms, metrics = objective.losses({"model": model, "heads": heads}, example)
         return terms["label"], metrics["label_accuracy"]
 
     (total, weight), accuracy = loss(batch_of(ROWS, 12))
@@ -182,9 +183,9 @@ def test_dropout_reaches_the_head():
 
     @jax.jit
     def loss(seed):
-        rngs = DropoutRngs.from_key(jax.random.key(seed), example.row_ids)
+        networks = {"model": model, "heads": heads}
         terms, _ = objective.losses(
-            model, heads, example, rngs=rngs, deterministic=False
+            networks, example, rng=jax.random.key(seed), deterministic=False
         )
         return terms["label"][0]
 

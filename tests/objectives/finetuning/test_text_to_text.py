@@ -59,7 +59,9 @@ def batch_of(rows, length, *, labels=(0, 1), side="right") -> TextBatch:
 
 def outputs_of(objective, model, heads):
     """Outputs of a batch, compiled."""
-    return jax.jit(lambda batch: objective.outputs(model, heads, batch))
+    return jax.jit(
+        lambda batch: objective.outputs({"model": model, "heads": heads}, batch)
+    )
 
 
 @pytest.mark.parametrize("architecture", ["encoder_decoder", "decoder"])
@@ -69,7 +71,9 @@ def test_scores_are_the_negative_losses_of_the_choices(architecture):
     @jax.jit
     def loss(batch):
         example = objective.corrupt(jax.random.key(0), batch)
-        return objective.losses(model, heads, example)[0]["text_to_text"]
+        return objective.losses({"model": model, "heads": heads}, example)[0][
+            "text_to_text"
+        ]
 
     outputs = outputs_of(objective, model, heads)
     scores = np.asarray(outputs(batch_of(ROWS, 12)))
@@ -96,7 +100,7 @@ def test_greedy_decoding_writes_the_likeliest_tokens(architecture):
     @jax.jit
     def best_after(tokens):
         example = objective._example(batch, tokens, jnp.ones((2, 4), int))
-        return objective._logits(model, heads, example).argmax(-1)
+        return objective.scores({"model": model, "heads": heads}, example).argmax(-1)
 
     best = np.asarray(best_after(jnp.asarray(written)))
     for row in range(2):
@@ -109,9 +113,9 @@ def test_decoding_stops_at_eos(monkeypatch):
     objective, model, heads = make("encoder_decoder", free=True)
     script = jnp.array([20, EOS, 33, 34])
 
-    def logits(self, model, heads, example):
+    def scores(self, networks, example):
         return jax.nn.one_hot(jnp.stack([script, script + 1]), 512)
 
-    monkeypatch.setattr(TextToText, "_logits", logits)
-    written = objective.outputs(model, heads, batch_of(ROWS, 12))
+    monkeypatch.setattr(TextToText, "scores", scores)
+    written = objective.outputs({"model": model, "heads": heads}, batch_of(ROWS, 12))
     assert written.tolist() == [[20, EOS, 0, 0], [21, EOS + 1, 34, 35]]

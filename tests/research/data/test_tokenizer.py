@@ -115,10 +115,10 @@ def test_word_starts_and_bytes(trained):
         words = sum(map(int, vocabulary.is_word_start[ids]))
         # WordPiece splits at punctuation: 3 . 14 and the last full stop.
         assert words == (8 if kind == "wordpiece" else 5)
-        size = vocabulary.token_bytes[ids].sum()
+        size = vocabulary.byte_lengths[ids].sum()
         spaces = 0 if kind == "wordpiece" else 5
         assert size == len(text.replace(" ", "")) + spaces
-        assert (vocabulary.token_bytes[vocabulary.is_special] == 0).all()
+        assert (vocabulary.byte_lengths[vocabulary.is_special] == 0).all()
 
 
 def test_sentence_ends_of_texts():

@@ -89,7 +89,7 @@ def settings(**changes: Any) -> FinetuneSettings:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ToyBackbone:
-    """What fine-tuning reads of a Backbone."""
+    """What fine-tuning reads of a TrainedRun."""
 
     config: Any
     tokenizer: ToyTokenizer

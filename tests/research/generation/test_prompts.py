@@ -11,10 +11,9 @@ import objectives
 from experiments import presets
 from models.inputs import ModelInputs
 from objectives.corruption import rows
-from research.generation import prompts
 from research.generation.writer import language_model
 from research.training import state
-from tests.helpers import CLS, EOD, EOS, SEP, tiny_config, toy_batch, toy_vocabulary
+from tests.helpers import CLS, EOS, SEP, tiny_config, toy_batch, toy_vocabulary
 
 VOCABULARY = toy_vocabulary()
 
@@ -41,13 +40,10 @@ def create(name, architecture, **changes):
 )
 def test_frames(name, architecture, before, after):
     objective = create(name, architecture)
-    expected = tuple(objective.start_id if x is None else x for x in after)
-    assert prompts.frame(objective, begin=()) == prompts.Frame(before, expected)
-
-
-def test_published_decoders_begin_their_own_way():
-    objective = create("causal_lm", "decoder")
-    assert prompts.frame(objective, begin=(EOD,)).before == (EOD,)
+    prompt = objective.prompt
+    expected = tuple(VOCABULARY.pad_id if x is None else x for x in after)
+    assert (prompt.before, prompt.after) == (before, expected)
+    assert prompt.fills == (name == "masked_lm")
 
 
 @pytest.mark.parametrize("name", ["prefix_lm", "span_corruption"])
@@ -67,7 +63,7 @@ def test_a_decoder_reads_prompts_as_it_was_trained(name):
     count = np.flatnonzero(weights)[0] + 1
     if name == "span_corruption":
         count = int(trained.bidirectional[0].sum()) + 1
-    model, _ = modules.merge(params)
+    model = modules.merge(params)["model"]
     hidden = model(ModelInputs(**_part(example.inputs, count)))[:, -1]
     network = language_model(objective, modules)
     tokens = jnp.pad(jnp.asarray(trained.tokens[:, :count]), ((0, 0), (3, 0)))

@@ -32,8 +32,8 @@ def compiled_flops(config, objective) -> float:
         example = objective.corrupt(rngs.at(0, "corruption", 0), batch)
 
         def loss(params):
-            model, heads = modules.merge(params)
-            terms, _ = objective.losses(model, heads, example, deterministic=True)
+            networks = modules.merge(params)
+            terms, _ = objective.losses(networks, example, deterministic=True)
             return sum(value / weight for value, weight in terms.values())
 
         return jax.grad(loss)(params)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from objectives.types import Term
 from research.training import heldout
 from research.training.step import EvalSums
 from tests.helpers import toy_vocabulary
@@ -47,9 +48,11 @@ def test_tokens_never_seen_in_training_are_not_impossible():
 
 def test_batches_are_added_before_dividing():
     objective = types.SimpleNamespace(
-        terms={"mlm": 2.0, "nsp": 0.5},
+        terms={
+            "mlm": Term(weight=2.0, predicts="tokens"),
+            "nsp": Term(weight=0.5, predicts="labels"),
+        },
         vocabulary=vocabulary([False, False], [1, 1]),
-        lengths=types.SimpleNamespace(targets={"mlm": 4, "nsp": 1}),
     )
     results = [
         EvalSums(
@@ -64,7 +67,7 @@ def test_batches_are_added_before_dividing():
     stream = iter(results)
     found = heldout.evaluate(
         lambda *_: next(stream),
-        params=None,
+        weights=(None, None, 0),
         batches=[0, 1],
         seed=jnp.uint32(0),
         numbers=[0, 1],

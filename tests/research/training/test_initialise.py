@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from research.errors import UserError
-from research.training import checkpoints, initialise, program, streamed
+from research.training import checkpoints, initialise, program, streamed, workdir
 from tests.helpers import toy_vocabulary
 from tests.research.training import tiny
 
@@ -26,19 +26,18 @@ def build(size: int, objective: str = "masked_lm", **overrides):
 def source(tmp_path_factory):
     """A workdir with parameters of a vocabulary of OLD tokens."""
     folder = tmp_path_factory.mktemp("source")
-    params = build(OLD).init().params
+    params = build(OLD).init_weights()
     streamed.save_params(folder / "checkpoints", params, step=3)
+    workdir.save_config(folder, tiny.config())
     return folder, checkpoints.flatten(params)
 
 
 def test_appended_tokens_get_rows_and_the_old_keep_theirs(source):
     folder, old = source
     parts = build(NEW, train__init_from=str(folder), train__seed=1)
-    drawn = parts.init()
-    fresh = checkpoints.flatten(jax.tree.map(np.asarray, drawn.params))
+    fresh = checkpoints.flatten(jax.tree.map(np.asarray, parts.init_weights()))
     said = []
-    state = initialise.from_run(parts, drawn, say=said.append)
-    found = checkpoints.flatten(state.params)
+    found = checkpoints.flatten(initialise.weights(parts, say=said.append))
     for name in ("model/token_embedding", "heads/masked_lm/output/bias"):
         assert found[name].shape[0] == NEW
         np.testing.assert_array_equal(found[name][:OLD], old[name])
@@ -46,7 +45,6 @@ def test_appended_tokens_get_rows_and_the_old_keep_theirs(source):
     kernel = "model/stack/layers/0/mlp/up/kernel"
     np.testing.assert_array_equal(found[kernel], old[kernel])
     assert not np.array_equal(found[kernel], fresh[kernel])
-    assert int(state.step) == 0
     assert said == [f"parameters of {folder} at step 3"]
 
 
@@ -59,7 +57,7 @@ def test_heads_that_the_other_run_lacks_are_drawn_and_named(source):
         model__tie_embeddings=False,
     )
     said = []
-    initialise.from_run(parts, parts.init(), say=said.append)
+    initialise.weights(parts, say=said.append)
     assert said[1].startswith("drawn anew")
     assert "heads/causal_lm/output/kernel" in said[1]
 
@@ -68,10 +66,10 @@ def test_another_backbone_is_refused_by_name(source):
     folder, _ = source
     parts = build(OLD, train__init_from=str(folder), model__num_layers=2)
     with pytest.raises(UserError, match="layers/1/.*: missing there"):
-        initialise.from_run(parts, parts.init(), say=print)
+        initialise.weights(parts, say=print)
     smaller = build(500, train__init_from=str(folder))
     with pytest.raises(UserError, match="token_embedding"):
-        initialise.from_run(smaller, smaller.init(), say=print)
+        initialise.weights(smaller, say=print)
 
 
 def test_what_an_objective_lacks_is_found():

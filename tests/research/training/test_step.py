@@ -33,6 +33,10 @@ class _Identity:
     def schedule(step):
         return jnp.float32(1.0)
 
+    @staticmethod
+    def apply(grads, opt_state, params, rate, trained):
+        return jax.tree.map(jnp.subtract, params, grads), opt_state
+
 
 @functools.cache
 def program(objective: str):
@@ -64,7 +68,7 @@ def gradient_step(objective: str, num_microbatches: int):
     )
 
     def run(before, batch):
-        after, metrics = train_step(before, batch)
+        after, metrics = train_step(before, {}, batch)
         grads = jax.tree.map(jnp.subtract, before.params, after.params)
         return grads, metrics
 
@@ -153,7 +157,7 @@ def test_a_term_without_targets_is_zero_with_finite_gradients():
     train_step = step.make_train_step(
         Empty(), parts.modules, _Identity(), num_microbatches=1
     )
-    after, metrics = quick_jit(train_step)(first_state(parts), tiny.batch(0))
+    after, metrics = quick_jit(train_step)(first_state(parts), {}, tiny.batch(0))
     assert float(metrics.sums["loss"][0]) == 0.0
     assert bool(metrics.finite)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
@@ -166,7 +170,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
         step.make_train_step(parts.objective, parts.modules, rule, num_microbatches=2)
     )
     good = state.init_state(first_state(parts).params, rule, 0)
-    good, metrics = train_step(good, tiny.batch(0))
+    good, metrics = train_step(good, {}, tiny.batch(0))
     assert bool(metrics.finite)
     embedding = good.params["model"]["token_embedding"].at[20, 0].set(jnp.nan)
     bad_model = {**good.params["model"], "token_embedding": embedding}
@@ -174,7 +178,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
     batch = tiny.batch(1)
     tokens = np.array(batch.tokens)
     tokens[0] = 20
-    after, metrics = train_step(bad, dataclasses.replace(batch, tokens=tokens))
+    after, metrics = train_step(bad, {}, dataclasses.replace(batch, tokens=tokens))
     assert not bool(metrics.finite)
     assert int(after.step) == int(bad.step) + 1
     assert int(after.skipped) == int(metrics.skipped) == 1
@@ -188,9 +192,9 @@ def test_evaluation_counts_targets_and_repeats_itself():
     eval_step = quick_jit(step.make_eval_step(parts.objective, parts.modules))
     params = first_state(parts).params
     seed = jnp.uint32(0)
-    first = eval_step(params, tiny.batch(0), seed, jnp.int32(0))
-    again = eval_step(params, tiny.batch(0), seed, jnp.int32(0))
-    other = eval_step(params, tiny.batch(0), seed, jnp.int32(1))
+    first = eval_step(params, {}, jnp.int32(0), tiny.batch(0), seed, jnp.int32(0))
+    again = eval_step(params, {}, jnp.int32(0), tiny.batch(0), seed, jnp.int32(0))
+    other = eval_step(params, {}, jnp.int32(0), tiny.batch(0), seed, jnp.int32(1))
     value, weight = first.sums["mlm"]
     assert float(value) == float(again.sums["mlm"][0]) != float(other.sums["mlm"][0])
     counts = np.asarray(first.targets["mlm"])

@@ -32,17 +32,15 @@ def make_backbone(name, architecture, **overrides):
         architecture=architecture,
     )
     params = state_lib.init_params(config, objective, jax.random.key(1))
-    run = types.SimpleNamespace(objective=types.SimpleNamespace(name=(name,)))
     backbone = types.SimpleNamespace(
-        config=run,
         vocabulary=VOCABULARY,
         model_config=config,
         objective=objective,
         params=params,
     )
     modules = state_lib.create_modules(config, objective)
-    model, heads = modules.merge(params)
-    return backbone, model, getattr(heads, name)
+    networks = modules.merge(params)
+    return backbone, networks["model"], getattr(networks["heads"], name)
 
 
 def sentences(seed=0):
