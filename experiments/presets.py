@@ -351,3 +351,31 @@ def objective(*names: str, **overrides) -> ml_collections.ConfigDict:
     for name in names:
         section[name] = {**OBJECTIVES[name], **overrides.get(name, {})}
     return section
+
+
+def mixture(**components: tuple) -> ml_collections.ConfigDict:
+    """The objective section of a mixture: NAME=(section, share), or with a weight.
+
+    Each component's loss weighs as much as its share of the rows unless a third value
+    says otherwise: mixture(causal=(objective("causal_lm"), 3), ...).
+    """
+    shares = tuple(values[1] for values in components.values())
+    weights = tuple(
+        float(values[2]) if len(values) > 2 else values[1] / sum(shares)
+        for values in components.values()
+    )
+    section = ml_collections.ConfigDict(
+        {"mixture": tuple(components), "shares": shares, "weights": weights}
+    )
+    for name, values in components.items():
+        section[name] = values[0]
+    return section
+
+
+def phases(**components: tuple) -> ml_collections.ConfigDict:
+    """The objective section of phases: NAME=(section, share of the run it ends at)."""
+    ends = tuple(float(end) for _, end in components.values())
+    section = ml_collections.ConfigDict({"phases": tuple(components), "ends": ends})
+    for name, (inner, _) in components.items():
+        section[name] = inner
+    return section

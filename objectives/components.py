@@ -146,7 +146,7 @@ class Components(Objective):
         heads: Any,
         hidden_states: Float[Array, "B P D"],
         target: Target,
-        embedding: Float[Array, "V E"],
+        embedding: Float[Array, "V _"],  # Labels have features of another width.
         inputs: ModelInputs,
     ) -> Readout:
         component, own = self._owner(term)

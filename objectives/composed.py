@@ -109,7 +109,7 @@ class Composed(Objective):
         heads: Any,
         hidden_states: Float[Array, "B P D"],
         target: Target,
-        embedding: Float[Array, "V E"],
+        embedding: Float[Array, "V _"],  # Labels have features of another width.
         inputs: ModelInputs,
     ) -> Readout:
         stage = self._owner(term)

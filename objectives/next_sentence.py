@@ -199,7 +199,7 @@ class NextSentence(Objective):
         heads: Any,
         hidden_states: Float[Array, "B K D"],
         target: Target,
-        embedding: Float[Array, "V E"],
+        embedding: Float[Array, "V _"],
         inputs: ModelInputs,
     ) -> Readout:
         return heads.readout(hidden_states)

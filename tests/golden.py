@@ -24,7 +24,7 @@ from absl import flags
 
 import experiments
 from research.comparison import config as comparison_config
-from research.config import checks, parse
+from research.config import objective_section, parse
 from research.evaluation.glue import config as glue_config
 from research.evaluation.squad import run as squad_run
 from research.training import pretraining
@@ -103,14 +103,24 @@ def shrunk(
     )
     config.optimizer.update(warmup_steps=1)
     config.train.update(
-        batch_size=8,
+        batch_size=8 if "mixture" not in config.objective else 14,
         num_microbatches=min(config.train.num_microbatches, 2),
         num_train_steps=NUM_STEPS,
         log_every_steps=1,
     )
+    _shorten_spans(config.objective)
     config.eval.update(every_steps=NUM_STEPS, num_batches=1, batch_size=8)
     config.checkpoint.update(every_steps=NUM_STEPS, keep_best=False)
     return config
+
+
+def _shorten_spans(section: ml_collections.ConfigDict) -> None:
+    """No span of noise is longer than a row on average, in any component."""
+    for name, value in section.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            _shorten_spans(value)
+        elif name == "mean_noise_span_length":
+            section[name] = min(value, 48.0)
 
 
 def write_text(folder: pathlib.Path, num_documents: int = 100) -> None:
@@ -140,8 +150,7 @@ def losses(
       folder: of the run.
     """
     run = parse.parse(config)
-    vocabulary = checks.provisional_vocabulary(run.data.tokenizer)
-    kept = {"loss", "grad_norm", *parse.create_objective(run, vocabulary).terms}
+    kept = {"loss", "grad_norm", *objective_section.provisional(run).terms}
     before = jax.config.read("jax_disable_most_optimizations")
     # Half the time to compile; the numbers are the same to 1e-6.
     jax.config.update("jax_disable_most_optimizations", True)

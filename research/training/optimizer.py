@@ -66,7 +66,7 @@ class Optimizer:
         if self.units:
             before, after = opt_state[UNITS].inner_states, new_state[UNITS].inner_states
             kept = {u: (after if u in trained else before)[u] for u in self.units}
-            new_state = {**new_state, UNITS: optax.transforms.PartitionState(kept)}
+            new_state = new_state | {UNITS: optax.transforms.PartitionState(kept)}
         return new_params, new_state
 
 

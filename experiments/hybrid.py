@@ -1,0 +1,36 @@
+"""Causal and masked LM at once, on one decoder stack.
+
+Paper: Charpentier and Samuel 2024, "GPT or BERT: why not both?" (arXiv:2410.24159),
+section 2, mixes the two in one network. There the masked component predicts the token
+after the position that it is read at, and both share a head; here they are the two
+objectives as they are, with a head each.
+
+Half of the rows are read from left to right, half in both directions. The stack has
+rotary positions, which mean the same in either direction.
+
+Command:
+    python -m research.pretrain --config=experiments/hybrid.py --workdir=runs/h
+    ... --config.objective.shares="(3, 1)" --config.objective.weights="(0.75, 0.25)"
+    ... --config.objective.masked.masked_lm.noise_density=0.3
+
+Hardware: any; sized for a CPU with two cores and 4 GB.
+Time: 1000 steps of 32 rows are 1.2e14 FLOPs forward and backward, at 50 GFLOP/s about
+40 minutes.
+Expected: both losses start at ln 8192 + 256 * 0.02^2 / 2 = 9.06 nats; causal LM leaves
+the unigram entropy first. Held-out terms are measured on all rows for each component,
+so causal/clm and masked/mlm compare with the losses of causal_lm and masked_lm.
+"""
+
+import ml_collections
+
+from experiments import base, presets
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = base.get_config()
+    config.model = presets.model("mini", architecture="decoder", position="rope")
+    config.objective = presets.mixture(
+        causal=(presets.objective("causal_lm"), 1),
+        masked=(presets.objective("masked_lm"), 1),
+    )
+    return config
