@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Sequence
 
+from research.config import objective_section
 from research.config.sections import RunConfig
 from research.conversion.exporter import Export
 from research.conversion.origin import Origin
@@ -77,7 +78,7 @@ def _training(config: RunConfig, step: int) -> dict[str, str]:
     train, data = config.train, config.data
     tokens = step * train.batch_size * data.row_length
     return {
-        "objective": ", ".join(config.objective.name),
+        "objective": objective_section.provisional(config).name,
         "architecture": config.model.architecture,
         "data": data.source,
         "steps": f"{step:,} of {train.num_train_steps:,}",

@@ -15,7 +15,6 @@ from models.backbone import BackboneConfig
 from objectives.base import Objective
 from objectives.vocabulary import Vocabulary
 from research.config import objective_section
-from research.config import parse as config_lib
 from research.config.sections import RunConfig
 from research.data import tokenizer_files
 from research.data.tokenizer import Tokenizer

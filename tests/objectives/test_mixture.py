@@ -98,26 +98,26 @@ def test_a_component_draws_what_it_draws_alone(name):
         jax.tree.map(np.testing.assert_array_equal, mixed.components[key], alone)
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
 @pytest.mark.parametrize("name", MIXTURES)
-def test_losses_are_those_of_the_components_on_their_rows(name):
+def test_losses_are_those_of_the_components_on_their_rows(name, deterministic):
     """Whether or not they share a pass of the backbone, with dropout or without."""
     objective, nets = MIXTURES[name](), networks(name)
-    rng = jax.random.key(1)
     mixed = quick_jit(objective.corrupt)(jax.random.key(0), batch(12))
-    for deterministic in (True, False):
-        settings = {"rng": rng, "deterministic": deterministic}
-        terms, metrics = quick_jit(lambda e: objective.losses(nets, e, **settings))(
-            mixed
-        )
-        expected = {}
-        for key, part in objective.components:
-            own = mixed.components[key]
-            found = quick_jit(lambda e, p=part: p.losses(nets, e, **settings))(own)
-            expected |= {f"{key}/{t}": v for values in found for t, v in values.items()}
-        assert {**terms, **metrics}.keys() == expected.keys()
-        for key, (total, weight) in {**terms, **metrics}.items():
-            np.testing.assert_allclose(total, expected[key][0], rtol=2e-5, err_msg=key)
-            np.testing.assert_allclose(weight, expected[key][1], err_msg=key)
+
+    def losses(part, example):
+        rng = jax.random.key(1)
+        return part.losses(nets, example, rng=rng, deterministic=deterministic)
+
+    terms, metrics = quick_jit(losses, static_argnums=0)(objective, mixed)
+    expected = {}
+    for key, part in objective.components:
+        found = quick_jit(losses, static_argnums=0)(part, mixed.components[key])
+        expected |= {f"{key}/{t}": v for values in found for t, v in values.items()}
+    assert {**terms, **metrics}.keys() == expected.keys()
+    for key, (total, weight) in {**terms, **metrics}.items():
+        np.testing.assert_allclose(total, expected[key][0], rtol=2e-5, err_msg=key)
+        np.testing.assert_allclose(weight, expected[key][1], err_msg=key)
     assert set(terms) == set(objective.terms) == set(objective.lengths.targets)
 
 

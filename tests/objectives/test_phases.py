@@ -7,7 +7,7 @@ from flax import nnx
 
 from objectives import Phases
 from tests.helpers import tiny_config
-from tests.objectives.test_mixture import R, VOCABULARY, batch, component, hybrid
+from tests.objectives.test_mixture import VOCABULARY, R, batch, component, hybrid
 
 
 def phases(ends=(0.5, 1.0), num_train_steps=7, components=None):
