@@ -6,6 +6,7 @@ import ml_collections
 import pytest
 
 from experiments import base, presets
+from research.config import objective_section
 from research.config import parse as config_lib
 from research.errors import UserError
 from tests.research.training import tiny
@@ -110,8 +111,8 @@ WRONG = {
         "makes sequences of 33 tokens, longer than config.model.max_seq_len = 32",
     ),
     "architecture": (
-        {"model__architecture": "decoder"},
-        "cannot train architecture 'decoder'",
+        {"model__architecture": "encoder_decoder"},
+        "cannot train architecture 'encoder_decoder'",
     ),
     "backbone": (
         {"model__backbone": "transfromer"},
@@ -222,14 +223,62 @@ def test_objectives():
         config_lib.parse(config)
     assert "lacks the section 'causal_lm'" in str(error.value)
     assert "or begin with --config=experiments/causal_lm.py" in str(error.value)
-    assert "config.objective.masked_lm is no stage" in str(error.value)
+    assert "config.objective.masked_lm is none of config.objective.name" in str(
+        error.value
+    )
     config.objective = ml_collections.ConfigDict()
-    with pytest.raises(UserError, match="config.objective must be presets.objective"):
+    with pytest.raises(
+        UserError, match="config.objective must be one of presets.objective"
+    ):
         config_lib.parse(config)
     config.objective = presets.objective("masked_lm")
     with config.ignore_type():
         config.objective.name = "masked_lm"
     assert config_lib.parse(config).objective.name == ("masked_lm",)
+
+
+def test_mixtures_and_phases_are_built_from_their_sections():
+    config = tiny.config("causal_lm", train__num_train_steps=8)
+    hybrid = presets.mixture(
+        causal=(presets.objective("causal_lm"), 3),
+        masked=(presets.objective("masked_lm"), 1),
+    )
+    config.objective = presets.phases(
+        hybrid=(hybrid, 0.5), masked=(presets.objective("masked_lm"), 1.0)
+    )
+    objective = objective_section.provisional(config_lib.parse(config))
+    assert objective.switches == (4,)
+    assert [(name, share) for name, _, share in objective.parts()] == [
+        ("hybrid/causal", 0.375),
+        ("hybrid/masked", 0.125),
+        ("masked", 0.5),
+    ]
+    weights = config.objective.hybrid.weights
+    assert weights == (0.75, 0.25)
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"shares": (1,)}, "mixture.shares = (1,): must be a positive number for each"),
+        ({"shares": (1.5, 1)}, "config.objective.shares[0] = 1.5: must be int"),
+        ({"mixture": ()}, "config.objective.mixture = (): must be one name or several"),
+        ({"mixture": ("causal", "mask")}, "config.objective.mask must be one of"),
+        ({"causal": {"phases": ("x",)}}, "config.objective.causal must be one of"),
+        ({"name": ("causal_lm",)}, "config.objective must be one of"),
+        ({"rates": 3}, "config.objective.rates is none of config.objective.mixture"),
+    ],
+)
+def test_wrong_mixtures_are_refused(changes, message):
+    config = tiny.config("causal_lm")
+    section = presets.mixture(
+        causal=(presets.objective("causal_lm"), 1),
+        masked=(presets.objective("masked_lm"), 1),
+    ).to_dict()
+    config.objective = ml_collections.ConfigDict({**section, **changes})
+    with pytest.raises(UserError) as error:
+        config_lib.parse(config)
+    assert message in str(error.value)
 
 
 def test_differences_are_found_in_any_depth_and_lists_are_tuples():

@@ -12,6 +12,8 @@ import pytest
 from flax import nnx
 
 import models
+import objectives
+from experiments import presets
 from objectives.vocabulary import Vocabulary
 from research.evaluation.finetuning.data import Split, TaskData
 from research.evaluation.finetuning.settings import FinetuneSettings
@@ -96,6 +98,7 @@ class ToyBackbone:
     vocabulary: Vocabulary
     model_config: models.TransformerConfig
     params: dict[str, Any]
+    objective: objectives.Composed
     step: int
 
 
@@ -111,6 +114,13 @@ def backbone(architecture: str = "encoder", seed: int = 0, **changes) -> ToyBack
         vocabulary=toy_vocabulary(VOCAB),
         model_config=config,
         params={"model": nnx.to_pure_dict(nnx.state(model)), "heads": {}},
+        objective=objectives.create(
+            (stage,),
+            {stage: presets.OBJECTIVES[stage]},
+            vocabulary=toy_vocabulary(VOCAB),
+            row_length=32,
+            architecture=architecture,
+        ),
         step=0,
     )
 
