@@ -16,11 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from models import platform as platforms
-from models.dropout import DropoutRngs
 from objectives import cross_entropy
 from objectives.base import Objective
 from objectives.types import Example
-from research.training import flops, state
+from research.training import adaptation, flops, state
 from research.training.state import Modules
 
 if TYPE_CHECKING:
@@ -65,13 +64,21 @@ class Activations:
 
 
 def count(program: Program, platform: str) -> Activations:
-    """Activations of a program on one device of its mesh.
+    """Activations of a program on one device of its mesh, in its largest phase.
 
     Args:
       program: its model, objective and mesh.
       platform: 'gpu', 'tpu' or 'cpu': what attention keeps depends on it.
     """
-    config, objective = program.model_config, program.objective
+    starts = (0, *program.objective.switches)
+    phases = dict.fromkeys(program.objective.at(step) for step in starts)
+    found = [_count(program, objective, platform) for objective in phases]
+    return max(found, key=lambda activations: activations.saved_bytes(_FEW))
+
+
+def _count(program: Program, objective: Objective, platform: str) -> Activations:
+    config = program.model_config
+    rows = tuple(number * objective.denominator for number in (_FEW, _MORE))
     tensor = program.parallel.mesh.shape.get("tensor", 1)
     sizes = frozenset(config.tensor_sizes.values())
 
@@ -79,28 +86,35 @@ def count(program: Program, platform: str) -> Activations:
         changed = dataclasses.replace(config, remat=remat)
         modules = state.create_modules(changed, objective)
         with platforms.planned_for(platform):
-            few, more = (trace(objective, modules, rows) for rows in (_FEW, _MORE))
+            few, more = (trace(objective, modules, number) for number in rows)
         less = few.num_bytes(sizes, tensor)
-        per_row = (more.num_bytes(sizes, tensor) - less) / (_MORE - _FEW)
-        return (per_row, less - per_row * _FEW), few
+        per_row = (more.num_bytes(sizes, tensor) - less) / (rows[1] - rows[0])
+        return (per_row, less - per_row * rows[0]), few
 
     saved, kept = line(config.remat)
     everything = saved if config.remat == "none" else line("none")[0]
     # The last block keeps the keys and values of all positions, and the rest of those
     # whose hidden states are read.
-    example = flops.abstract_example(objective, _FEW)
-    at = jax.eval_shape(objective.read_positions, example)
-    read = 1.0 if at is None else at.shape[1] / objective.lengths.inputs
-    blocks = config.num_blocks - (1.0 - min(read, 1.0)) / 2
+    read = max(_share_read(part) for _, part, _ in objective.parts())
+    blocks = config.num_blocks - (1.0 - read) / 2
     limit = cross_entropy.chunk_elements(platform)
     logits = sum(objective.lengths.targets.values()) * (config.vocab_size or 0)
     return Activations(
         saved=saved,
         block=(everything[0] / blocks, everything[1] / blocks),
-        sliced=kept.sliced_bytes(program.state.params),
+        sliced=kept.sliced_bytes(
+            adaptation.join(program.state.params, program.constants, jnp.int32(0))
+        ),
         logit_elements=logits // tensor,
         max_logits=limit // (program.parallel.num_row_shards * tensor),
     )
+
+
+def _share_read(objective: Objective) -> float:
+    """Share of the positions whose last hidden states a loss term reads."""
+    example = flops.abstract_example(objective, _FEW)
+    at = jax.eval_shape(objective.read_positions, example)
+    return 1.0 if at is None else min(at.shape[1] / objective.lengths.inputs, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,10 +157,8 @@ def trace(objective: Objective, modules: Modules, rows: int) -> Kept:
     """Traces the forward pass of so many rows."""
 
     def loss(params: Any, example: Example) -> jax.Array:
-        model, heads = modules.merge(params)
-        rngs = DropoutRngs.from_key(jax.random.key(0), example.row_ids)
         terms, _ = objective.losses(
-            model, heads, example, rngs=rngs, deterministic=False
+            modules.merge(params), example, rng=jax.random.key(0), deterministic=False
         )
         return sum((terms[name][0] for name in objective.terms), jnp.float32(0))
 

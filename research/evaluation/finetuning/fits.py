@@ -18,7 +18,7 @@ from research.config.parse import plain
 from research.machine import compilation_cache, files, provenance
 from research.machine.run_store import RunStore
 from research.training import trained_run
-from research.training.trained_run import Backbone
+from research.training.trained_run import TrainedRun
 
 PRETRAINED, RANDOM = "pretrained", "random"
 
@@ -46,7 +46,7 @@ class Fits:
     """
 
     checkpoint: str
-    backbone: Backbone
+    backbone: TrainedRun
     store: RunStore[Any]
     say: Callable[[str], None]
 
@@ -56,13 +56,13 @@ class Fits:
         origin = Origin(
             checkpoint=self.checkpoint,
             checkpoint_step=int(self.backbone.step),
-            objective="+".join(self.backbone.config.objective.name),
+            objective=self.backbone.objective.name,
             architecture=self.backbone.model_config.architecture,
             commit=provenance.commit(),
         )
         return vars(origin)
 
-    def start(self, init: str, seed: int) -> Backbone:
+    def start(self, init: str, seed: int) -> TrainedRun:
         """The run, or the same network before any pretraining."""
         if init == PRETRAINED:
             return self.backbone
@@ -96,7 +96,7 @@ def key_of(*identity: Any) -> str:
 
 def open_workdir(
     config: ml_collections.ConfigDict, checkpoint: str, folder: pathlib.Path
-) -> Backbone:
+) -> TrainedRun:
     """Loads the run of a workdir `checkpoint` and writes config.json to `folder`.
 
     Raises:

@@ -33,7 +33,7 @@ from research.evaluation.glue.config import GlueConfig
 from research.evaluation.glue.sources import Source
 from research.evaluation.glue.tasks import DIAGNOSTIC
 from research.machine import arrays
-from research.training.trained_run import Backbone
+from research.training.trained_run import TrainedRun
 
 # MNLI's model answers the diagnostic set, as one more split of MNLI.
 AX_SPLIT = "ax"
@@ -201,7 +201,7 @@ class GlueFits(Fits):
         self.say(describe(row))
         return row
 
-    def _start_from(self, init: str, mnli: str, seed: int) -> Backbone:
+    def _start_from(self, init: str, mnli: str, seed: int) -> TrainedRun:
         backbone = self.start(init, seed)
         if not mnli:
             return backbone
