@@ -24,7 +24,7 @@ AXES = {
     "device_seconds": "device-seconds of training",
     "steps": "optimizer steps",
 }
-# Fields of a run that the comparison sets, and arms therefore need not share.
+# Fields of a run's config that the comparison sets, so that arms need not share them.
 FITTED = (
     "train.seed",
     "train.num_train_steps",
@@ -125,8 +125,8 @@ def num_train_steps(budget: Budget, costs: dict[str, StepCost]) -> dict[str, int
 class Intervals:
     """Steps between checkpoints, and between logged training losses.
 
-    A checkpoint ends an interval of logging: a run that is killed and resumed logs the
-    same means as one that is not.
+    The first is a multiple of the second, so that a run that is killed and resumed logs
+    the same means as one that is not.
     """
 
     checkpoint: int
@@ -134,10 +134,10 @@ class Intervals:
 
 
 def intervals(steps: int, points: tuple[float, ...], budget: Budget) -> Intervals:
-    """Intervals so that a checkpoint falls on every point of the budget.
+    """Intervals at which a checkpoint falls on every point of the budget.
 
-    Of the checkpoint intervals that move no point by more than two in a hundred, the
-    one that is a multiple of the largest logging interval.
+    Of the checkpoint intervals that are at most 2 % longer than the exact one, takes the
+    one with the largest divisor up to the logging interval that was asked for.
 
     Args:
       points: shares of the budget, each in (0, 1].
@@ -203,7 +203,7 @@ def fit(
     }
     assert set(changes) == set(FITTED)
     if learning_rate is not None:
-        # A floor that the schedule decays to keeps its ratio.
+        # The rate that the schedule decays to keeps its ratio to the peak.
         scale = learning_rate / fitted.optimizer.learning_rate
         changes["optimizer.learning_rate"] = learning_rate
         changes["optimizer.final_learning_rate"] = (

@@ -42,7 +42,7 @@ class Job:
 
     @property
     def description(self) -> str:
-        """What a person reads while it runs."""
+        """What the job does, for progress and messages."""
         words = [self.arm]
         if self.seed is not None:
             words.append(f"seed {self.seed}")
@@ -115,16 +115,16 @@ def trial_folder(arm: str, learning_rate: float, seed: int) -> str:
 
 
 def evaluation_folder(evaluation: str, arm: str, seed: int, point: float | None) -> str:
-    """Folder of a score; `point` None is the floor."""
+    """Folder of an evaluation of a run; `point` None is random initialisation."""
     last = "floor" if point is None else f"point-{point:g}"
     return f"evaluations/{evaluation}/{arm}/seed-{seed}/{last}"
 
 
 def floor_arms(config: ComparisonConfig) -> dict[str, str]:
-    """Each arm's floor, as the name of the first arm with the same backbone.
+    """arm -> the first arm with an equal model, whose floor is evaluated for both.
 
     Random parameters of equal models are equal, so arms that differ in the objective
-    alone have one floor.
+    alone share a floor, the score from random initialisation.
     """
     first: dict[str, str] = {}
     return {

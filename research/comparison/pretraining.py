@@ -157,7 +157,7 @@ def run(
     folder: pathlib.Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Trains a run or trial to its end, and sums it up.
+    """Trains a run or trial to its end, and summarises it.
 
     Args:
       folder: workdir of the comparison.
@@ -172,7 +172,7 @@ def run(
     run_folder = folder / job.folder
     result = pretrain(settings, run_folder, say=say)
     if result.stopped_by is not None:
-        # The run itself may have finished; what stops is the comparison.
+        # Even if this run has finished: the signal stops the comparison.
         raise Stopped(result.stopped_by, guards.exit_code(result.stopped_by))
     summary = summarise(workload(config.arm(job.arm)), settings, run_folder)
     return {
@@ -182,7 +182,7 @@ def run(
 
 
 class Stopped(BaseException):
-    """A signal stopped a run: no failure, and nothing that a retry should catch."""
+    """A signal stopped a run. Not an Exception, because it is not a failure to retry."""
 
     def __init__(self, signal: str, exit_code: int):
         super().__init__(signal)
@@ -192,7 +192,7 @@ class Stopped(BaseException):
 def summarise(
     work: Workload, settings: ml_collections.ConfigDict, folder: pathlib.Path
 ) -> dict[str, Any]:
-    """What a finished run learnt and spent.
+    """The losses of a finished run, and what it cost.
 
     Raises:
       UserError: if its last held-out loss is not finite, or it never learnt.

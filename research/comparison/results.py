@@ -55,7 +55,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Something that is not there, or not as it should be."""
+    """A job that is not done, its state (as of Run), and why as far as is known."""
 
     job: Job
     state: str
@@ -64,7 +64,7 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Results:
-    """Everything a workdir knows.
+    """The content of a comparison's workdir.
 
     Attributes:
       runs: (arm, seed) -> run.

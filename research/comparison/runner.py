@@ -28,7 +28,7 @@ from research.machine import compilation_cache, host_memory, provenance
 from research.training import trained_run
 from research.training import workdir as workdir_lib
 
-# How often to look whether other processes have finished what a job needs.
+# Time between looks at whether other processes have finished what a job needs.
 _POLL_SECONDS = 2.0
 
 
@@ -128,7 +128,7 @@ def check_results(workdir: pathlib.Path) -> None:
 
 
 def check_data(config: ComparisonConfig, workdir: pathlib.Path) -> None:
-    """Reads what is left to be evaluated on before anything is trained for it.
+    """Reads the data of the evaluations that are left, before anything is trained.
 
     Raises:
       UserError: if some of it is missing or damaged.
@@ -145,7 +145,7 @@ def check_data(config: ComparisonConfig, workdir: pathlib.Path) -> None:
 
 
 def adopt(config: ComparisonConfig, workdir: pathlib.Path) -> None:
-    """Writes the comparison's config, or checks that the workdir is of this one.
+    """Writes the comparison's config, or checks that the workdir holds the same one.
 
     Seeds and evaluations may be added to a comparison; anything else is another one.
 
@@ -206,12 +206,12 @@ def _ended(folder: pathlib.Path) -> bool:
 
 
 def _blocked(plan: list[Job], workdir: pathlib.Path) -> set[str]:
-    """Jobs that wait for one that has failed for good, however far back."""
+    """Jobs that need one that has failed for good, directly or through others."""
     blocked: set[str] = set()
-    for job in plan:  # which lists what a job needs before it
+    for job in plan:  # which lists a job after those that it needs
         needs = job.needs
         if job.kind == "run":
-            # A learning rate that failed is one that is not chosen.
+            # A failed trial does not stop a run: its learning rate is not chosen.
             needs = tuple(need for need in needs if not need.startswith("tuning/"))
         if any(n in blocked or outcomes.has_failed(workdir / n) for n in needs):
             blocked.add(job.folder)
@@ -225,7 +225,7 @@ def _try(
     claims: Claims,
     view: View,
 ) -> bool:
-    """Does a job if it is ready and nobody else does it; whether it was tried."""
+    """Does a job that is ready and not another process's; returns whether it did."""
     folder = workdir / job.folder
     if not all(_ended(workdir / need) for need in job.needs):
         return False
@@ -238,14 +238,14 @@ def _try(
         started = time.monotonic()
         value = EXECUTE[job.kind](config, job, workdir, view.say)
         if not claims.holds(folder):
-            # Given up for dead by another machine, which has taken over.
+            # Another machine took this process for dead, and does the job again.
             view.end(job, "taken over by another process")
             return True
         seconds = time.monotonic() - started
         outcomes.write(folder / outcomes.DONE, {**value, "task_seconds": seconds})
         view.end(job, "")
     except workdir_lib.InUseError as error:
-        # By the last holder: given up for dead, but only its heartbeat had stalled.
+        # In use by the last holder, which lives: only its heartbeat had stalled.
         claims.leave_alone(folder)
         view.end(job, f"left to another process: {error}")
         return False
@@ -254,7 +254,7 @@ def _try(
         view.end(job, f"failed: {type(error).__name__}: {error}")
     finally:
         claims.release(folder)
-        # Jobs are of different shapes: what one needed need not stay for the next.
+        # The next job has arrays of other shapes, and cannot use this one's memory.
         host_memory.give_back()
     return True
 
@@ -272,14 +272,14 @@ def _rate(config, job, workdir, say) -> dict[str, Any]:
 def _evaluate(config, job, workdir, say) -> dict[str, Any]:
     del say
     run_folder, step = pretraining.point_folder(config, job, workdir)
-    backbone = trained_run.load(run_folder, str(step))
+    trained = trained_run.load(run_folder, str(step))
     if job.point is None:
-        backbone = trained_run.random_init(backbone, job.seed)
+        trained = trained_run.random_init(trained, job.seed)
     evaluation = table.create(job.evaluation, config.evaluations[job.evaluation])
-    result = evaluation.run(backbone, workdir / job.folder)
+    result = evaluation.run(trained, workdir / job.folder)
     return {
         "result": result.to_json(),
-        "step": backbone.step,
+        "step": trained.step,
         "environment": provenance.provenance(),
     }
 

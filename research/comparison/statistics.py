@@ -1,8 +1,8 @@
 """Uncertainty of a comparison: intervals, tests, corrections, detectable differences.
 
 The unit is the pretraining seed. A seed sets initialisation, data order and corruption
-alike in every arm, so two arms are compared on their differences seed by seed.
-Fine-tuning seeds are averaged inside a pretraining seed before anything else.
+in the same way in every arm, so two arms are compared on their differences seed by seed.
+Scores are first averaged over the fine-tuning seeds of a pretraining seed.
 
 Below `MIN_BOOTSTRAP_SEEDS` seeds the differences of per-seed means get a t interval and
 a t test; the evaluation's examples are then taken as fixed. From there on the
@@ -21,7 +21,7 @@ import scipy.optimize
 import scipy.special
 import scipy.stats
 
-# Resampling seeds undercovers when there are few of them.
+# With fewer seeds, bootstrap intervals are too short.
 MIN_BOOTSTRAP_SEEDS = 20
 NUM_RESAMPLES = 2000
 _RESAMPLING_SEED = 20_220_211  # a report rebuilt from the same results is the same
@@ -123,8 +123,6 @@ def mean_interval(values: np.ndarray, *, alpha: float) -> Interval:
     """t interval of the mean of per-seed values [S]."""
     values = np.asarray(values, np.float64)
     count = len(values)
-    if count == 0:
-        return Interval(mean=np.nan, low=None, high=None, stddev=None, num_seeds=0)
     mean = float(values.mean())
     if count == 1:
         return Interval(mean=mean, low=None, high=None, stddev=None, num_seeds=1)
@@ -147,10 +145,6 @@ def difference(
       examples: 'sampled' generalises over examples where the method can (enough seeds
         and per-example scores of the same examples in both arms); 'fixed' never does.
     """
-    if examples not in EXAMPLES:
-        raise ValueError(
-            f"examples={examples!r}; it is one of {', '.join(map(repr, EXAMPLES))}."
-        )
     common = sorted(set(treatment.seeds) & set(reference.seeds))
     of_treatment = [treatment.seeds.index(seed) for seed in common]
     of_reference = [reference.seeds.index(seed) for seed in common]
@@ -159,8 +153,8 @@ def difference(
         reason = "no common seed" if not common else "one seed: no test"
         return _untested(means, reason)
     if np.ptp(means) <= 1e-12 * max(1.0, float(np.abs(means).max())):
-        # A spread of exactly zero is an artefact of coarse scores, and would make any
-        # difference certain.
+        # Coarse scores can give the same difference at every seed. Its spread of exactly
+        # zero would make any difference certain.
         return _untested(means, "no spread over seeds: no test")
     if len(common) < MIN_BOOTSTRAP_SEEDS:
         return _paired_t(means, alpha=alpha, power=power)
@@ -272,10 +266,11 @@ def _multi_bootstrap(table: np.ndarray, *, alpha: float, power: float) -> Differ
         statistic = abs(scipy.special.ndtri(share)) / stretch
         p_value = 2 * scipy.special.stdtr(degrees, -statistic)
     else:
-        # Resamples that never cross 0 say "below 1 / NUM_RESAMPLES" and no more, which
-        # Holm's correction may multiply beyond alpha. The scale of the interval goes
-        # on from there; with at most the seeds' degrees of freedom, as examples do
-        # not make up for few seeds in a tail that no resample has seen.
+        # If all resamples are on one side of 0, they only tell that p is below
+        # 1 / NUM_RESAMPLES, which Holm's correction may multiply beyond alpha. A t test
+        # with the interval's scale gives the value, with no more degrees of freedom
+        # than the seeds have: in a tail without resamples, many examples do not make up
+        # for few seeds.
         tail_degrees = min(degrees, seeds - 1.0)
         p_value = 2 * scipy.special.stdtr(tail_degrees, -abs(mean) / error)
     return Difference(
@@ -313,7 +308,7 @@ def _crossed_standard_error(table: np.ndarray) -> tuple[float, float]:
     freedom = np.array(
         [seeds - 1, examples - 1, (seeds - 1) * (examples - 1)], np.float64
     )
-    # Never below what the seeds alone say: the subtraction is noisy.
+    # At least the seeds' own mean square, because the subtraction is noisy.
     total = max(squares[0] + squares[1] - squares[2], squares[0])
     degrees = total**2 / np.sum(squares**2 / freedom)
     return float((total / (seeds * examples)) ** 0.5), float(degrees)

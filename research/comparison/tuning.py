@@ -1,4 +1,4 @@
-"""Equal tuning effort: the same learning rates for every arm, judged by its own loss."""
+"""Choice of an arm's learning rate, by the held-out loss of its trials."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def losses(results: Results, arm: str) -> dict[float, list[float]]:
 def best(results: Results, arm: str) -> float | None:
     """The learning rate with the lowest mean loss.
 
-    None until all trials have ended, and if a trial of every rate failed.
+    None until all trials have ended, and if each rate has a failed trial.
     """
     tried = losses(results, arm)
     expected = len(results.config.tuning.seeds)

@@ -170,7 +170,7 @@ def primary(
     for arm in others:
         difference, outcome = compared[arm], obstacles[arm] or "untested"
         if difference is not None and difference.tested:
-            # Holm's first step, the strictest: one that comes later detects no less.
+            # Of Holm's first and strictest step: later steps detect at least as much.
             strict = evidence.compare(metric, arm, reference, alpha=alpha / num_tests)
             assert strict is not None
             difference = dataclasses.replace(difference, detectable=strict.detectable)
@@ -195,7 +195,7 @@ def primary(
 
 
 def _obstacle(evidence: Evidence, metric: str, arm: str, reference: str) -> str:
-    """Why the arm is not tested against the reference, as an outcome; or ''."""
+    """The outcome if the arm cannot be tested against the reference, else ''."""
     if metric in evidence.metrics and not evidence.comparable(metric, arm, reference):
         return "incomparable"
     return "" if evidence.testable(arm, reference) else "plateau"

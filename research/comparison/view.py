@@ -171,7 +171,7 @@ class View:
 def opening(config: ComparisonConfig) -> str:
     """What is compared: arms, seeds, budget."""
     count = len(config.seeds)
-    # Both, the number and which: --config.seeds=3 is the one seed 3, not three of them.
+    # Number and names, because --config.seeds=3 is the one seed 3, not three seeds.
     seeds = f"{count} seed{'s' * (count > 1)} ({', '.join(map(str, config.seeds))})"
     budget = f"{formats.large(config.budget.amount)} {budgets.AXES[config.budget.axis]}"
     arms = ", ".join(arm.name for arm in config.arms)
@@ -179,7 +179,7 @@ def opening(config: ComparisonConfig) -> str:
 
 
 def _seconds_taken(folder: pathlib.Path) -> float | None:
-    """What a finished job took; None if it has not finished, or its record is cut."""
+    """Time of a finished job; None if it has not finished, or its record is damaged."""
     try:
         return float(outcomes.read(folder / outcomes.DONE)["task_seconds"])
     except (OSError, KeyError, outcomes.DamagedError):

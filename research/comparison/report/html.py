@@ -99,11 +99,9 @@ def _block(block: Block, drawings: Mapping[str, str]) -> str:
             return f'<div class="facts">{items}</div>'
         case Table():
             text = markdown.table(block.columns, block.rows, block.aligns)
-            table = _MARKDOWN.render(text)
-            if block.caption:
-                caption = f"<caption>{_inline(block.caption)}</caption>"
-                table = table.replace("<table>", f"<table>{caption}", 1)
-            return f'<div class="scroll">{table}</div>'
+            table = f'<div class="scroll">{_MARKDOWN.render(text)}</div>'
+            # Beside the table and not in it: wide tables scroll, captions do not.
+            return f'{table}<p class="caption">{_inline(block.caption)}</p>'
         case Figure():
             return _figure(block, drawings[block.name])
         case Details():
