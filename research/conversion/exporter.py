@@ -24,8 +24,10 @@ from research.training.streamed import Deferred
 
 # Dtype and shape of every tensor by name.
 Specs = dict[str, tuple[np.dtype, tuple[int, ...]]]
-# Settings that change training or memory, and not what the network computes.
+# Settings that change training, memory or rounding, and not what the network computes.
 _IMMATERIAL = {
+    "max_seq_len",  # Where positions have a table, its size is in their config.
+    "norm_epsilon",  # A constant of some families, 1e-5 or 1e-12.
     "dropout_rate",
     "mlp_dropout_rate",
     "attention_dropout_rate",
@@ -120,8 +122,7 @@ def plan(
     hf_config = {
         "architectures": [hf_class],
         "model_type": family.model_type,
-        **{theirs: getattr(config, ours) for ours, theirs in family.fields.items()},
-        **family.write(config),
+        **family.hf_config(config),
     }
     return Export(
         family=family,
@@ -133,35 +134,44 @@ def plan(
 
 
 def _differences(family: Family, config: TransformerConfig) -> list[str]:
-    """'setting = ours (family: theirs)' for every fixed setting that differs."""
-    resolved = dataclasses.asdict(config) | {
-        "head_dim": None
-        if config.dim_per_head * config.num_heads == config.emb_dim
-        else config.dim_per_head,
-        "num_kv_heads": None
-        if config.kv_heads == config.num_heads
-        else config.kv_heads,
-        "embedding_dim": None
-        if config.table_dim == config.emb_dim
-        else config.table_dim,
-        "num_encoder_layers": None,
-        "num_decoder_layers": None,
-        "attention_scale": None
-        if config.score_scale == config.dim_per_head**-0.5
-        else config.score_scale,
-    }
-    copied = set(family.fields)
-    found = []
-    for field, value in family.fixed.items():
-        irrelevant = _OF_POSITION.get(field, config.position) != config.position
-        if field in _IMMATERIAL or field in copied or irrelevant:
-            continue
-        if field in family.varies or resolved[field] == value:
-            continue
-        found.append(f"{field} = {resolved[field]!r} ({family.model_type}: {value!r})")
-    if bool(config.num_token_types) != ("num_token_types" in copied):
-        found.append(f"num_token_types = {config.num_token_types}")
+    """'setting = ours (family: theirs)' for every setting that does not come back.
+
+    A family expresses a network if the config.json it writes is read as that network.
+    """
+    hf_config = {**family.defaults, **family.hf_config(config)}
+    untied = [row.theirs for head in family.heads for row in head.untied]
+    try:
+        read = family.settings(hf_config, [] if config.tie_embeddings else untied)
+    except ValueError as error:
+        return [str(error)]
+    ours, theirs = _resolved(config), _resolved(TransformerConfig(**read))
+    found = [
+        f"{field} = {ours[field]!r} ({family.model_type}: {theirs[field]!r})"
+        for field in ours
+        if ours[field] != theirs[field]
+        and _OF_POSITION.get(field, config.position) == config.position
+    ]
+    if "num_token_types" in family.fields and not config.num_token_types:
+        # Their models have the embedding, whatever the config says.
+        found.append(f"num_token_types = 0 ({family.model_type}: 1 or more)")
     return found
+
+
+def _resolved(config: TransformerConfig) -> dict[str, Any]:
+    """What a config computes: the settings that matter, none of them left open."""
+    settings = dataclasses.asdict(config) | {
+        "head_dim": config.dim_per_head,
+        "num_kv_heads": config.kv_heads,
+        "embedding_dim": config.table_dim,
+        "attention_scale": config.score_scale,
+    }
+    if config.architecture == "encoder_decoder":
+        settings |= {
+            "num_layers": None,
+            "num_encoder_layers": config.encoder_layers,
+            "num_decoder_layers": config.decoder_layers,
+        }
+    return {k: v for k, v in settings.items() if k not in _IMMATERIAL}
 
 
 def dtype_of(specs: Specs) -> str:

@@ -100,15 +100,13 @@ class Family:
 
     Attributes:
       model_type: `model_type` of config.json.
-      architecture: ours.
       prefix: what the names of a full model's backbone begin with, and a bare one's
         lack.
-      fixed: our settings that every model of the family has; together with `fields`
-        and `read` they give a whole TransformerConfig.
+      fixed: our settings that every model of the family has; `settings` puts the
+        others to them.
       fields: our field -> their field, copied as they are.
       defaults: their config's fields that older files leave out.
-      varies: our settings that their config says in other terms; `read` and `write`
-        translate them.
+      activation: their field that names the activation, '' if it names more than that.
       read: the settings that need more than a copy, from their config and the names
         of the tensors; raises ValueError for what our blocks do not express.
       write: their config's other fields, from our settings.
@@ -122,20 +120,53 @@ class Family:
     """
 
     model_type: str
-    architecture: str
     prefix: str
     fixed: Mapping[str, Any]
     fields: Mapping[str, str]
     defaults: Mapping[str, Any]
-    varies: tuple[str, ...]
+    activation: str
     read: Callable[[Mapping[str, Any], Collection[str]], Settings]
-    write: Callable[[Any], Settings]
     rows: tuple[Row, ...]
     heads: tuple[Head, ...]
     classes: Mapping[tuple[str, ...], str]
+    write: Callable[[Any], Settings] = lambda config: {}
     ignored: tuple[str, ...] = ()
     zero: tuple[str, ...] = ()
     carried: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def architecture(self) -> str:
+        """Ours."""
+        return self.fixed["architecture"]
+
+    def settings(
+        self, hf_config: Mapping[str, Any], names: Collection[str]
+    ) -> Settings:
+        """Every field of our TransformerConfig.
+
+        Args:
+          hf_config: their config.json, with `defaults`.
+          names: of the tensors.
+
+        Raises:
+          ValueError: for a setting that our blocks do not express.
+        """
+        found = {**self.fixed}
+        found |= {ours: hf_config[theirs] for ours, theirs in self.fields.items()}
+        if self.activation:
+            found["activation"] = activation(
+                hf_config[self.activation], self.model_type
+            )
+        return found | self.read(hf_config, names)
+
+    def hf_config(self, config: Any) -> dict[str, Any]:
+        """The fields of their config.json for our settings."""
+        written = {
+            theirs: getattr(config, ours) for ours, theirs in self.fields.items()
+        }
+        if self.activation:
+            written[self.activation] = THEIR_ACTIVATIONS[config.activation]
+        return written | self.write(config)
 
     def class_heads(self, present: Collection[str]) -> tuple[str, ...]:
         """The heads of the class that has most of those present.

@@ -95,15 +95,10 @@ def read(folder: pathlib.Path) -> Checkpoint:
             f"{path} of model_type {family.model_type!r} does not say "
             f"{', '.join(absent)}: give the config.json that belongs to the weights."
         )
-    settings = {
-        **family.fixed,
-        **{ours: hf_config[theirs] for ours, theirs in family.fields.items()},
-        **family.read(hf_config, tensors.keys()),
-    }
     return Checkpoint(
         family=family,
         hf_config=hf_config,
-        settings=settings,
+        settings=family.settings(hf_config, tensors.keys()),
         heads=_heads(family, tensors.keys()),
         tensors=_Renamed(tensors),
     )

@@ -78,11 +78,7 @@ def our_config(family_name, theirs):
     family = FAMILIES[family_name]
     hf = {**family.defaults, **theirs.config.to_dict()}
     names = dict(theirs.named_parameters()).keys()
-    values = {
-        **family.fixed,
-        **{ours: hf[name] for ours, name in family.fields.items()},
-        **family.read(hf, names),
-    }
+    values = family.settings(hf, names)
     return loop.dropout_config(importer.TransformerConfig(**values), 0.0), family
 
 

@@ -7,12 +7,10 @@ from typing import Any
 
 from research.conversion.family import (
     COMMON,
-    THEIR_ACTIVATIONS,
     Family,
     Head,
     Row,
     Settings,
-    activation,
     norm_and_linear,
     require,
 )
@@ -59,17 +57,13 @@ def _read(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
         tie_word_embeddings=True,
     )
     return {
-        "activation": activation(hf["activation_function"], "BART"),
         "num_encoder_layers": hf["encoder_layers"],
         "num_decoder_layers": hf["decoder_layers"],
-        # A constant of the implementation, not of the config.
-        "norm_epsilon": 1e-5,
     }
 
 
 def _write(config: Any) -> Settings:
     return {
-        "activation_function": THEIR_ACTIVATIONS[config.activation],
         "encoder_layers": config.encoder_layers,
         "decoder_layers": config.decoder_layers,
         "decoder_ffn_dim": config.mlp_dim,
@@ -79,7 +73,6 @@ def _write(config: Any) -> Settings:
 
 BART = Family(
     model_type="bart",
-    architecture="encoder_decoder",
     prefix="model.",
     fixed={
         **COMMON,
@@ -89,6 +82,8 @@ BART = Family(
         "norm": "layernorm",
         "norm_position": "post",
         "embedding_norm": True,
+        # A constant of the implementation, not of the config.
+        "norm_epsilon": 1e-5,
     },
     fields={
         "vocab_size": "vocab_size",
@@ -111,7 +106,7 @@ BART = Family(
         "attention_dropout": 0.0,
         "init_std": 0.02,
     },
-    varies=("activation", "num_encoder_layers", "num_decoder_layers"),
+    activation="activation_function",
     read=_read,
     write=_write,
     rows=(

@@ -7,12 +7,10 @@ from typing import Any
 
 from research.conversion.family import (
     COMMON,
-    THEIR_ACTIVATIONS,
     Family,
     Head,
     Row,
     Settings,
-    activation,
     linear,
     norm,
     norm_and_linear,
@@ -100,23 +98,17 @@ def _read_bert(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
     del names
     require(hf, "BERT", is_decoder=False, add_cross_attention=False)
     require(hf, "BERT", position_embedding_type="absolute", tie_word_embeddings=True)
-    return {"activation": activation(hf["hidden_act"], "BERT")}
-
-
-def _write_bert(config: Any) -> Settings:
-    return {"hidden_act": THEIR_ACTIVATIONS[config.activation]}
+    return {}
 
 
 BERT = Family(
     model_type="bert",
-    architecture="encoder",
     prefix="bert.",
     fixed=_ENCODER,
     fields=_FIELDS,
     defaults=_DEFAULTS,
-    varies=("activation",),
+    activation="hidden_act",
     read=_read_bert,
-    write=_write_bert,
     rows=(*_embedder("embeddings"), *_blocks("encoder.layer", _BERT_BLOCK)),
     heads=(
         _mlm(
@@ -153,16 +145,12 @@ def _read_roberta(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
     require(hf, "RoBERTa", is_decoder=False, add_cross_attention=False)
     require(hf, "RoBERTa", position_embedding_type="absolute", pad_token_id=1)
     require(hf, "RoBERTa", tie_word_embeddings=True)
-    return {
-        "activation": activation(hf["hidden_act"], "RoBERTa"),
-        # Positions begin at pad_token_id + 1; the rows before are never read.
-        "max_seq_len": hf["max_position_embeddings"] - 2,
-    }
+    # Positions begin at pad_token_id + 1; the rows before are never read.
+    return {"max_seq_len": hf["max_position_embeddings"] - 2}
 
 
 def _write_roberta(config: Any) -> Settings:
     return {
-        **_write_bert(config),
         "max_position_embeddings": config.max_seq_len + 2,
         "pad_token_id": 1,
         "bos_token_id": 0,
@@ -172,12 +160,11 @@ def _write_roberta(config: Any) -> Settings:
 
 ROBERTA = Family(
     model_type="roberta",
-    architecture="encoder",
     prefix="roberta.",
     fixed={**_ENCODER, "position_offset": 2},
     fields={k: v for k, v in _FIELDS.items() if k != "max_seq_len"},
     defaults=_DEFAULTS,
-    varies=("activation", "max_seq_len"),
+    activation="hidden_act",
     read=_read_roberta,
     write=_write_roberta,
     rows=BERT.rows,
@@ -193,17 +180,13 @@ def _read_distilbert(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
     require(hf, "DistilBERT", sinusoidal_pos_embds=(False, True))
     require(hf, "DistilBERT", tie_word_embeddings=True)
     # Sinusoidal tables are stored like learned ones, and not trained.
-    return {
-        "activation": activation(hf["activation"], "DistilBERT"),
-        "norm_epsilon": 1e-12,
-    }
+    return {}
 
 
 DISTILBERT = Family(
     model_type="distilbert",
-    architecture="encoder",
     prefix="distilbert.",
-    fixed=_ENCODER,
+    fixed={**_ENCODER, "norm_epsilon": 1e-12},
     fields={
         "vocab_size": "vocab_size",
         "emb_dim": "dim",
@@ -221,9 +204,8 @@ DISTILBERT = Family(
         "attention_dropout": 0.1,
         "initializer_range": 0.02,
     },
-    varies=("activation", "norm_epsilon"),
+    activation="activation",
     read=_read_distilbert,
-    write=lambda config: {"activation": THEIR_ACTIVATIONS[config.activation]},
     rows=(
         *_embedder("embeddings", token_types=False),
         *_blocks(
@@ -250,26 +232,18 @@ def _read_electra(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
     del names
     require(hf, "ELECTRA", is_decoder=False, position_embedding_type="absolute")
     require(hf, "ELECTRA", tie_word_embeddings=True)
-    return {
-        "activation": activation(hf["hidden_act"], "ELECTRA"),
-        "embedding_dim": hf["embedding_size"],
-    }
-
-
-def _write_electra(config: Any) -> Settings:
-    return {**_write_bert(config), "embedding_size": config.table_dim}
+    return {}
 
 
 ELECTRA = Family(
     model_type="electra",
-    architecture="encoder",
     prefix="electra.",
     fixed={k: v for k, v in _ENCODER.items() if k != "embedding_dim"},
-    fields=_FIELDS,
+    fields={**_FIELDS, "embedding_dim": "embedding_size"},
     defaults=_DEFAULTS,
-    varies=("activation", "embedding_dim"),
+    activation="hidden_act",
     read=_read_electra,
-    write=_write_electra,
+    write=lambda config: {"embedding_size": config.table_dim},
     rows=(*BERT.rows, *linear("model/embedder/projection", "embeddings_project")),
     heads=(
         _mlm(

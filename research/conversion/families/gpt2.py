@@ -7,12 +7,10 @@ from typing import Any
 
 from research.conversion.family import (
     COMMON,
-    THEIR_ACTIVATIONS,
     Family,
     Head,
     Row,
     Settings,
-    activation,
     norm,
     require,
 )
@@ -33,15 +31,11 @@ def _read(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
     require(hf, "GPT-2", scale_attn_weights=True, add_cross_attention=False)
     require(hf, "GPT-2", scale_attn_by_inverse_layer_idx=False)
     require(hf, "GPT-2", tie_word_embeddings=True)
-    return {
-        "activation": activation(hf["activation_function"], "GPT-2"),
-        "mlp_dim": hf["n_inner"] or 4 * hf["n_embd"],
-    }
+    return {"mlp_dim": hf["n_inner"] or 4 * hf["n_embd"]}
 
 
 def _write(config: Any) -> Settings:
     return {
-        "activation_function": THEIR_ACTIVATIONS[config.activation],
         "n_inner": config.mlp_dim,
         "embd_pdrop": config.dropout_rate,
     }
@@ -49,7 +43,6 @@ def _write(config: Any) -> Settings:
 
 GPT2 = Family(
     model_type="gpt2",
-    architecture="decoder",
     prefix="transformer.",
     fixed={
         **COMMON,
@@ -79,7 +72,7 @@ GPT2 = Family(
         "attn_pdrop": 0.1,
         "initializer_range": 0.02,
     },
-    varies=("activation", "mlp_dim"),
+    activation="activation_function",
     read=_read,
     write=_write,
     rows=(

@@ -7,12 +7,10 @@ from typing import Any
 
 from research.conversion.family import (
     COMMON,
-    THEIR_ACTIVATIONS,
     Family,
     Head,
     Row,
     Settings,
-    activation,
     norm_and_linear,
     require,
 )
@@ -54,7 +52,6 @@ def _read(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
     require(hf, "Llama", attention_bias=False, mlp_bias=False, pretraining_tp=1)
     return {
         **_rope(hf),
-        "activation": activation(hf["hidden_act"], "Llama"),
         "num_kv_heads": hf["num_key_value_heads"] or hf["num_attention_heads"],
         "head_dim": hf["head_dim"] or hf["hidden_size"] // hf["num_attention_heads"],
         "tie_embeddings": hf["tie_word_embeddings"],
@@ -74,7 +71,6 @@ def _write(config: Any) -> Settings:
         "rope_parameters": rope,
         "rope_theta": config.rope_theta,
         "rope_scaling": rope if config.rope_scaling else None,
-        "hidden_act": THEIR_ACTIVATIONS[config.activation],
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.dim_per_head,
         "tie_word_embeddings": config.tie_embeddings,
@@ -83,7 +79,6 @@ def _write(config: Any) -> Settings:
 
 LLAMA = Family(
     model_type="llama",
-    architecture="decoder",
     prefix="model.",
     fixed={
         **{k: v for k, v in COMMON.items() if not k.startswith("rope_")},
@@ -116,14 +111,7 @@ LLAMA = Family(
         "initializer_range": 0.02,
         "tie_word_embeddings": False,
     },
-    varies=(
-        "rope_theta",
-        "rope_scaling",
-        "activation",
-        "num_kv_heads",
-        "head_dim",
-        "tie_embeddings",
-    ),
+    activation="hidden_act",
     read=_read,
     write=_write,
     rows=(

@@ -65,7 +65,6 @@ def _read(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
     scaled = hf.get("scale_decoder_outputs", hf.get("tie_word_embeddings", not untied))
     return {
         "activation": activation(act, "T5"),
-        "gated_mlp": bool(gate),
         "num_encoder_layers": hf["num_layers"],
         "num_decoder_layers": hf["num_decoder_layers"] or hf["num_layers"],
         "tie_embeddings": not untied,
@@ -108,7 +107,6 @@ def _family(gated: bool) -> Family:
     }
     return Family(
         model_type="t5",
-        architecture="encoder_decoder",
         prefix="",
         fixed=settings,
         fields={
@@ -134,13 +132,7 @@ def _family(gated: bool) -> Family:
             "dropout_rate": 0.1,
             "initializer_factor": 1.0,
         },
-        varies=(
-            "activation",
-            "num_encoder_layers",
-            "num_decoder_layers",
-            "tie_embeddings",
-            "logit_scale",
-        ),
+        activation="",
         read=_read,
         write=_write,
         rows=(
