@@ -229,7 +229,7 @@ def summarise(
         ),
         "content_unigram_loss": found.content_unigram_loss,
         "heldout": {k: v for k, v in heldout.items() if k not in ("step", "split")},
-        "num_params": count_params(parts.state.params),
+        "num_params": count_params(parts.weights),
         "num_steps": config.train.num_train_steps,
         "tokens": num_rows * counted.tokens,
         "targets": num_rows * found.per_row,

@@ -62,7 +62,7 @@ class Plan:
     def parameters(self) -> dict[str, int]:
         """Number of parameters of each part, see `part_name`."""
         counts: dict[str, int] = {}
-        for name, leaf in checkpoints.flatten(self.program.state.params).items():
+        for name, leaf in checkpoints.flatten(self.program.weights).items():
             part = part_name(name)
             counts[part] = counts.get(part, 0) + leaf.size
         return counts

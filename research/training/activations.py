@@ -19,7 +19,7 @@ from models import platform as platforms
 from objectives import cross_entropy
 from objectives.base import Objective
 from objectives.types import Example
-from research.training import adaptation, flops, state
+from research.training import flops, state
 from research.training.state import Modules
 
 if TYPE_CHECKING:
@@ -102,9 +102,7 @@ def _count(program: Program, objective: Objective, platform: str) -> Activations
     return Activations(
         saved=saved,
         block=(everything[0] / blocks, everything[1] / blocks),
-        sliced=kept.sliced_bytes(
-            adaptation.join(program.state.params, program.constants, jnp.int32(0))
-        ),
+        sliced=kept.sliced_bytes(program.weights),
         logit_elements=logits // tensor,
         max_logits=limit // (program.parallel.num_row_shards * tensor),
     )

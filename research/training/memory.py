@@ -82,10 +82,9 @@ def estimate(program: Program, kept: Activations, *, rows: int) -> Memory:
       kept: activations on one device of its mesh.
       rows: on one device at a time: of one microbatch.
     """
-    params = program.state.params
-    gradients = shard_bytes(params, jnp.float32)
+    gradients = shard_bytes(program.state.params, jnp.float32)
     return Memory(
-        weights=shard_bytes(params),
+        weights=shard_bytes(program.weights),
         optimizer=shard_bytes(program.state.opt_state),
         gradients=gradients,
         summed=gradients if program.parallel.num_row_shards > 1 else 0,
@@ -122,7 +121,7 @@ def _gathered_bytes(program: Program) -> float:
     if shape.get("fsdp", 1) == 1:
         return 0.0
     blocks = sum(leaf.size for leaf in _layer_params(program))
-    everything = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
+    everything = sum(leaf.size for leaf in jax.tree.leaves(program.weights))
     config = program.model_config
     alive = blocks if config.remat == "none" else blocks / config.num_blocks
     others = 2 * 4 * (everything - blocks)  # Embeddings and heads, in float32.
@@ -131,10 +130,9 @@ def _gathered_bytes(program: Program) -> float:
 
 def _layer_params(program: Program) -> list[Any]:
     """Parameters of the blocks, as shapes."""
-    model = program.state.params["model"]
     return [
         leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(model)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(program.weights)
         if any(getattr(part, "key", None) == "layers" for part in path)
     ]
 
@@ -186,8 +184,8 @@ def check(program: Program, there_is: float) -> None:
     Raises:
       TooLittleMemory: with what is needed, what there is and which settings to change.
     """
-    params = program.state.params
-    weights, gradients = shard_bytes(params), shard_bytes(params, jnp.float32)
+    weights = shard_bytes(program.weights)
+    gradients = shard_bytes(program.state.params, jnp.float32)
     optimizer = shard_bytes(program.state.opt_state)
     if weights + gradients + optimizer > there_is:
         raise TooLittleMemory(

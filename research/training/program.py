@@ -59,6 +59,11 @@ class Program:
     constants: Params
 
     @property
+    def weights(self) -> Params:
+        """Shapes and shardings of the parameters of all networks."""
+        return adaptation.join(self.state.params, self.constants, self.state.step)
+
+    @property
     def seed(self) -> jax.Array:
         """The run's seed on all devices."""
         seed = np.uint32(self.config.train.seed)

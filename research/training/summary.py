@@ -17,14 +17,14 @@ from research.training.state import count_params
 def opening(program: Program, data: Data, first_step: int) -> str:
     """Model, objective, data and devices in a few lines."""
     config, model, short = program.config, program.model_config, metrics.short
-    backbone = count_params(program.state.params["model"])
-    heads = count_params(program.state.params["heads"])
+    counts = {name: count_params(tree) for name, tree in program.weights.items()}
+    learned = count_params(program.state.params)
     devices = jax.devices()
     mesh = f" as {config.parallel.mode} {dict(program.parallel.mesh.shape)}"
-    what = (
-        f"{program.objective.name} on {model.architecture}: {short(backbone)} "
-        f"parameters in the backbone, {short(heads)} in heads"
-    )
+    networks = ", ".join(f"{short(count)} in {name}" for name, count in counts.items())
+    what = f"{program.objective.name} on {model.architecture}: parameters {networks}"
+    if learned < sum(counts.values()):
+        what += f"; {short(learned)} of them are learned"
     tokens = (
         f"{config.data.source}: {describe_text(data.text())}; "
         f"{short(data.train.num_tokens)} tokens to train on, "
