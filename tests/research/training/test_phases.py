@@ -117,7 +117,7 @@ def test_held_out_terms_are_those_of_the_objectives_alone():
     single = program_lib.create(
         alone, toy_vocabulary(512, 16), devices=jax.devices()[:1]
     )
-    params = {**state.params, "heads": {"causal_lm": {}}}
+    params = {**state.params, "heads": {}}
     evaluate = single.compile_eval_step()
     found = evaluate(params, {}, state.step, batch, state.seed, number)
     for value, expected in zip(
