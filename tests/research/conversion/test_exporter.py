@@ -32,7 +32,6 @@ def test_presets_are_expressed(hf_class):
     ("experiment", "changes"),
     [
         (bert_base, {"norm_position": "pre"}),
-        (bert_base, {"num_token_types": 0}),
         (gpt2_small, {"num_kv_heads": 2}),
         (t5_base, {"logit_scale": 0.5}),
         # 'gated-gelu' has always meant the tanh form.
