@@ -18,6 +18,7 @@ from research.comparison.config import FLOOR, ComparisonConfig, Contrast
 from research.comparison.results import Problem, Results, Run
 from research.comparison.statistics import Difference, Interval, Scores
 from research.comparison.verdicts import Evidence, Learning, Verdict
+from research.config import objective_section
 from research.evaluation.interface import Metric
 
 
@@ -53,7 +54,7 @@ class ArmFindings:
     """What is known of one arm besides its scores.
 
     Attributes:
-      objective: names of its stages.
+      objective: its stages or components, e.g. 'mixture(causal_lm, masked_lm)'.
       floor: the arm whose random initialisation is evaluated for this one; None if the
         comparison has no floors. Arms with equal models share it.
       learning, cost: None without a finished run.
@@ -65,7 +66,7 @@ class ArmFindings:
 
     name: str
     label: str
-    objective: tuple[str, ...]
+    objective: str
     architecture: str
     floor: str | None
     learning: Learning | None
@@ -282,7 +283,7 @@ def _arm(
     return ArmFindings(
         name=name,
         label=arm.label,
-        objective=tuple(arm.config["objective"]["name"]),
+        objective=objective_section.title(arm.config["objective"]),
         architecture=arm.config["model"]["architecture"],
         floor=jobs.floor_arms(config)[name] if config.floor else None,
         learning=learning,

@@ -9,6 +9,7 @@ A component's section is again one of these; a mixture holds stages alone.
 
 from __future__ import annotations
 
+import collections
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -36,6 +37,16 @@ _FIELDS: dict[str, dict[str, Any]] = {
 }
 # What may be a component of what.
 _INSIDE = {_MIXTURE: (_STAGES,), _PHASES: (_STAGES, _MIXTURE)}
+
+
+def title(values: Mapping[str, Any]) -> str:
+    """What a section describes, e.g. 'mixture(span_corruption × 6, prefix_lm)'."""
+    if _STAGES in values:
+        return " + ".join(values[_STAGES])
+    kind = _MIXTURE if _MIXTURE in values else _PHASES
+    counts = collections.Counter(title(values[name]) for name in values[kind])
+    parts = [f"{name} × {n}" if n > 1 else name for name, n in counts.items()]
+    return f"{kind}({', '.join(parts)})"
 
 
 def parse(

@@ -200,7 +200,7 @@ def _overview_row(found: Findings, arm: ArmFindings) -> list[str]:
             losses[-1] += " (plateau)"
     return [
         f"**{common.label(found, arm.name)}**",
-        " + ".join(arm.objective),
+        arm.objective,
         arm.architecture.replace("_", "-"),
         formats.large(arm.cost.num_params if arm.cost else None),
         *losses,

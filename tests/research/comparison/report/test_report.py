@@ -384,6 +384,22 @@ def test_findings_are_plain(full):
     assert plain["arms"]["masked_lm"]["curves"][0]["heldout"]
 
 
+def test_a_mixture_is_named_by_its_components(tmp_path):
+    config = fixtures.comparison(arms=("causal_lm",))
+    run = fixtures.base.get_config()
+    run.model.architecture = "encoder_decoder"
+    denoiser = fixtures.presets.objective("span_corruption")
+    prefix = fixtures.presets.objective("prefix_lm")
+    run.objective = fixtures.presets.mixture(
+        short=(denoiser, 1), long=(denoiser, 1), prefix=(prefix, 2)
+    )
+    fixtures.comparison_base.add_arm(
+        config, "masked_lm", label="Mixture", experiment="ul2_small", run=run
+    )
+    _, text = build(tmp_path, fixtures.config_lib.parse(config))
+    assert "| mixture(span_corruption × 2, prefix_lm) | encoder-decoder |" in text
+
+
 def test_half_a_comparison_says_what_is_missing(tmp_path):
     config = fixtures.parsed()
     fixtures.save_config(tmp_path, config)
