@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: printed as one message, without a traceback."""
+"""Mistakes of users: errors that are printed as one message, without a traceback."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
 
-USAGE_ERROR = 2  # Exit code of a program whose user has something to mend.
+USAGE_ERROR = 2  # Exit code after a mistake of the user.
 
 
 class UserError(Exception):
@@ -18,7 +18,7 @@ def user_errors() -> Iterator[None]:
     """Turns a ValueError or OSError that is raised inside into a UserError.
 
     For code that reads what users wrote (configs, corpora, tokenizers), where these
-    are messages to them and not bugs. The cause stays chained.
+    are mistakes of the user and no bugs. The cause stays chained.
     """
     try:
         yield

@@ -1,1 +1,1 @@
-"""Configs: sections, parsing, checks, overrides, the command line."""
+"""Configs: sections, parsing, checks, overrides, experiment files, command line."""

@@ -1,4 +1,4 @@
-"""What the values of a config must satisfy, each alone and with each other.
+"""Checks the values of a config, each alone and together.
 
 Every check returns its problems as messages: the field, what was given, what is
 allowed.
@@ -27,7 +27,7 @@ from research.config.sections import (
 )
 from research.errors import nearest
 
-# Values that the fields with names for values accept.
+# Allowed values of the fields that take names.
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.tokenizer.kind": ("bpe", "wordpiece", "unigram", "file"),
     "optimizer.name": ("adamw", "adafactor"),
@@ -38,7 +38,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 def section_problems(sections: Mapping[str, Any]) -> list[str]:
-    """Problems of the sections; those that could not be built (None) are passed over."""
+    """Problems of the sections; a section that could not be built is None and skipped."""
     problems = []
     for name, section in sections.items():
         if section is not None:
@@ -66,7 +66,7 @@ def _check_choices(section: str, values: Any, prefix: str = "") -> list[str]:
 
 
 def _bounds(path: str, values: Any, **limits: tuple[float, float]) -> list[str]:
-    """Problems of fields outside of their closed interval."""
+    """Problems of fields that are outside their limits (both included)."""
     problems = []
     for name, (low, high) in limits.items():
         value = getattr(values, name)
@@ -100,7 +100,7 @@ def _check_data(data: DataConfig) -> list[str]:
             "tokenizer.json, vocab.txt, a GPT-2 folder or a sentencepiece model."
         )
     problems += _bounds("data.tokenizer", tokenizer, num_sentinels=(0, _ANY))
-    # Byte-level BPE begins with 256 bytes; nothing is learnt in fewer.
+    # Byte-level BPE starts from 256 bytes; fewer pieces leave nothing to learn.
     if (
         tokenizer.kind != "file"
         and tokenizer.vocab_size < tokenizer.num_sentinels + 300
@@ -120,7 +120,7 @@ def _check_optimizer(optimizer: OptimizerConfig, train: TrainConfig) -> list[str
         warmup_steps=(0, _ANY),
         final_learning_rate=(0, _ANY),
         decay_fraction=(0, 1),
-        epsilon=(_TINY, _ANY),  # A gradient of zero is 0 / epsilon.
+        epsilon=(_TINY, _ANY),  # A gradient of zero gives 0 / epsilon.
         weight_decay=(0, _ANY),
         clip_norm=(0, _ANY),
         decay_rate=(_TINY, 1),

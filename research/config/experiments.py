@@ -53,7 +53,7 @@ def load_config(path: str) -> ml_collections.ConfigDict:
 
 
 def _get_config_of(file: str) -> Callable[..., Any]:
-    """The function of an experiment file, which is run for it."""
+    """Runs an experiment file and returns its get_config."""
     source = pathlib.Path(file)
     if file and source.is_dir():
         raise UserError(f"{file} is a folder, no experiment.{_experiments(source)}")

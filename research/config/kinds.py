@@ -1,7 +1,7 @@
 """Kinds of configs, and the commands that take them.
 
-A config of the wrong kind lacks every field and has as many unknown ones. What it is
-says more than the list of them.
+A config of the wrong kind has only unknown fields. Its kind is a shorter message than
+the list of them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class Kind:
     """One kind of config.
 
     Attributes:
-      name: what it is the config of.
+      name: what is configured.
       mark: a field that no other kind has.
-      complete: what has every field.
-      commands: that take it.
+      complete: the function that gives every field.
+      commands: modules that take it.
     """
 
     name: str
@@ -58,10 +58,10 @@ KINDS = (RUN, COMPARISON, GLUE, SQUAD)
 
 
 def check(values: Mapping[str, Any], expected: Kind) -> None:
-    """Refuses a config of another kind than the expected one.
+    """Refuses a config of another kind.
 
     Raises:
-      UserError: saying what the config is, and which commands take which.
+      UserError: naming its kind and the commands that take it.
     """
     if expected.mark in values:
         return

@@ -1,7 +1,7 @@
-"""Fields of a config on the command line, --config.SECTION.FIELD=VALUE, checked.
+"""Checks config fields on the command line, --config.SECTION.FIELD=VALUE.
 
-Before ml_collections sees them: its own errors are tracebacks, or name neither the field
-nor what it takes.
+This runs before ml_collections parses them: its errors are tracebacks, or name neither
+the field nor its type.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from research.config import strict
 def problems(
     config: ml_collections.ConfigDict, argv: Sequence[str], flag: str
 ) -> list[str]:
-    """What is wrong with the overrides among the arguments of a program.
+    """Problems of the overrides among the arguments of a program.
 
     Args:
-      config: of the experiment, before any of them.
+      config: of the experiment, before any override.
       argv: the program, then its arguments.
-      flag: name of the flag of the config.
+      flag: name of the config flag.
     """
     found = []
     for index, argument in enumerate(argv[1:], start=1):
@@ -40,7 +40,7 @@ def problems(
 def _problem(
     config: ml_collections.ConfigDict, names: list[str], value: str
 ) -> str | None:
-    """The message about one override, whose first name is that of the flag."""
+    """The problem of one override; `names` begins with the name of the flag."""
     flag, *path = names
     section: Any = config
     kind: type = ml_collections.ConfigDict
@@ -48,7 +48,7 @@ def _problem(
         where = ".".join(names[:depth])
         if not isinstance(section, ml_collections.ConfigDict):
             return f"{where} is a value, not a section: it has no field {name!r}."
-        # The base name of a tuple's element, 'name' of 'name[0]'.
+        # The name of the tuple, if an element of it is given: 'name' of 'name[0]'.
         name = name.partition("[")[0]
         if name not in section:
             valid = tuple(section.keys())
@@ -74,7 +74,7 @@ def _is_integer(text: str) -> bool:
 
 
 def _whole(text: str) -> str:
-    """', such as 10000', where the text is a number that can be written so."""
+    """', such as 10000', if the text is a whole number in another notation."""
     try:
         number = float(text)
     except ValueError:

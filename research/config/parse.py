@@ -1,7 +1,7 @@
-"""The border between configs and code: ConfigDicts become checked, frozen dataclasses.
+"""Turns ConfigDicts into checked, frozen dataclasses.
 
 `parse` checks a config whole, before any work, and reports every problem in one
-message. Nothing below this border sees a ConfigDict, and no field has a default.
+message. Functions elsewhere take dataclasses, and no field has a default.
 """
 
 from __future__ import annotations

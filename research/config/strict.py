@@ -1,4 +1,4 @@
-"""Plain values into frozen dataclasses, strictly: every name and type is checked."""
+"""Builds frozen dataclasses from plain values; every name and type is checked."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def build(
     Args:
       cls: a frozen dataclass; fields that are dataclasses are built from sections.
       values: its section of the config.
-      path: where it stands, for messages, e.g. 'config.data'.
-      problems: what is wrong is appended here.
-      complete: what has every field, e.g. 'get_config() of experiments/base.py'.
+      path: its place in the config, for messages, e.g. 'config.data'.
+      problems: messages are appended here.
+      complete: what gives every field, e.g. 'get_config() of experiments/base.py'.
 
     Returns:
-      The instance, or None after noting what is wrong.
+      The instance, or None after appending to `problems`.
     """
     if not isinstance(values, Mapping):
         problems.append(f"{path} = {values!r}: must be a section with fields.")
@@ -68,9 +68,9 @@ def check_names(
     *,
     complete: str,
 ) -> None:
-    """Notes unknown names, with the nearest valid ones, and missing names.
+    """Appends unknown names, with the nearest valid ones, and missing names to `problems`.
 
-    `complete` is what has every name, e.g. 'get_config() of experiments/base.py'.
+    `complete` gives every name, e.g. 'get_config() of experiments/base.py'.
     """
     for name in values:
         if name not in valid:

@@ -1,1 +1,1 @@
-"""Devices, hosts, memory, files and clocks."""
+"""Devices, hosts, memory, files, clocks and terminals."""

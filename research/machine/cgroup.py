@@ -1,4 +1,4 @@
-"""What a container or a batch system lets this process have of the machine's memory."""
+"""Memory limit that a container or a batch system sets for this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ROOT = pathlib.Path("/sys/fs/cgroup")
 def memory_limit(
     membership: pathlib.Path = _MEMBERSHIP, root: pathlib.Path = _ROOT
 ) -> int | None:
-    """Bytes that the process and those beside it may take; None without a limit.
+    """Bytes that the process and the others in its group may use; None without a limit.
 
     Args:
       membership: lines HIERARCHY:CONTROLLERS:GROUP; version 2 names no controllers.
@@ -32,9 +32,9 @@ def memory_limit(
 
 
 def _limits(tree: pathlib.Path, group: str, name: str) -> list[int]:
-    """Those of a group and of all it is in.
+    """Limits of a group and of all groups above it.
 
-    In a container the group may be named as the host sees it, and be the tree itself.
+    In a container the name may be the host's, and the group itself the root of the tree.
     """
     limits = []
     inside = pathlib.PurePosixPath(group.lstrip("/"))

@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that a second start is quick."""
+"""JAX's cache of compiled programs on disk, which makes a second start quick."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pathlib
 
 import jax
 
-# Programs that compile faster are not worth a file.
+# Programs that compile in less time are not stored.
 LEAST_SECONDS = 0.3
 
 

@@ -1,4 +1,4 @@
-"""What accelerators can do by their vendors' data sheets."""
+"""Speed and memory of accelerators, from their vendors' data sheets."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Device:
     """One device.
 
     Attributes:
-      name: how people call it on a command line.
-      platform: JAX's name of its kind: 'gpu', 'tpu' or 'cpu'.
-      kinds: beginnings of what JAX calls it (`jax.Device.device_kind`).
+      name: its name on a command line.
+      platform: 'gpu', 'tpu' or 'cpu'.
+      kinds: prefixes of `jax.Device.device_kind`.
       flops: peak rate of dense bfloat16 matrix products, FLOP/s.
       memory: bytes.
       bandwidth: of its memory, bytes/s.
@@ -73,7 +73,7 @@ DEVICES = {
 
 
 def known(kind: str) -> Device | None:
-    """The device that JAX calls `kind`: the one with the longest fitting beginning."""
+    """The device whose prefix of the `device_kind` is longest; None if none fits."""
     found = [
         (len(beginning), device)
         for device in DEVICES.values()
@@ -84,7 +84,7 @@ def known(kind: str) -> Device | None:
 
 
 def peak_flops() -> float | None:
-    """Of all devices together; None where no data sheet gives a peak (CPUs)."""
+    """Peak FLOP/s of all devices together; None for devices without a data sheet."""
     devices = jax.devices()
     device = known(devices[0].device_kind)
     return None if device is None else device.flops * len(devices)

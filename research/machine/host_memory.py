@@ -1,8 +1,8 @@
-"""Memory of the host that one step gives back and the next takes again.
+"""Keeps freed memory in the process, so that the next step can use it again.
 
-Where the computation runs on the CPU, glibc returns what a step frees to the system, and
-the next step has every page of it cleared and mapped anew: a tenth of the time of a step
-of masked LM pretraining, a third of a fine-tuning step on short rows.
+On CPUs, glibc returns the memory that a step frees to the system, which then clears and
+maps every page of it again for the next step. That takes a tenth of the time of a step of
+masked LM pretraining, and a third of a fine-tuning step on short rows.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _MMAP_MAX = -4
 
 
 def keep_freed() -> None:
-    """Lets this process keep what it frees; before JAX is used for the first time.
+    """Lets this process keep what it frees. Call it before JAX is first used.
 
-    Only glibc's main heap can be kept, the one of the thread that starts a program: so
-    programs on CPUs run in that thread, one after another, as they do anyway. On
-    accelerators the host's own arrays are all that is kept; with another C library
-    nothing is.
+    glibc can keep only its main heap, which belongs to the main thread. So programs on
+    CPUs are made to run in that thread; they run one after another anyway. On
+    accelerators this affects only arrays on the host; other C libraries have no such
+    setting.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     mallopt = _from_libc("mallopt")
@@ -34,7 +34,7 @@ def keep_freed() -> None:
 
 
 def give_back() -> None:
-    """Returns to the system what is free now, as between two runs of a process."""
+    """Returns free memory to the system, between two runs in one process."""
     gc.collect()
     trim = _from_libc("malloc_trim")
     if trim is not None:
@@ -42,5 +42,5 @@ def give_back() -> None:
 
 
 def _from_libc(name: str) -> Any:
-    """A function of the C library; None where it has no such function."""
+    """A function of the C library, or None."""
     return getattr(ctypes.CDLL(None), name, None)

@@ -1,4 +1,4 @@
-"""Several hosts: started by flags, by the environment, or not at all."""
+"""Connects the processes of a run on several hosts and lets them wait for each other."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import numpy as np
 
 from research.errors import USAGE_ERROR, UserError
 
-# What launchers leave in the environment: (number of processes, its own number).
+# Environment variables of launchers: (number of processes, number of this process).
 LAUNCHERS = {
     "Slurm": ("SLURM_NTASKS", "SLURM_PROCID"),
     "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
 }
 TIMEOUT_SECONDS = 300
-# Longer than any corpus takes. The service itself notices hosts that have died.
+# Longer than building any corpus takes. The service itself detects dead hosts.
 BARRIER_SECONDS = 7 * 24 * 3600
 MESSAGE_BYTES = 2048
 _barriers = itertools.count()
@@ -29,16 +29,17 @@ _barriers = itertools.count()
 def initialise(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Joins the other hosts' processes, if there are any.
+    """Connects to the other processes of the run, if there are any.
 
     Args:
       coordinator: 'host:port' of process 0; None = ask the environment
-        (JAX_COORDINATOR_ADDRESS, Slurm, Open MPI, TPU pods), which may say that this
-        process is alone.
+        (JAX_COORDINATOR_ADDRESS, Slurm, Open MPI, TPU pods); this process may be the
+        only one.
       num_processes, process_id: with a coordinator; None = ask the environment.
 
     Raises:
-      UserError: if the others do not come, or the flags contradict each other.
+      UserError: if the other processes do not connect in time, or the flags contradict
+        each other.
     """
     if coordinator is None and not _launched_with_others():
         return
@@ -54,8 +55,8 @@ def initialise(
         f"{num_processes}). Check that all hosts were started and can reach the "
         f"coordinator's port."
     )
-    # JAX's own timeout ends the process from C++, with a stack trace and no way to
-    # catch it, so ours comes first.
+    # JAX's own timeout ends the process in C++ with a stack trace, and cannot be caught:
+    # ours is shorter.
     timer = threading.Timer(seconds, _give_up, [message])
     timer.daemon = True
     timer.start()
@@ -83,40 +84,40 @@ def _launched_with_others() -> bool:
     for size, rank in LAUNCHERS.values():
         if rank in os.environ and int(os.environ.get(size, "1")) > 1:
             return True
-    # Set on every worker of a TPU slice: one name a host.
+    # Every worker of a TPU slice has this: a list of host names.
     return "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
 def wait_for_all(name: str) -> None:
-    """Returns once every host has come here, however late.
+    """Waits until every host has called this.
 
-    The coordination service does the waiting: devices that wait for each other give up
-    (Gloo after 30 s, NCCL after 10 min), and a corpus takes longer. It also ends this
+    The coordination service waits, not the devices: those time out (Gloo after 30 s,
+    NCCL after 10 min), and building a corpus takes longer. The service also ends this
     process if another one dies.
     """
     if jax.process_count() > 1:
         from orbax.checkpoint import multihost
 
-        # The service knows a barrier by its name, and lets it be passed once.
+        # Each name of a barrier can be used once.
         key = f"{name}_{next(_barriers)}"
         multihost.get_barrier_sync_fn()(key=key, timeout_ms=BARRIER_SECONDS * 1000)
 
 
 @contextlib.contextmanager
 def together(name: str) -> Iterator[None]:
-    """What is inside succeeds on every host, or stops all of them.
+    """Runs the body on every host; if it fails on one, all of them stop.
 
     Args:
-      name: of what is done.
+      name: of the work, for the barrier.
 
     Raises:
-      UserError: on a host where it went well, with what another one raised; that one
-        raises it itself.
+      UserError: on a host where the body succeeded, with the message of another host's
+        error. The host that failed raises its own error.
     """
     problem = None
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - whatever it is, the others stop too
+    except Exception as error:  # noqa: BLE001 - the others stop for any error
         problem = error
     if jax.process_count() > 1:
         wait_for_all(name)
@@ -130,7 +131,7 @@ def together(name: str) -> Iterator[None]:
 
 
 def _messages(own: str) -> list[str]:
-    """What every host says, by its number."""
+    """The message of every host, by its number."""
     from jax.experimental import multihost_utils
 
     text = np.zeros(MESSAGE_BYTES, np.uint8)

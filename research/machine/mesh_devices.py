@@ -1,4 +1,4 @@
-"""Which device takes which place in a mesh: neighbours in it are close in the network."""
+"""Places devices in a mesh so that neighbours in it are close in the network."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from jax.experimental import mesh_utils
 def arrange(devices: Sequence[jax.Device], shape: tuple[int, ...]) -> np.ndarray:
     """The devices in the shape of a mesh, the last axes over the fastest links.
 
-    JAX knows the networks of TPUs, but not how to lay every shape into them. Where it
-    does not, an axis of the network may be split, and after that devices are in their
-    own order: slower, and never wrong.
+    JAX cannot lay out every shape on the network of a TPU. If it fails, an axis of the
+    network may be split; if that fails too, devices keep their own order, which is
+    slower but correct.
 
     Args:
       devices: as many as the mesh has; several slices (TPU slices, NVLink domains) are
@@ -38,7 +38,7 @@ def arrange(devices: Sequence[jax.Device], shape: tuple[int, ...]) -> np.ndarray
                 within, across, devices, allow_split_physical_axes=split
             )
         except (NotImplementedError, ValueError, AssertionError):
-            continue  # No place for this shape, or devices that are no whole network.
+            continue  # The shape does not fit, or the devices are only a part of a network.
     order = sorted(range(len(devices)), key=lambda i: slices[i])
     return np.array([devices[i] for i in order], dtype=object).reshape(shape)
 
@@ -46,7 +46,7 @@ def arrange(devices: Sequence[jax.Device], shape: tuple[int, ...]) -> np.ndarray
 def _over_slices(
     shape: tuple[int, ...], num_slices: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of the mesh within a slice and across slices, from the first axis on.
+    """Shapes of the mesh within a slice and across slices; the first axes are split first.
 
     (4, 2, 1) over 2 slices: (2, 2, 1) within and (2, 1, 1) across. (1, 1, 1) across if
     the axes do not divide that way.

@@ -1,4 +1,4 @@
-"""Watching a run: signals to stop, losses that jump, steps that hang."""
+"""Watches a run: signals to stop, losses that jump, steps that hang."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import jax
 
 
 class StopSignal:
-    """Whether somebody asked the run to stop: SIGTERM, SIGHUP or the first Ctrl-C.
+    """Remembers a request to stop: SIGTERM, SIGHUP or the first Ctrl-C.
 
-    A second Ctrl-C interrupts at once. With several hosts the hosts agree on the step
-    to stop at, through JAX's preemption service.
+    A second Ctrl-C interrupts at once. Several hosts agree on the step to stop at
+    through JAX's preemption service.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class StopSignal:
 
     @property
     def exit_code(self) -> int:
-        """0 for a preemption, which is no failure; 130 for Ctrl-C."""
+        """0 for a preemption, which is not a failure; 130 for Ctrl-C."""
         return exit_code(self.name)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -48,7 +48,7 @@ class StopSignal:
 
 
 def exit_code(signal_name: str | None) -> int:
-    """Of a process that a signal stopped; None = it was not."""
+    """Exit code of a process that a signal stopped; None = no signal."""
     return 130 if signal_name == "SIGINT" else 0
 
 
@@ -56,10 +56,10 @@ def exit_code(signal_name: str | None) -> int:
 def stop_signals() -> Iterator[StopSignal]:
     """Turns SIGTERM, SIGHUP and Ctrl-C into a request while the context lasts.
 
-    SIGHUP, of a terminal that goes away, is left alone where nohup has it ignored.
+    SIGHUP (the terminal has gone away) stays ignored under nohup.
     """
     stop = StopSignal()
-    # Python lets only the main thread set handlers; elsewhere there is nothing to do.
+    # Only the main thread can set handlers. Several hosts use the preemption service.
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or jax.process_count() > 1:
         yield stop
@@ -76,14 +76,16 @@ def stop_signals() -> Iterator[StopSignal]:
 
 
 class SpikeDetector:
-    """Losses far above those of the steps before.
+    """Detects losses far above those of recent steps.
 
     Args:
-      deviations: how many, in units of the scaled median absolute deviation; 0 = never.
-      window: steps that count as recent.
+      deviations: a spike is so many scaled median absolute deviations above the median;
+        0 = no loss is a spike.
+      window: number of recent steps.
     """
 
-    # The median absolute deviation of a normal variable times this is its deviation.
+    # For a normal variable, this times the median absolute deviation is the standard
+    # deviation.
     _SCALE = 1.4826
     _LEAST = 20
 
@@ -92,7 +94,7 @@ class SpikeDetector:
         self._recent: collections.deque[float] = collections.deque(maxlen=window)
 
     def add(self, loss: float) -> float | None:
-        """The recent median if this loss is a spike; spikes do not join the window."""
+        """The recent median if this loss is a spike, else None; spikes are not kept."""
         if self._deviations and len(self._recent) >= self._LEAST:
             median = statistics.median(self._recent)
             spread = statistics.median(abs(x - median) for x in self._recent)
@@ -103,11 +105,10 @@ class SpikeDetector:
 
 
 class Watchdog:
-    """Says where the program stands when a step, or what is done between steps, takes
-    too long.
+    """Reports the stack of the program when a step or the work between steps hangs.
 
     Args:
-      seconds: how long is too long; 0 = never.
+      seconds: time after which work counts as hanging; 0 = never.
       say: receives the report.
     """
 
@@ -123,7 +124,7 @@ class Watchdog:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self, what: str) -> None:
-        """The program is alive and now does `what`."""
+        """Restarts the clock; the program now does `what`."""
         self._what = what
         self._beat = time.monotonic()
         self._reported = False
@@ -145,5 +146,5 @@ class Watchdog:
         return (
             f"{self._what} has taken {late:.0f} s (train.hang_seconds = "
             f"{self._seconds:g}). With several hosts or devices the usual cause is one "
-            f"that does not answer. This program stands at:\n{stack}"
+            f"that does not answer. The stack of this program:\n{stack}"
         )

@@ -1,4 +1,4 @@
-"""Turns the metrics of steps into log lines, files, warnings and the decision to stop."""
+"""Reports the metrics of steps: log lines, files, warnings, and when to stop."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 
+from research.config.sections import OptimizerConfig, TrainConfig
 from research.errors import UserError
 from research.machine import devices
 from research.training import metrics
 from research.training.guards import SpikeDetector
-from research.training.program import Program
 from research.training.step import StepMetrics
 
 
@@ -22,23 +22,29 @@ class NonFinite(UserError):
 
 
 class Monitor:
-    """Follows a run one step behind the device.
+    """Reports each step while the device computes the next one.
 
     Args:
-      program: of the run.
+      train: settings of the run.
+      optimizer: settings that the message about a step that is not finite names.
+      row_length: tokens of a row.
+      terms: names of the loss terms.
       writer: where values go; None on hosts that write nothing.
       say: prints a line.
       first_step: the step the session begins at.
       seconds_before: training time of earlier sessions.
-      unlogged: sums of steps of earlier sessions that no line has told yet.
+      unlogged: sums of the steps that earlier sessions took after their last line.
       flops_per_token: of training, for TFLOP/s and MFU.
-      last_checkpoint: step of the newest checkpoint, for the message of an error.
+      last_checkpoint: returns the step of the newest checkpoint.
     """
 
     def __init__(
         self,
-        program: Program,
         *,
+        train: TrainConfig,
+        optimizer: OptimizerConfig,
+        row_length: int,
+        terms: tuple[str, ...],
         writer: metrics.Writer | None,
         say: Callable[[str], None],
         first_step: int,
@@ -47,18 +53,19 @@ class Monitor:
         flops_per_token: float,
         last_checkpoint: Callable[[], int | None],
     ):
-        self._config = program.config
-        self._terms = tuple(program.objective.terms)
+        self._train = train
+        self._optimizer = optimizer
+        self._tokens_per_step = train.batch_size * row_length
+        self._terms = terms
         self._writer = writer
         self._say = say
         self._flops_per_token = flops_per_token
         self._last_checkpoint = last_checkpoint
         self._peak = devices.peak_flops()
-        self._spikes = SpikeDetector(program.config.train.spike_deviations)
+        self._spikes = SpikeDetector(train.spike_deviations)
         self._means = metrics.Means()
         self._means.add(unlogged)
         self._pending: tuple[int, StepMetrics] | None = None
-        self._skipped: int | None = None
         self._first_step = first_step
         self._logged_step = first_step
         self._seconds = seconds_before
@@ -70,27 +77,27 @@ class Monitor:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time in here is time spent waiting for input."""
+        """Counts the time inside as waiting for input."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     @contextmanager
     def pausing(self) -> Iterator[None]:
-        """Time in here is no training time: evaluation, checkpoints."""
+        """Does not count the time inside as training: evaluations, checkpoints."""
         start = time.perf_counter()
         yield
         self._paused += time.perf_counter() - start
 
     def start(self) -> None:
-        """Training time begins now."""
+        """Starts the clock of training."""
         self._start = time.perf_counter()
 
     def add(self, step: int, step_metrics: StepMetrics) -> None:
-        """Notes a step that was just dispatched, and reports the one before it.
+        """Takes a step that was just dispatched, and reports the one before it.
 
         Raises:
-          NonFinite: if the one before it was one too many.
+          NonFinite: if that one is not finite and may not be skipped.
         """
         for leaf in jax.tree.leaves(step_metrics):
             leaf.copy_to_host_async()
@@ -102,14 +109,14 @@ class Monitor:
         """Waits for the last step and reports it.
 
         Raises:
-          NonFinite: if it was one too many.
+          NonFinite: if it is not finite and may not be skipped.
         """
         previous, self._pending = self._pending, None
         if previous is not None:
             self._report(*previous)
 
     def keep_unlogged(self, step: int) -> None:
-        """Writes what a run that resumes at this step needs for its next line."""
+        """Writes the sums and seconds that a run resumed at this step starts with."""
         if self._writer is not None:
             now = time.perf_counter()
             seconds = self._seconds + now - self._start - self._paused
@@ -128,12 +135,12 @@ class Monitor:
                 )
         else:
             self._not_finite(step, fetched)
-        steps = self._config.train.num_train_steps
-        if step % self._config.train.log_every_steps == 0 or step == steps:
+        steps = self._train.num_train_steps
+        if step % self._train.log_every_steps == 0 or step == steps:
             self._log(step)
 
     def _not_finite(self, step: int, fetched: StepMetrics) -> None:
-        allowed = self._config.train.max_skipped_steps
+        allowed = self._train.max_skipped_steps
         skipped = int(fetched.skipped)
         what = (
             f"loss {float(fetched.sums['loss'][0])}, gradient norm "
@@ -151,7 +158,7 @@ class Monitor:
             if checkpoint is None
             else f"the last good checkpoint is of step {checkpoint}"
         )
-        optimizer = self._config.optimizer
+        optimizer = self._optimizer
         raise NonFinite(
             f"step {step} is not finite: {what}; {saved}. What to try: a lower "
             f"config.optimizer.learning_rate (it was {optimizer.learning_rate:g}) or a "
@@ -171,7 +178,7 @@ class Monitor:
         self.values = values
         if self._writer is not None:
             self._writer.write(step, "train", values)
-        total = self._config.train.num_train_steps
+        total = self._train.num_train_steps
         seconds = self._session_seconds / (step - self._first_step)
         self._say(
             metrics.progress_line(
@@ -185,10 +192,9 @@ class Monitor:
         steps = step - self._logged_step
         self._seconds += seconds
         self._session_seconds += seconds
-        tokens = self._config.train.batch_size * self._config.data.row_length
-        rate = steps * tokens / seconds
+        rate = steps * self._tokens_per_step / seconds
         speed: dict[str, Any] = {
-            "tokens": step * tokens,
+            "tokens": step * self._tokens_per_step,
             "tokens_per_second": rate,
             "step_seconds": seconds / steps,
             "teraflops": rate * self._flops_per_token / 1e12,

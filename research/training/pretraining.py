@@ -54,8 +54,8 @@ def pretrain(
       The last state, its step, its held-out loss, and why the session ended.
 
     Raises:
-      UserError: for everything that is the user's to mend, before any work where it
-        can be known before.
+      UserError: for mistakes in the config, data or workdir, before any work where
+        that is possible.
     """
     say = _quiet_unless_first(say)
     compilation_cache.enable()
@@ -83,12 +83,15 @@ def pretrain(
             )
         start, constants = _restore_or_init(parts, checkpoints, say)
         initialise.check_constants(folder, constants)
-        steps.train(first_step)  # No run is recorded that does not compile.
+        steps.train(first_step)  # Nothing is recorded of a run that does not compile.
         writer, seconds, unlogged = _record(folder, config, first_step)
         if writer is not None:
             closing.callback(writer.close)
         monitor = Monitor(
-            parts,
+            train=run.train,
+            optimizer=run.optimizer,
+            row_length=run.data.row_length,
+            terms=tuple(parts.objective.terms),
             writer=writer,
             say=say,
             first_step=first_step,
@@ -111,18 +114,18 @@ def pretrain(
             say=say,
             profile=loop.Profile(folder, profile_steps),
         )
-        say(summary.closing(parts, result, monitor.values, folder))
+        say(summary.closing(run.train.num_train_steps, result, monitor.values, folder))
     return result
 
 
 def _load_data(run: RunConfig, folder: pathlib.Path) -> Data:
-    """Tokens and tokenizer; the first host writes what the others read."""
+    """Loads tokens and tokenizer; the first host writes what the others read."""
     is_first = jax.process_index() == 0
     with user_errors():
         with hosts.together("data_written"):
             if is_first:
                 tokenizer = None
-                # A run that has one of its own needs the other's folder no more.
+                # A resumed run has its own copy; the other run may be gone.
                 if run.train.init_from and not record.has_tokenizer(folder):
                     tokenizer = initialise.source_tokenizer(run)
                 corpus = run_data.load(run.data, workdir=folder, tokenizer=tokenizer)
@@ -135,9 +138,9 @@ def _load_data(run: RunConfig, folder: pathlib.Path) -> Data:
 def _restore_or_init(
     parts: Program, checkpoints: Checkpoints, say: Callable[[str], None]
 ) -> tuple[TrainState, Params]:
-    """The newest checkpoint, or the parameters of another run, or fresh ones.
+    """State and constants: of the newest checkpoint, of another run, or fresh ones.
 
-    Constants are in no checkpoint: they are made again.
+    Checkpoints hold no constants, so these are computed again.
     """
     if checkpoints.latest_step is None:
         return parts.start(initialise.weights(parts, say=say))
@@ -150,10 +153,11 @@ def _restore_or_init(
 def _record(
     folder: pathlib.Path, config: ml_collections.ConfigDict, first_step: int
 ) -> tuple[metrics.Writer | None, float, Mapping[str, tuple[float, float]]]:
-    """Writes what the session is.
+    """Saves the config and appends this session to run.json.
 
     Returns:
-      Its writer, the seconds before it, and sums of steps that no line has told yet.
+      The writer of its metrics (None on other hosts), the seconds of training before
+      it, and the sums of steps that are in no line of metrics.jsonl yet.
     """
     if jax.process_index() != 0:
         return None, 0.0, {}

@@ -278,7 +278,7 @@ def writing(folder: pathlib.Path, step: int | None) -> Iterator[None]:
         )
         raise UserError(
             f"{what} could not be written to {folder}: {reason}. {kept}"
-            f"Mend that and run the same command again to go on."
+            f"Fix that and run the same command again to go on."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What a run prints before its first step and after its last."""
+"""Lines that a run prints before its first step and after its last."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import jax
 
 from research.data.run_data import Data, describe_text
 from research.training import metrics
+from research.training.heldout import Heldout
 from research.training.loop import Result
 from research.training.program import Program
 from research.training.state import count_params
@@ -43,10 +44,16 @@ def opening(program: Program, data: Data, first_step: int) -> str:
 
 
 def closing(
-    program: Program, result: Result, values: Mapping[str, float], folder: pathlib.Path
+    total: int, result: Result, values: Mapping[str, float], folder: pathlib.Path
 ) -> str:
-    """Losses beside their unigram baselines, cost, and where everything is."""
-    total = program.config.train.num_train_steps
+    """Losses beside their unigram baselines, cost, and the workdir.
+
+    Args:
+      total: steps of the whole run.
+      result: of this session.
+      values: of the last log line; empty if there was none.
+      folder: the workdir.
+    """
     if result.step < total:
         return (
             f"stopped by {result.stopped_by} after step {result.step} of {total}, which "
@@ -54,7 +61,7 @@ def closing(
         )
     lines = [f"finished {total} steps"]
     if result.heldout is not None:
-        lines += _losses(result)
+        lines += _losses(result.heldout)
     if values:
         lines.append(
             f"{metrics.short(values['tokens'])} tokens in "
@@ -65,9 +72,7 @@ def closing(
     return "\n".join(lines)
 
 
-def _losses(result: Result) -> list[str]:
-    heldout = result.heldout
-    assert heldout is not None
+def _losses(heldout: Heldout) -> list[str]:
     lines = []
     for term, baseline in heldout.baselines.items():
         margin = heldout.margin(term)

@@ -1,9 +1,9 @@
-"""The folder of a run: its lock, its config, and where its numbers come from.
+"""The folder of a run: its lock, config, sessions and metrics.
 
 config.json     the config as it was run
 run.json        data checksum; commit, versions and devices of every session
 metrics.jsonl   one object a logged step
-unlogged.jsonl  one object a checkpoint: sums since the last logged step, for resuming
+unlogged.jsonl  one object a checkpoint: sums since the last logged step
 checkpoints/    tokenizer/    events.out.tfevents.*
 """
 
@@ -30,9 +30,9 @@ CONFIG, RUN, METRICS, LOCK = "config.json", "run.json", "metrics.jsonl", ".lock"
 UNLOGGED = "unlogged.jsonl"
 IMPORTED = "huggingface"  # Files of the checkpoint that a run was imported from.
 
-# What may change when a run goes on: none of it changes what is trained. How many rows
-# an evaluation takes at once does change which ones it reads; were it fixed, a run that
-# runs out of memory in an evaluation could not go on.
+# Fields that may change when a run is resumed: none of them changes what is trained.
+# eval.batch_size changes which held-out rows are read, but a run that has too little
+# memory for an evaluation could not be resumed otherwise.
 RESUMABLE = (
     "parallel.",
     "checkpoint.",
@@ -78,7 +78,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Refuses to go on with a run under another config.
+    """Refuses to resume a run with another config.
 
     Raises:
       UserError: listing the fields that differ and may not.
@@ -155,34 +155,34 @@ def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
 
 
 def save_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Writes config.json, whole or not at all."""
+    """Writes config.json."""
     write_json(workdir / CONFIG, plain(config))
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Writes a JSON file."""
     with writing(path):
         files.write(path, json.dumps(values, indent=2) + "\n")
 
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[None]:
-    """Says which file of a workdir could not be written, and what to do.
+    """Turns an OSError inside into a message with the file and what to do.
 
     Raises:
-      UserError: for an OSError inside, whose own words name no file.
+      UserError: for an OSError inside, whose own message names no file.
     """
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"{path} could not be written: {error.strerror or error}. Mend that and run "
+            f"{path} could not be written: {error.strerror or error}. Fix that and run "
             f"the same command again to go on from the last checkpoint."
         ) from error
 
 
 def add_session(workdir: pathlib.Path, step: int) -> None:
-    """Notes in run.json what runs from `step` on, and on what.
+    """Appends a session that starts at `step` to run.json.
 
     Raises:
       UserError: if the file is damaged, or cannot be written.
@@ -207,20 +207,20 @@ def _sessions(path: pathlib.Path) -> list[dict[str, Any]]:
         return list(json.loads(path.read_bytes())["sessions"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is damaged ({error}). Bring it back, or delete it to go on: only "
-            f"the record of earlier sessions is in it."
+            f"{path} is damaged ({error}). Restore it, or delete it to go on: it "
+            f"holds only the record of earlier sessions."
         ) from error
 
 
 def trim_metrics(
     workdir: pathlib.Path, step: int
 ) -> tuple[float, Mapping[str, tuple[float, float]]]:
-    """Drops lines of metrics.jsonl after a step, and a line cut short by a kill.
+    """Deletes lines of metrics.jsonl after a step, and a line cut short by a kill.
 
-    A resumed run logs these steps again.
+    The resumed run logs these steps again.
 
     Returns:
-      Seconds of training up to the step, and the sums of steps that are in no line yet.
+      Seconds of training up to the step, and sums of the steps after its last line.
     """
     path = workdir / METRICS
     sums: Mapping[str, tuple[float, float]] = {}
@@ -244,9 +244,9 @@ def read_metrics(workdir: pathlib.Path) -> list[Mapping[str, Any]]:
 
 
 def read_lines(path: pathlib.Path) -> list[Mapping[str, Any]]:
-    """Objects of a JSON lines file; what a crash left that is none is left out."""
+    """Objects of a JSON lines file, without lines that a crash cut or damaged."""
     lines = []
-    # As bytes: a block of a file that was never written need not be text.
+    # Read as bytes: after a crash, blocks that were never written may not be text.
     for text in path.read_bytes().splitlines():
         with contextlib.suppress(ValueError):
             lines.append(json.loads(text))

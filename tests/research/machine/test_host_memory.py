@@ -12,7 +12,7 @@ STEP = """
 import resource, sys
 import jax
 import jax.numpy as jnp
-from research.training import host_memory
+from research.machine import host_memory
 
 if sys.argv[1] == "keep":
     host_memory.keep_freed()

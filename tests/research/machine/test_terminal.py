@@ -8,7 +8,7 @@ import pytest
 
 SAY = """
 import sys
-from research.training import terminal
+from research.machine import terminal
 terminal.say("begun")
 sys.stdin.readline()
 terminal.say("nobody reads this")
@@ -36,7 +36,7 @@ def test_a_closed_terminal_does_not_end_the_process():
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="not Linux")
 def test_what_else_cannot_be_written_is_an_error():
-    code = "from research.training import terminal; terminal.say('x' * 10)"
+    code = "from research.machine import terminal; terminal.say('x' * 10)"
     with open("/dev/full", "w") as full:
         process = subprocess.run(
             [sys.executable, "-c", code],
