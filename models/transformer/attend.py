@@ -60,7 +60,9 @@ def attend(
         from models.transformer import splash
 
         assert segments is not None, "splash serves segments alone"
-        return splash.splash_attention(query, key, value, segments, scale=scale)
+        return splash.splash_attention(
+            query, key, value, segments, scale=scale, smallest_block=SPLASH_BLOCK
+        )
     if bias is not None:
         bias = bias.astype(query.dtype if kernel == "cudnn" else jnp.float32)
     return jax.nn.dot_product_attention(

@@ -9,7 +9,7 @@ import jax
 
 from research.data.run_data import Data, describe_text
 from research.training import metrics
-from research.training.heldout import Heldout
+from research.training.heldout import HeldoutLoss
 from research.training.loop import Result
 from research.training.program import Program
 from research.training.state import count_params
@@ -72,7 +72,7 @@ def closing(
     return "\n".join(lines)
 
 
-def _losses(heldout: Heldout) -> list[str]:
+def _losses(heldout: HeldoutLoss) -> list[str]:
     lines = []
     for term, baseline in heldout.baselines.items():
         margin = heldout.margin(term)
