@@ -1,4 +1,8 @@
-"""Which layer a parameter belongs to: layer-wise rates, freezing, fresh top layers."""
+"""Layer-wise learning rates, freezing, and fresh top layers, by each parameter's depth.
+
+Layer i of L, counted from 1, has depth i, embeddings 0, what comes after the last layer
+L + 1, and heads L + 2.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +11,80 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
+from jaxtyping import Array, Int
 
 from models.backbone import BackboneConfig
+from research.errors import UserError
 
 Params = dict[str, Any]
 
 
-def multipliers(
-    params: Params, config: BackboneConfig, *, layer_decay: float, frozen_layers: int
-) -> Params:
-    """A factor on the learning rate of each parameter, from its depth.
+def multipliers(params: Params, config: BackboneConfig, layer_decay: float) -> Params:
+    """A factor on the learning rate of each parameter: layer_decay^(L + 2 - depth).
 
-    Layer i of L, counted from 1, has depth i, embeddings 0, the norm after the last
-    layer L + 1 and heads L + 2; the factor is layer_decay^(L + 2 - depth), as in
-    ELECTRA's reference code. Depths up to `frozen_layers` get 0, embeddings included.
+    As in ELECTRA's reference code. Stacked layers have a factor each.
 
     Args:
       params: {'model': ..., 'heads': ...}.
       config: of the backbone.
       layer_decay: 1 = the same rate everywhere.
-      frozen_layers: k, the first layers that do not learn; 0 = all learn.
     """
-    top = config.num_blocks + 2
 
     def factor(path, leaf):
-        depth = _depth(path, config)
-        frozen = (depth <= frozen_layers) & (frozen_layers > 0)
-        values = np.where(frozen, 0.0, layer_decay ** (top - depth))
-        return jnp.asarray(_along_layers(values.astype(np.float32), leaf))
+        below_heads = config.num_blocks + 2 - _depth(_names(path), config)
+        factors = np.float32(layer_decay**below_heads)
+        return jnp.asarray(_along_layers(factors, leaf))
 
     return jax.tree_util.tree_map_with_path(factor, params)
+
+
+def split(
+    tree: Params, config: BackboneConfig, frozen_layers: int
+) -> tuple[Params, Params]:
+    """(what learns, what does not): the first `frozen_layers` layers and the embeddings
+    do not learn; 0 = everything learns.
+
+    Leaves of stacked layers are cut along their first axis, so they may have a part in
+    both trees. `join` is the inverse.
+
+    Raises:
+      UserError: if the model has fewer layers.
+    """
+    if not frozen_layers:
+        return tree, {}
+    if not 0 < frozen_layers <= config.num_blocks:
+        raise UserError(
+            f"frozen_layers = {frozen_layers}: the model has {config.num_blocks} "
+            f"layers; give 0 (everything learns) to {config.num_blocks}."
+        )
+    learned, frozen = {}, {}
+    for path, leaf in traverse_util.flatten_dict(tree).items():
+        is_frozen = _depth(path, config) <= frozen_layers
+        if not is_frozen.ndim:
+            (frozen if is_frozen else learned)[path] = leaf
+            continue
+        count = int(is_frozen.sum())
+        if count:
+            frozen[path] = leaf[:count]
+        if count < len(is_frozen):
+            learned[path] = leaf[count:]
+    return traverse_util.unflatten_dict(learned), traverse_util.unflatten_dict(frozen)
+
+
+def join(params: Params, constants: Params, step: Int[Array, ""] | int = 0) -> Params:
+    """The whole tree of what learns and what does not; pure."""
+    del step
+    joined = dict(params)
+    for key, frozen in constants.items():
+        learned = joined.get(key)
+        if learned is None:
+            joined[key] = frozen
+        elif isinstance(learned, dict):
+            joined[key] = join(learned, frozen)
+        else:  # Layers of a stack, the frozen ones first.
+            joined[key] = jnp.concatenate([frozen, learned])
+    return joined
 
 
 def with_fresh_top(
@@ -46,21 +94,16 @@ def with_fresh_top(
     top = config.num_blocks
 
     def choose(path, old, new):
-        depth = np.asarray(config.layer_depth(_names(path)))
+        depth = _depth(("model", *_names(path)), config)
         is_top = (depth > top - num_fresh) & (depth <= top + 1) & (num_fresh > 0)
         return jnp.where(_along_layers(is_top, old), new, old)
 
     return jax.tree_util.tree_map_with_path(choose, model, fresh)
 
 
-def last_name(path: tuple[Any, ...]) -> str:
-    """The parameter's own name."""
-    return _names(path[-1:])[0]
-
-
 def _depth(path: tuple[Any, ...], config: BackboneConfig) -> np.ndarray:
     """Depth of a parameter of {'model', 'heads'}: 0-d, or [layers] where stacked."""
-    network, *names = _names(path)
+    network, *names = (str(name) for name in path)
     if network == "heads":
         return np.array(config.num_blocks + 2)
     return np.asarray(config.layer_depth(tuple(names)))
@@ -72,7 +115,4 @@ def _along_layers(values: np.ndarray, leaf: Any) -> np.ndarray:
 
 
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
-    return tuple(
-        str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))))
-        for key in path
-    )
+    return tuple(key.key for key in path)

@@ -152,7 +152,7 @@ class _Position:
 def hyperparameters(
     params: Params, config: BackboneConfig, settings: FinetuneSettings, steps: int
 ) -> optimizer.Hyperparameters:
-    """The settings as data of a run of `steps` steps."""
+    """The settings as data of a run of `steps` steps; `params` are all parameters."""
     scalars = {
         "learning_rate": settings.learning_rate,
         "warmup_steps": math.ceil(settings.warmup_fraction * steps),
@@ -164,14 +164,11 @@ def hyperparameters(
         "epsilon": settings.epsilon,
         "clip_norm": settings.clip_norm or math.inf,
     }
+    factors = layer_depths.multipliers(params, config, settings.layer_decay)
+    learned, _ = layer_depths.split(factors, config, settings.frozen_layers)
     return optimizer.Hyperparameters(
         schedule=jnp.int32(optimizer.SCHEDULES.index(settings.schedule)),
-        multipliers=layer_depths.multipliers(
-            params,
-            config,
-            layer_decay=settings.layer_decay,
-            frozen_layers=settings.frozen_layers,
-        ),
+        multipliers=learned,
         **{name: jnp.float32(value) for name, value in scalars.items()},
     )
 
@@ -205,6 +202,9 @@ def train(
     steps_per_epoch = len(epoch_batches(0))
     total = settings.num_epochs * steps_per_epoch
     hyper = hyperparameters(params, program.config, settings, total)
+    params, constants = layer_depths.split(
+        params, program.config, settings.frozen_layers
+    )
     state = TrainState(
         seed=jnp.asarray(seed, jnp.uint32),
         step=jnp.zeros((), jnp.int32),
@@ -217,17 +217,26 @@ def train(
     state = jax.device_put(state, jax.local_devices()[0])
     best = state.params if score is not None else {}
     run = _Run(
-        program, state, best, _Position(), total, progress_file, save_seconds, say
+        program=program,
+        constants=constants,
+        state=state,
+        best=best,
+        at=_Position(),
+        total=total,
+        progress_file=progress_file,
+        save_seconds=save_seconds,
+        say=say,
     )
     run.restore()
     while run.at.epoch < settings.num_epochs and not run.out_of_patience(settings):
         run.epoch(epoch_batches(run.at.epoch))
         if score is not None:
-            run.score(score(run.state.params))
+            run.score(score(layer_depths.join(run.state.params, constants)))
         run.maybe_save()
     use_best = settings.selection == "best" and score is not None
+    params = run.best if use_best else run.state.params
     return Outcome(
-        params=run.best if use_best else run.state.params,
+        params=layer_depths.join(params, constants),
         losses=tuple(run.at.losses),
         scores=tuple(run.at.scores),
         best_epoch=run.at.best_epoch if use_best else run.at.epoch,
@@ -243,6 +252,7 @@ class _Run:
     """A run in progress: the only thing here that changes."""
 
     program: Program
+    constants: Params
     state: TrainState
     best: Params
     at: _Position

@@ -1,4 +1,7 @@
-"""AdamW whose hyperparameters are data: one compiled step serves every setting."""
+"""AdamW of optax, with its hyperparameters in the state.
+
+They are data to the compiled step, so one program serves every rate, schedule and decay.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,14 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from models.pytree import pytree
-from research.evaluation.finetuning.layer_depths import last_name
+from research.training.optimizer import UNDECAYED
 
 SCHEDULES = ("linear", "cosine", "constant")
-# Parameters without weight decay, by their last name.
-_NOT_DECAYED = ("bias", "scale", "relative_bias")
 
 
 @pytree
 class Hyperparameters:
-    """Traced scalars, but for the multipliers.
+    """Scalars of a run, and a factor for each parameter.
 
     Attributes:
       learning_rate: at its peak.
@@ -29,8 +30,8 @@ class Hyperparameters:
       final_fraction: of the peak, at the end of 'cosine' and 'linear'.
       weight_decay: decoupled, times the learning rate.
       beta1, beta2, epsilon: Adam's.
-      clip_norm: of the gradient's global norm; infinity = none.
-      multipliers: factor on each parameter's learning rate; 0 = frozen.
+      clip_norm: limit of the gradient's global norm; infinity = none.
+      multipliers: factor on each parameter's learning rate.
     """
 
     learning_rate: Float[Array, ""]
@@ -48,23 +49,50 @@ class Hyperparameters:
 
 @pytree
 class OptimizerState:
-    """Adam's moments, the step, and the hyperparameters that come along."""
+    """The hyperparameters, and the state of the chain that they define."""
 
-    count: Int[Array, ""]
-    mean: Any
-    square: Any
     hyperparameters: Hyperparameters
+    chain: Any
 
 
 def init(params: Any, hyperparameters: Hyperparameters) -> OptimizerState:
     """The state before the first step."""
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    return OptimizerState(
-        count=jnp.zeros((), jnp.int32),
-        mean=zeros,
-        square=jax.tree.map(jnp.zeros_like, params),
-        hyperparameters=hyperparameters,
+    chain = adamw(hyperparameters).init(params)
+    return OptimizerState(hyperparameters=hyperparameters, chain=chain)
+
+
+def update(
+    grads: Any, state: OptimizerState, params: Any
+) -> tuple[Any, OptimizerState]:
+    """Updates to be added to the parameters: the learning rate is in them."""
+    chain = adamw(state.hyperparameters)
+    updates, new = chain.update(grads, state.chain, params)
+    return updates, dataclasses.replace(state, chain=new)
+
+
+def adamw(h: Hyperparameters) -> optax.GradientTransformation:
+    """AdamW (Loshchilov and Hutter 2019) with clipping and layer-wise rates."""
+
+    def scale_each(updates: Any, params: Any) -> Any:
+        del params
+        return jax.tree.map(jnp.multiply, updates, h.multipliers)
+
+    return optax.chain(
+        optax.clip_by_global_norm(h.clip_norm),
+        optax.scale_by_adam(h.beta1, h.beta2, h.epsilon),
+        optax.add_decayed_weights(h.weight_decay, decay_mask),
+        optax.scale_by_learning_rate(lambda step: learning_rate(h, step)),
+        optax.stateless(scale_each),
     )
+
+
+def decay_mask(params: Any) -> Any:
+    """True for every parameter that weight decay shrinks."""
+
+    def decayed(path: tuple[Any, ...], _: Any) -> bool:
+        return path[-1].key not in (*UNDECAYED, "relative_bias")
+
+    return jax.tree_util.tree_map_with_path(decayed, params)
 
 
 def learning_rate(
@@ -81,37 +109,3 @@ def learning_rate(
     )
     shape = h.final_fraction + (1.0 - h.final_fraction) * shapes[h.schedule]
     return h.learning_rate * jnp.where(step < h.warmup_steps, warmup, shape)
-
-
-def update(
-    grads: Any, state: OptimizerState, params: Any
-) -> tuple[Any, OptimizerState]:
-    """AdamW (Loshchilov and Hutter 2019) with clipping and a factor a parameter.
-
-    The updates have the learning rate in them and are to be added.
-    Frozen parameters neither move nor count in the gradient's norm.
-    """
-    h = state.hyperparameters
-    grads = jax.tree.map(lambda g, m: g * (m > 0), grads, h.multipliers)
-    norm = optax.global_norm(grads)
-    scale = jnp.minimum(1.0, h.clip_norm / jnp.maximum(norm, 1e-12))
-    grads = jax.tree.map(lambda g: g * scale, grads)
-    count = state.count + 1
-    mean = jax.tree.map(lambda m, g: h.beta1 * m + (1 - h.beta1) * g, state.mean, grads)
-    square = jax.tree.map(
-        lambda v, g: h.beta2 * v + (1 - h.beta2) * jnp.square(g), state.square, grads
-    )
-    correct1 = 1 - h.beta1 ** count.astype(jnp.float32)
-    correct2 = 1 - h.beta2 ** count.astype(jnp.float32)
-    rate = learning_rate(h, state.count)
-
-    def delta(path, m, v, p, multiplier):
-        step = (m / correct1) / (jnp.sqrt(v / correct2) + h.epsilon)
-        if last_name(path) not in _NOT_DECAYED:
-            step = step + h.weight_decay * p
-        return (-rate * multiplier * step).astype(p.dtype)
-
-    updates = jax.tree_util.tree_map_with_path(
-        delta, mean, square, params, h.multipliers
-    )
-    return updates, dataclasses.replace(state, count=count, mean=mean, square=square)

@@ -10,10 +10,11 @@ import pytest
 from flax import nnx
 
 import models
+from research.errors import UserError
 from research.evaluation.finetuning import layer_depths, optimizer
 from research.evaluation.finetuning import loop as finetune_loop
 from tests.helpers import tiny_config
-from tests.research.evaluation.toy import settings
+from tests.research.evaluation.toy import same_trees, settings
 
 CONFIG = tiny_config("encoder")
 
@@ -24,13 +25,16 @@ def params_of(config):
     return {"model": nnx.to_pure_dict(nnx.state(model)), "heads": head}
 
 
-def factors(config, **kwargs):
-    """{path: factor on the learning rate}."""
-    tree = layer_depths.multipliers(params_of(config), config, **kwargs)
+def by_path(tree):
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def factors(config, layer_decay):
+    """{path: factor on the learning rate}."""
+    return by_path(layer_depths.multipliers(params_of(config), config, layer_decay))
 
 
 def test_steps_equal_optax():
@@ -99,7 +103,7 @@ def test_schedules(schedule, final, expected):
 
 def test_layer_decay_follows_depth():
     config = tiny_config("encoder", num_layers=3, embedding_norm=True, final_norm=True)
-    found = factors(config, layer_decay=0.5, frozen_layers=0)
+    found = factors(config, 0.5)
     wanted = {
         "model/token_embedding": 0.5**5,
         "model/embedder/norm/scale": 0.5**5,
@@ -114,22 +118,36 @@ def test_layer_decay_follows_depth():
 
 def test_frozen_layers():
     config = tiny_config("encoder_decoder", num_layers=2, position="relative_bias")
-    found = factors(config, layer_decay=1.0, frozen_layers=3)
-    for name, factor in found.items():
+    params = params_of(config)
+    learned, frozen = layer_depths.split(params, config, 3)
+    for name in by_path(params):
         last = name.startswith("model/decoder_stack/layers/1/")
         last |= name.startswith(("heads", "model/decoder_stack/final_norm"))
-        assert factor == (1.0 if last else 0.0), name
-    free = factors(config, layer_decay=1.0, frozen_layers=0)
-    assert all(factor == 1.0 for factor in free.values())
+        assert (name in by_path(learned), name in by_path(frozen)) == (last, not last)
+    assert layer_depths.split(params, config, 0) == (params, {})
+    with pytest.raises(UserError, match="frozen_layers = 5: the model has 4 layers"):
+        layer_depths.split(params, config, 5)
+
+
+@pytest.mark.parametrize("architecture", ["encoder", "encoder_decoder"])
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_what_is_split_is_joined(architecture, scan_layers):
+    config = tiny_config(architecture, num_layers=3, scan_layers=scan_layers)
+    params = params_of(config)
+    for count in range(config.num_blocks + 1):
+        learned, frozen = layer_depths.split(params, config, count)
+        assert same_trees(layer_depths.join(learned, frozen), params)
+        sizes = [sum(x.size for x in jax.tree.leaves(t)) for t in (learned, frozen)]
+        assert sum(sizes) == sum(x.size for x in jax.tree.leaves(params))
+        assert (sizes[1] > 0) == (count > 0)
 
 
 @pytest.mark.parametrize("architecture", ["encoder", "encoder_decoder"])
 def test_stacked_layers_have_the_same_factors(architecture):
     loop = tiny_config(architecture, num_layers=3)
     scan = dataclasses.replace(loop, scan_layers=True)
-    kwargs = dict(layer_decay=0.7, frozen_layers=2)
-    stacked = factors(scan, **kwargs)
-    for name, factor in factors(loop, **kwargs).items():
+    stacked = factors(scan, 0.7)
+    for name, factor in factors(loop, 0.7).items():
         head, layers, rest = name.partition("/layers/")
         if layers:
             index, _, rest = rest.partition("/")
@@ -137,26 +155,6 @@ def test_stacked_layers_have_the_same_factors(architecture):
             assert values.reshape(-1)[int(index)] == pytest.approx(factor)
         else:
             assert stacked[name] == pytest.approx(factor)
-
-
-def test_frozen_parameters_neither_move_nor_count():
-    params = params_of(CONFIG)
-    given = settings(frozen_layers=1, warmup_fraction=0.0)
-    hyper = finetune_loop.hyperparameters(params, CONFIG, given, 10)
-    state = optimizer.init(params, hyper)
-    grads = jax.tree.map(lambda p: jnp.full_like(p, 1e3), params)
-    updates, _ = optimizer.update(grads, state, params)
-    assert not np.any(updates["model"]["token_embedding"])
-    assert not np.any(updates["model"]["stack"]["layers"][0]["mlp"]["up"]["kernel"])
-    assert np.all(updates["heads"]["output"]["kernel"] != 0)
-    # The gradients of frozen parameters do not use up the norm that clipping allows.
-    none = jax.tree.map(jnp.zeros_like, grads["model"])
-    deepest = {**none, "token_embedding": grads["model"]["token_embedding"]}
-    heads = jax.tree.map(lambda p: jnp.full_like(p, 1e-3), grads["heads"])
-    _, with_it = optimizer.update({"model": deepest, "heads": heads}, state, params)
-    np.testing.assert_allclose(
-        with_it.mean["heads"]["output"]["bias"], 0.1 * 1e-3, rtol=1e-5
-    )
 
 
 def test_fresh_top_layers():
