@@ -114,6 +114,7 @@ class Classification(Objective):
         token; padding may be on either side).
       with_pooler: whether the head has BERT's tanh layer.
       decoder_start_id: what an encoder-decoder's decoder reads first.
+      both_ways: whether a decoder reads the text as an encoder does, not causally.
     """
 
     name: ClassVar[str] = "classification"
@@ -123,6 +124,7 @@ class Classification(Objective):
     reads: str
     with_pooler: bool
     decoder_start_id: int
+    both_ways: bool
 
     def __post_init__(self):
         if self.reads not in READOUTS:
@@ -168,7 +170,9 @@ class Classification(Objective):
 
     def inputs(self, batch: LabelledBatch) -> ModelInputs:
         """What the backbone reads."""
-        return model_inputs(batch, self.architecture, self.decoder_start_id)
+        return model_inputs(
+            batch, self.architecture, self.decoder_start_id, self.both_ways
+        )
 
     def init_heads(
         self, config: BackboneConfig, *, rngs: nnx.Rngs
@@ -226,9 +230,16 @@ class Classification(Objective):
         return terms, {"label_accuracy": accuracy}
 
 
-def model_inputs(batch: Any, architecture: str, decoder_start_id: int) -> ModelInputs:
-    """What a backbone reads; for an encoder-decoder both sides read the tokens."""
+def model_inputs(
+    batch: Any, architecture: str, decoder_start_id: int, both_ways: bool
+) -> ModelInputs:
+    """What a backbone reads; for an encoder-decoder both sides read the tokens.
+
+    `both_ways` makes every position of a decoder see the whole row.
+    """
     inputs = framed_inputs(batch)
+    if architecture == "decoder" and both_ways:
+        return dataclasses.replace(inputs, reads="both")
     if architecture != "encoder_decoder":
         return inputs
     return ModelInputs(

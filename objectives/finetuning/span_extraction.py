@@ -71,12 +71,14 @@ class SpanExtraction(Objective):
 
     Attributes:
       decoder_start_id: what an encoder-decoder's decoder reads first.
+      both_ways: whether a decoder reads the text as an encoder does, not causally.
     """
 
     name: ClassVar[str] = "span_extraction"
     architectures: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "encoder_decoder")
 
     decoder_start_id: int
+    both_ways: bool
 
     @property
     def terms(self) -> dict[str, Term]:
@@ -111,7 +113,9 @@ class SpanExtraction(Objective):
 
     def inputs(self, batch: SpanBatch) -> ModelInputs:
         """What the backbone reads."""
-        return model_inputs(batch, self.architecture, self.decoder_start_id)
+        return model_inputs(
+            batch, self.architecture, self.decoder_start_id, self.both_ways
+        )
 
     def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> SpanHead:
         return SpanHead(config, rngs=rngs)

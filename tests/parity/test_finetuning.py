@@ -134,7 +134,7 @@ def run_ours(program, params, batches):
     )
     losses = []
     for batch in batches:
-        state, metrics = program.step(state, batch)
+        state, metrics = program.step(state, {}, batch)
         losses.append(float(metrics.sums["loss"][0]))
     return losses, state.params
 
@@ -267,6 +267,7 @@ def program_for(config, num_classes):
             reads="cls" if config.architecture == "encoder" else "last",
             with_pooler=config.architecture != "decoder",
             decoder_start_id=0,
+            both_ways=False,
         ),
     )
 

@@ -152,7 +152,7 @@ def check_backbone(backbone: TrainedRun) -> None:
     Raises:
       UserError: naming what differs.
     """
-    config = backbone.model_config
+    config, network = backbone.model_config, backbone.objective.exported
     size, rows = backbone.tokenizer.vocab_size, config.vocab_size
     if rows is not None and size > rows:
         raise UserError(
@@ -163,7 +163,7 @@ def check_backbone(backbone: TrainedRun) -> None:
     wanted = loop.model_shapes(config)
     found = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(backbone.params["model"])
+        for path, leaf in jax.tree_util.tree_leaves_with_path(backbone.params[network])
     }
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
@@ -183,7 +183,7 @@ def initial_params(
     model's head for text-to-text, a tanh pooler (next-sentence prediction) for classes.
     """
     rng = rngs.stream(seed, "params")
-    model = backbone.params["model"]
+    model = backbone.params[backbone.objective.exported]
     if settings.reinit_layers:
         fresh = program.init(rng)["model"]
         model = layer_depths.with_fresh_top(

@@ -58,7 +58,8 @@ def split(
             f"frozen_layers = {frozen_layers}: the model has {config.num_blocks} "
             f"layers; give 0 (everything learns) to {config.num_blocks}."
         )
-    learned, frozen = {}, {}
+    learned: dict[tuple[Any, ...], Any] = {}
+    frozen: dict[tuple[Any, ...], Any] = {}
     for path, leaf in traverse_util.flatten_dict(tree).items():
         is_frozen = _depth(path, config) <= frozen_layers
         if not is_frozen.ndim:

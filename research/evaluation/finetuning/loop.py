@@ -83,7 +83,13 @@ def model_shapes(config: BackboneConfig) -> dict[str, tuple[int, ...]]:
 def make_program(config: BackboneConfig, objective: Any) -> Program:
     """Builds the program, once for equal arguments: jit caches by function."""
     modules = state_lib.create_modules(config, objective)
-    step = make_train_step(objective, modules, OPTIMIZER, num_microbatches=1)
+    step = make_train_step(
+        objective,
+        modules,
+        OPTIMIZER,
+        num_microbatches=1,
+        effective=layer_depths.join,
+    )
 
     def outputs(params: Params, batch: Batch) -> Any:
         return objective.outputs(modules.merge(params), batch)
@@ -280,7 +286,7 @@ class _Run:
         started, at, losses = time.monotonic(), self.at, []
         while at.step_in_epoch < len(batches):
             batch = batches[at.step_in_epoch]()
-            self.state, metrics = self.program.step(self.state, {}, batch)
+            self.state, metrics = self.program.step(self.state, self.constants, batch)
             losses.append(metrics.sums["loss"][0])
             self.trained_rows += jax.tree.leaves(batch)[0].shape[0]
             at.step_in_epoch += 1

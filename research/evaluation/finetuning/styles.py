@@ -1,7 +1,6 @@
-"""How a sentence task is put to a model: as a head's classes, or as text.
+"""Styles of fine-tuning on sentences: a new head's classes, or a label written as text.
 
-A style owns the objective, the framing of rows, the batches and the reading of outputs;
-the loop owns none of that.
+A style has the objective, the framing of rows, the batches and the reading of outputs.
 """
 
 from __future__ import annotations
@@ -246,6 +245,7 @@ def _head_style(
         # GPT has a bare linear layer; BERT, T5 and BART a tanh layer before it.
         with_pooler=config.architecture != "decoder",
         decoder_start_id=decoder_start_id(backbone),
+        both_ways=reads_both_ways(backbone),
     )
     return HeadStyle(
         objective=objective,
@@ -284,7 +284,7 @@ def _text_style(
         loss_weight=1.0,
         z_loss=settings.z_loss,
         loss_normalizing_factor=0.0,
-        bidirectional_inputs=True,
+        bidirectional_inputs=reads_both_ways(backbone),
         isolate_documents=False,
         free=settings.style == "text_to_text_free",
         answer_length=answer_length,
@@ -305,6 +305,11 @@ def answers_of(task: Task) -> tuple[tuple[str, ...], np.ndarray]:
     low, high = task.limits
     grid = np.linspace(low, high, round((high - low) / SCORE_STEP) + 1)
     return tuple(f"{score:.1f}" for score in grid), grid.astype(np.float32)
+
+
+def reads_both_ways(backbone: TrainedRun) -> bool:
+    """Whether a decoder was pretrained to read a text both ways, or one as a prefix."""
+    return backbone.objective.attention != "causal"
 
 
 def decoder_start_id(backbone: TrainedRun) -> int:

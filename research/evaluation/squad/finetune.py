@@ -22,7 +22,11 @@ from research.evaluation.finetuning.batching import Batches
 from research.evaluation.finetuning.finetune import check_backbone, initial_params
 from research.evaluation.finetuning.loop import Outcome, Program
 from research.evaluation.finetuning.settings import FinetuneSettings
-from research.evaluation.finetuning.styles import decoder_start_id, readable_length
+from research.evaluation.finetuning.styles import (
+    decoder_start_id,
+    readable_length,
+    reads_both_ways,
+)
 from research.evaluation.squad import data, scoring
 from research.evaluation.squad.data import Question, Row, Windows
 from research.evaluation.squad.scoring import Answer
@@ -147,6 +151,7 @@ def make_program(backbone: TrainedRun, settings: FinetuneSettings) -> Program:
         vocabulary=backbone.vocabulary,
         row_length=readable_length(config, settings.max_length),
         decoder_start_id=decoder_start_id(backbone),
+        both_ways=reads_both_ways(backbone),
     )
     return loop.make_program(config, objective)
 

@@ -102,12 +102,14 @@ class ToyBackbone:
     step: int
 
 
-def backbone(architecture: str = "encoder", seed: int = 0, **changes) -> ToyBackbone:
+def backbone(
+    architecture: str = "encoder", seed: int = 0, stage: str = "", **changes
+) -> ToyBackbone:
     """A random backbone; heads of a language model where it has no parameters."""
     config = tiny_config(architecture, **{**_MODEL, **changes})
     model = models.create(config, rngs=nnx.Rngs(seed))
     name = {"encoder": "masked_lm", "decoder": "causal_lm"}
-    stage = name.get(architecture, "span_corruption")
+    stage = stage or name.get(architecture, "span_corruption")
     return ToyBackbone(
         config=types.SimpleNamespace(objective=types.SimpleNamespace(name=(stage,))),
         tokenizer=ToyTokenizer(),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from research.errors import UserError
-from research.evaluation.finetuning import loop, styles
+from research.evaluation.finetuning import loop, optimizer, styles
 from research.evaluation.finetuning.data import Split
 from research.evaluation.finetuning.finetune import check_backbone, finetune
 from research.evaluation.glue.tasks import TASKS
@@ -109,16 +109,19 @@ def test_a_long_run_says_how_far_it_is(encoder, data, monkeypatch):
 
 def test_one_program_for_tasks_seeds_and_rates(encoder):
     """Other tasks, seeds, rates, decays and schedules compile nothing."""
+    frozen = dict(frozen_layers=1, num_epochs=1)
     finetune(encoder, word_task(), settings(num_epochs=1), seed=0)
+    finetune(encoder, word_task(), settings(**frozen), seed=0)
     style = styles.make_style(encoder, encoder.model_config, TASKS["sst2"], settings())
     program = loop.make_program(encoder.model_config, style.objective)
     sizes = program.step._cache_size(), program.outputs._cache_size()
     for task, changes in (
         ("rte", {"schedule": "cosine"}),
         ("mnli", {"layer_decay": 0.5, "weight_decay": 0.0}),
-        ("stsb", {"frozen_layers": 1, "selection_metric": "spearman"}),
+        ("stsb", {"selection_metric": "spearman"}),
+        ("qnli", {**frozen, "learning_rate": 1e-4}),
     ):
-        given = settings(num_epochs=1, **changes)
+        given = settings(**{"num_epochs": 1, **changes})
         finetune(encoder, word_task(TASKS[task]), given, seed=3)
     assert (program.step._cache_size(), program.outputs._cache_size()) == sizes
 
@@ -160,13 +163,34 @@ def test_selection_by_loss(encoder, data):
     assert result.selection_score < 0
 
 
-def test_frozen_backbone(encoder, data):
-    given = settings(num_epochs=1, frozen_layers=1)
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_what_is_frozen_has_no_moments(data, monkeypatch, scan_layers):
+    """What is frozen has no moments, so it is no part of the clipped norm either."""
+    encoder = toy.backbone("encoder", num_layers=3, scan_layers=scan_layers)
+    given = settings(num_epochs=1, frozen_layers=2)
+    states, init = [], optimizer.init
+
+    def note(params, hyperparameters):
+        states.append(init(params, hyperparameters))
+        return states[-1]
+
+    monkeypatch.setattr(optimizer, "init", note)
     result = finetune(encoder, data, given, seed=0)
+    moments = states[0].chain[1].mu
     before, after = encoder.params["model"], result.params["model"]
+    assert "token_embedding" not in moments["model"]
+    sizes = [sum(x.size for x in jax.tree.leaves(t)) for t in (moments, result.params)]
+    assert sizes[0] < 0.6 * sizes[1]
+
+    def kernels(params):
+        layers = params["stack"]["layers"]
+        if scan_layers:
+            return list(layers["mlp"]["up"]["kernel"])
+        return [layers[i]["mlp"]["up"]["kernel"] for i in range(3)]
+
     assert same_trees(before["token_embedding"], after["token_embedding"])
-    assert same_trees(before["stack"]["layers"], after["stack"]["layers"])
-    assert not same_trees(before["stack"]["final_norm"], after["stack"]["final_norm"])
+    same = [same_trees(*pair) for pair in zip(kernels(before), kernels(after))]
+    assert same == [True, True, False]
 
 
 def test_constant_predictions_count_as_failed(encoder, data):
@@ -200,6 +224,19 @@ def test_a_model_reads_no_more_than_its_positions():
         free, free.model_config, TASKS["rte"], settings(max_length=512)
     )
     assert style.framing.max_length == 512
+
+
+@pytest.mark.parametrize(("stage", "both_ways"), [("causal_lm", 0), ("prefix_lm", 1)])
+def test_a_decoder_reads_as_it_was_pretrained(stage, both_ways):
+    decoder = toy.backbone("decoder", stage=stage, num_token_types=0)
+    for style, field in (
+        ("head", "both_ways"),
+        ("text_to_text", "bidirectional_inputs"),
+    ):
+        made = styles.make_style(
+            decoder, decoder.model_config, TASKS["sst2"], settings(style=style)
+        )
+        assert getattr(made.objective, field) == both_ways
 
 
 def test_token_types(encoder):
