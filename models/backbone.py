@@ -213,7 +213,11 @@ class Backbone(Protocol):
     def init_cache(
         self, batch_size: int, max_length: int, encoder: ModelInputs | None = None
     ) -> Any:
-        """A cache for `max_length` tokens, which holds the encoder's output if given."""
+        """A cache for `max_length` tokens, which holds the encoder's output if given.
+
+        A pytree with a method `take(rows)`: the cache of other rows with the same
+        prompts, for beam search.
+        """
         ...
 
     def decode_step(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from models import sharding
 from models.backbone import BackboneConfig
@@ -236,3 +236,12 @@ def normal_param(
     """A table drawn from N(0, stddev)."""
     value = jax.random.normal(rngs.params(), shape, config.param_dtype)
     return nnx.Param(value * jnp.asarray(stddev, config.param_dtype))
+
+
+def positions_at(
+    x: Float[Array, "B T ..."], at: Int[Array, "B K"] | None
+) -> Float[Array, "B ..."]:
+    """The positions `at` of each row, [B, K, ...]; None = all."""
+    if at is None:
+        return x
+    return jnp.take_along_axis(x, at.reshape(*at.shape, *[1] * (x.ndim - 2)), axis=1)

@@ -15,7 +15,7 @@ import models
 from models.backbone import BackboneConfig
 from models.dropout import DropoutRngs
 from models.inputs import ModelInputs
-from models.transformer.block import positions_at
+from models.layers import positions_at
 from objectives.cross_entropy import logits, weighted_cross_entropy
 from objectives.heads import Readout
 from objectives.scoring import Scoring

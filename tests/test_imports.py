@@ -38,10 +38,6 @@ ENTRY_POINTS = sorted(
     for path in (ROOT / "research").glob("*.py")
     if path.stem not in ("__init__", "errors")
 )
-# (importing file, imported file): moves under way. This has to become empty.
-EXCEPTIONS = {
-    ("research.training.program", "research.training.memory"),
-}
 
 
 def module_name(path: pathlib.Path) -> str:
@@ -70,11 +66,7 @@ def imported(module: str) -> frozenset[str]:
 
 
 def imports_of_ours(module: str) -> set[str]:
-    return {
-        name
-        for name in imported(module) & files().keys()
-        if (module, name) not in EXCEPTIONS
-    }
+    return set(imported(module) & files().keys())
 
 
 def level(module: str) -> int:

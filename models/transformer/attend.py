@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from models import platform, sharding
 from models.dropout import DropoutRngs, keep_mask
 from models.layers import laid_out
-from models.transformer.masks import SegmentMask
+from models.transformer.masks import SPLASH_BLOCK, SegmentMask
 
 
 def attend(
@@ -60,9 +60,7 @@ def attend(
         from models.transformer import splash
 
         assert segments is not None, "splash serves segments alone"
-        return splash.splash_attention(
-            query, key, value, segments, scale=scale, smallest_block=SPLASH_BLOCK
-        )
+        return splash.splash_attention(query, key, value, segments, scale=scale)
     if bias is not None:
         bias = bias.astype(query.dtype if kernel == "cudnn" else jnp.float32)
     return jax.nn.dot_product_attention(
@@ -127,8 +125,6 @@ def implementation(
 
 # Kernels that never hold the attention weights.
 FUSED = ("cudnn", "splash")
-# Splash reads one sequence, cut evenly into blocks of this many positions or a multiple.
-SPLASH_BLOCK = 128
 
 
 def _has_flash() -> bool:

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from models.dropout import DropoutRngs, dropout, fold
-from models.layers import ACTIVATIONS, Linear, Norm, kernel_stddev
+from models.layers import ACTIVATIONS, Linear, Norm, kernel_stddev, positions_at
 from models.pytree import pytree
 from models.transformer.attention import Attention, RopeTables
 from models.transformer.cache import LayerCache
@@ -205,15 +205,6 @@ class Block(nnx.Module):
         if self.config.norm_position == "pre":
             return stream + dropout(sublayer(norm(hidden)), rate, rngs)
         return norm(stream + dropout(sublayer(hidden), rate, rngs))
-
-
-def positions_at(
-    x: Float[Array, "B T ..."], at: Int[Array, "B K"] | None
-) -> Float[Array, "B ..."]:
-    """The positions `at` of each row, [B, K, ...]; None = all."""
-    if at is None:
-        return x
-    return jnp.take_along_axis(x, at.reshape(*at.shape, *[1] * (x.ndim - 2)), axis=1)
 
 
 def _queries_at(pairs: Array, at: Int[Array, "B K"]) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -63,3 +65,14 @@ class Cache:
     positions: Int[Array, "B S"]
     index: Int[Array, ""]
     encoder_segment_ids: Int[Array, "B E"] | None = None
+
+    def take(self, rows: Int[Array, " B"]) -> Cache:
+        """The cache of other rows with the same prompts, for beam search.
+
+        Only keys and values of self-attention differ between them, so no others move.
+        """
+        layers = tuple(
+            dataclasses.replace(x, keys=x.keys[rows], values=x.values[rows])
+            for x in self.layers
+        )
+        return dataclasses.replace(self, layers=layers)

@@ -9,7 +9,7 @@ import numpy as np
 
 from models import platform as platforms
 from models.backbone import BackboneConfig, check_choice
-from models.transformer import attend
+from models.transformer import attend, masks
 
 # Values that the fields with names for values accept, beside those of every backbone.
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -210,8 +210,8 @@ class TransformerConfig(BackboneConfig):
         with platforms.planned_for(platform):
             kernel = attend.implementation(
                 self.attention,
-                query_shape=(1, attend.SPLASH_BLOCK, self.num_heads, self.dim_per_head),
-                key_length=attend.SPLASH_BLOCK,
+                query_shape=(1, masks.SPLASH_BLOCK, self.num_heads, self.dim_per_head),
+                key_length=masks.SPLASH_BLOCK,
                 dtype=self.compute_dtype,
                 drops_weights=False,
                 segments_suffice=self.position not in ("alibi", "relative_bias"),

@@ -13,6 +13,9 @@ from jaxtyping import Array, Bool, Int
 
 from models.pytree import pytree
 
+# The splash kernel cuts a sequence evenly into blocks of a multiple of these positions.
+SPLASH_BLOCK = 128
+
 
 @pytree
 class SegmentMask:

@@ -16,11 +16,11 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jaxtyping import Array, Float
 
 from models import sharding
-from models.transformer.masks import SegmentMask
+from models.transformer.masks import SPLASH_BLOCK, SegmentMask
 
 # Positions of a block, largest first. Every block of queries reads all keys again, so
-# large blocks read less. `attend` asks that the smallest divides the length.
-_BLOCKS = (512, 256)
+# large blocks read less.
+_BLOCKS = (512, 256, SPLASH_BLOCK)
 
 
 def splash_attention(
@@ -30,7 +30,6 @@ def splash_attention(
     segments: SegmentMask,
     *,
     scale: float,
-    smallest_block: int,
 ) -> Float[Array, "B T N H"]:
     """softmax(query . key * scale) . value over the keys that `segments` shows.
 
@@ -38,10 +37,7 @@ def splash_attention(
     """
 
     def attend(query, key, value, segment_ids):
-        length, num_heads = query.shape[1:3]
-        sizes = (*_BLOCKS, smallest_block)
-        block = next(size for size in sizes if length % size == 0)
-        kernel = _kernel(length, num_heads, block, causal=segments.causal)
+        kernel = _kernel(query.shape[1], query.shape[2], causal=segments.causal)
 
         def of_row(query, key, value, ids):
             ids = splash_attention_kernel.SegmentIds(q=ids, kv=ids)
@@ -54,7 +50,8 @@ def splash_attention(
     return sharding.current().on_each_device(attend)(query, key, value, segments.ids)
 
 
-def _kernel(length: int, num_heads: int, block: int, *, causal: bool):
+def _kernel(length: int, num_heads: int, *, causal: bool):
+    block = next(size for size in _BLOCKS if length % size == 0)
     kind = (
         splash_attention_mask.CausalMask if causal else splash_attention_mask.FullMask
     )

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int
 from models import sharding
 from models.dropout import DropoutRngs, fold
 from models.inputs import ModelInputs
-from models.layers import PRODUCT, Norm, kernel_stddev, normal_param
-from models.transformer.block import Block, Context, positions_at
+from models.layers import PRODUCT, Norm, kernel_stddev, normal_param, positions_at
+from models.transformer.block import Block, Context
 from models.transformer.cache import Cache, LayerCache, by_head
 from models.transformer.config import TransformerConfig
 from models.transformer.masks import SegmentMask, decoder_mask, segment_mask

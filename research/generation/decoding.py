@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from models.transformer.cache import Cache
 from research.generation.language_model import LanguageModel
 from research.generation.sampling import next_token
 
@@ -92,7 +91,7 @@ def _stops(language_model: LanguageModel, tokens: Int[Array, " *shape"]):
 class _SampleState(NamedTuple):
     written: Int[Array, ""]
     logits: Float[Array, "B V"]
-    cache: Cache
+    cache: Any
     positions: Int[Array, " B"]
     done: Bool[Array, " B"]
     output: Int[Array, "B N"]
@@ -147,7 +146,7 @@ class _BeamState(NamedTuple):
 
     written: Int[Array, ""]
     logits: Float[Array, "B K V"]
-    cache: Cache
+    cache: Any
     positions: Int[Array, " BK"]
     running: Int[Array, "B K N"]
     running_scores: Float[Array, "B K"]
@@ -263,16 +262,8 @@ def _take(x: Array, indices: Int[Array, "B M"]) -> Array:
     return jnp.take_along_axis(x, expanded, axis=1)
 
 
-def _reorder(cache: Cache, origins: Int[Array, "B K"]) -> Cache:
-    """The cache of every beam's origin. Only self-attention differs among beams."""
+def _reorder(cache: Any, origins: Int[Array, "B K"]) -> Any:
+    """The cache of every beam's origin, a beam of the same row."""
     batch, beams = origins.shape
-
-    def gather(x):
-        grouped = x.reshape(batch, beams, *x.shape[1:])
-        return _take(grouped, origins).reshape(x.shape)
-
-    layers = tuple(
-        dataclasses.replace(layer, keys=gather(layer.keys), values=gather(layer.values))
-        for layer in cache.layers
-    )
-    return dataclasses.replace(cache, layers=layers)
+    first = jnp.arange(batch, dtype=origins.dtype)[:, None] * beams
+    return cache.take((first + origins).reshape(-1))

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from models import ModelInputs
-from models.transformer.cache import Cache
 from objectives.base import Objective
 from objectives.cross_entropy import logits
 from objectives.types import PromptFrame, Target
@@ -47,7 +46,7 @@ class LanguageModel:
         prompts: Int[Array, "B P"],
         is_prompt: Bool[Array, "B P"],
         max_new_tokens: int,
-    ) -> tuple[Float[Array, "B V"], Cache, Int[Array, " B"]]:
+    ) -> tuple[Float[Array, "B V"], Any, Int[Array, " B"]]:
         """Reads the prompts, padded on the left.
 
         Returns:
@@ -86,8 +85,8 @@ class LanguageModel:
         params: Any,
         tokens: Int[Array, " B"],
         positions: Int[Array, " B"],
-        cache: Cache,
-    ) -> tuple[Float[Array, "B V"], Cache]:
+        cache: Any,
+    ) -> tuple[Float[Array, "B V"], Any]:
         """Logits after one more token of every row."""
         model = self.modules.merge(params)["model"]
         inputs = _one_token(tokens, positions)

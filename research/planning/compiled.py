@@ -14,9 +14,11 @@ import jax
 from research.config import checks
 from research.config.sections import RunConfig
 from research.errors import UserError
-from research.training import activations, memory
+from research.planning import activations, estimate
+from research.planning.estimate import Memory
+from research.training import memory
 from research.training import program as program_lib
-from research.training.memory import Memory, gib
+from research.training.memory import gib
 
 _DEVICE_COUNT_FLAG = "xla_force_host_platform_device_count"
 
@@ -71,7 +73,6 @@ def compile_step(config: RunConfig, num_devices: int) -> Compiled:
         devices=devices[:num_devices],
     )
     kept = activations.count(program, devices[0].platform)
-    rows = memory.rows_at_a_time(program)
     lowered = program.lower_train_step(program.objective)
     allocated = memory.allocated_bytes(lowered.compile())
     if allocated is None:
@@ -79,5 +80,5 @@ def compile_step(config: RunConfig, num_devices: int) -> Compiled:
     return Compiled(
         devices=f"{num_devices} x {devices[0].device_kind}",
         allocated=allocated,
-        estimated=memory.estimate(program, kept, rows=rows),
+        estimated=estimate.estimate(program, kept),
     )

@@ -8,12 +8,12 @@ import dataclasses
 from research.config import checks
 from research.config.sections import ParallelConfig, RunConfig
 from research.machine.devices import Device
-from research.planning import target
-from research.training import activations, checkpoints, flops, memory, parallelism
+from research.planning import activations, estimate, target
+from research.planning.activations import Activations
+from research.planning.estimate import Memory
+from research.training import checkpoints, flops, parallelism
 from research.training import program as program_lib
-from research.training.activations import Activations
 from research.training.flops import Flops
-from research.training.memory import Memory
 from research.training.program import Program
 
 # Hoffmann et al. 2022, 'Chinchilla': compute-optimal tokens a parameter.
@@ -168,7 +168,7 @@ def create(config: RunConfig, device: str | None, num_devices: int | None) -> Pl
         flops=flops.count(*counted),
         executed=flops.executed(*counted),
         activations=kept,
-        memory=memory.estimate(program, kept, rows=memory.rows_at_a_time(program)),
+        memory=estimate.estimate(program, kept),
         usable=target.usable_bytes(found),
     )
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from research.config.sections import RunConfig
 from research.machine import terminal
 from research.planning import compiled as compiled_lib
+from research.planning import estimate
 from research.planning import plan as plan_lib
 from research.planning.compiled import Compiled
 from research.planning.plan import TOKENS_PER_PARAM, UTILISATION, Plan
@@ -82,7 +83,7 @@ def _parameters(plan: Plan) -> Table:
 
 
 def _memory(plan: Plan) -> Table:
-    rows = memory.rows_at_a_time(plan.program)
+    rows = estimate.rows_at_a_time(plan.program)
     table = _table(
         f"memory per device, {rows} rows at a time", ("kind", "size", "per parameter")
     )

@@ -106,9 +106,9 @@ class Program:
         """
         device = jax.local_devices()[0]
         there_is = memory.device_bytes(device)
-        if there_is is not None:
-            memory.check(self, there_is)
         advice = memory.advice(self.config)
+        if there_is is not None:
+            memory.check(self.state, there_is, advice)
         with memory.explained("the step", advice):
             compiled = self.lower_train_step(objective).compile()
         memory.check_compiled(compiled, "the compiled step", advice)

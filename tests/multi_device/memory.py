@@ -19,8 +19,8 @@ import psutil
 from experiments import base, presets
 from research.config import checks
 from research.config import parse as config_lib
-from research.training import activations, program
-from research.training import memory as memory_lib
+from research.planning import activations, estimate
+from research.training import program
 
 # 1.1B parameters.
 BILLION = dict(num_layers=22, emb_dim=2048, num_heads=32, mlp_dim=8192)
@@ -50,7 +50,6 @@ def main() -> None:
     compiled = lowered.compile()
     memory = compiled.memory_analysis()
     kept = activations.count(parts, "cpu")
-    rows = memory_lib.rows_at_a_time(parts)
     text = compiled.as_text()
     gathers = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", text)
     print(
@@ -59,7 +58,7 @@ def main() -> None:
                 "arguments": memory.argument_size_in_bytes,
                 "temporaries": memory.temp_size_in_bytes,
                 "gathers": [[int(n) for n in g.split(",") if n] for g in gathers],
-                "estimated": memory_lib.estimate(parts, kept, rows=rows).total,
+                "estimated": estimate.estimate(parts, kept).total,
                 "process": process,
                 "live": sum(array.nbytes for array in jax.live_arrays()),
                 "params": program.state.count_params(parts.state.params),

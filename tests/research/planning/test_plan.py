@@ -8,9 +8,8 @@ from rich.console import Console
 
 from research.errors import UserError
 from research.machine import devices
-from research.planning import compiled, plan, target
+from research.planning import compiled, estimate, plan, target
 from research.planning.show import show
-from research.training import memory
 from research.training import state as state_lib
 from tests.research.training import tiny
 
@@ -39,7 +38,7 @@ def test_the_largest_batch_fits_and_one_more_row_does_not():
     assert made.largest_batch == 4 * rows > 0
 
     def total(rows):
-        return memory.estimate(made.program, made.activations, rows=rows).total
+        return estimate.estimate(made.program, made.activations, rows=rows).total
 
     assert total(rows) <= made.usable < total(rows + 1)
 

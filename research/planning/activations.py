@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,8 @@ from objectives import cross_entropy
 from objectives.base import Objective
 from objectives.types import Example
 from research.training import flops, state
+from research.training.program import Program
 from research.training.state import Modules
-
-if TYPE_CHECKING:
-    from research.training.program import Program
 
 # Rows of the two traces whose difference is the cost of a row: even, for objectives that
 # pair rows, and no number of heads, by which axes are told apart.
