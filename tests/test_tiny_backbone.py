@@ -11,8 +11,8 @@ from rich.console import Console
 
 import models
 from experiments import base, comparison_base, presets
-from research.comparison import budgets
 from research.comparison import config as comparison_config
+from research.comparison import jobs
 from research.comparison import pretraining as comparison_pretraining
 from research.config import parse as config_lib
 from research.errors import UserError
@@ -86,8 +86,10 @@ def test_it_is_an_arm_of_a_comparison(corpus, tmp_path):
         **{
             "shared.data.source": corpus,
             "shared.data.cache_dir": str(tmp_path / "cache"),
+            "shared.data.tokenizer.vocab_size": 512,
+            "shared.data.tokenizer.num_sentinels": 16,
+            "shared.data.heldout_fraction": 0.1,
             "budget.axis": "flops",
-            "budget.amount": 1e9,
         },
     )
     run = base.get_config()
@@ -98,10 +100,19 @@ def test_it_is_an_arm_of_a_comparison(corpus, tmp_path):
     )
     values.varies = (*values.varies, "model")
     parsed = comparison_config.parse(values)
-    costs = comparison_pretraining.step_costs(parsed, tmp_path)
-    steps = budgets.num_train_steps(parsed.budget, costs)
-    assert costs["average"].flops < costs["causal_lm"].flops
-    assert steps["average"] > steps["causal_lm"]
+    costs = {
+        arm.name: comparison_pretraining.step_cost(arm, None) for arm in parsed.arms
+    }
+    assert 0 < costs["average"].flops < costs["causal_lm"].flops
+    budget = dataclasses.replace(parsed.budget, amount=16 * costs["average"].flops)
+    parsed = dataclasses.replace(parsed, budget=budget)
+    job = next(
+        job for job in jobs.plan(parsed) if job.kind == "run" and job.arm == "average"
+    )
+    summary = comparison_pretraining.run(parsed, job, tmp_path, print)["summary"]
+    assert summary["num_steps"] == 16
+    assert summary["flops"] == pytest.approx(budget.amount)
+    assert np.isfinite(summary["heldout_loss"])
 
 
 def test_it_is_fine_tuned():

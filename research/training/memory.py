@@ -85,15 +85,12 @@ def check(weights: Any, state: TrainState, there_is: float, advice: str) -> None
     Raises:
       TooLittleMemory: with what is needed, what there is and which settings to change.
     """
-    weights, gradients = (
-        shard_bytes(state.params),
-        shard_bytes(state.params, jnp.float32),
-    )
-    optimizer = shard_bytes(state.opt_state)
-    if weights + gradients + optimizer > there_is:
+    used, optimizer = shard_bytes(weights), shard_bytes(state.opt_state)
+    gradients = shard_bytes(state.params, jnp.float32)
+    if used + gradients + optimizer > there_is:
         raise TooLittleMemory(
-            f"the step needs more than {gib(weights + gradients + optimizer)} on each "
-            f"device, which has {gib(there_is)}: parameters {gib(weights)}, optimizer "
+            f"the step needs more than {gib(used + gradients + optimizer)} on each "
+            f"device, which has {gib(there_is)}: parameters {gib(used)}, optimizer "
             f"{gib(optimizer)}, gradients {gib(gradients)}, and activations. {advice}"
         )
 
@@ -124,9 +121,9 @@ def check_compiled(
 
 
 def allocated_bytes(compiled: Any) -> int | None:
-    """Bytes that XLA allocates for a compiled step on one device: state, batch, temporaries.
+    """Bytes that XLA allocates for a compiled step on one device.
 
-    From the compiler's own plan, without what else the process holds; None if the
+    State, batch and temporaries, from the compiler's own plan, without what else the process holds; None if the
     backend does not report it. The 'peak' that some backends report as well is that of
     the arguments alone on CPUs.
     """

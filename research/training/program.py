@@ -108,7 +108,7 @@ class Program:
         there_is = memory.device_bytes(device)
         advice = memory.advice(self.config)
         if there_is is not None:
-            memory.check(self.state, there_is, advice)
+            memory.check(self.weights, self.state, there_is, advice)
         with memory.explained("the step", advice):
             compiled = self.lower_train_step(objective).compile()
         memory.check_compiled(compiled, "the compiled step", advice)
