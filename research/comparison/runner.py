@@ -181,7 +181,8 @@ def _check_same(
         listed = "\n".join(refused[:20])
         more = f"\n  and {len(refused) - 20} more" if len(refused) > 20 else ""
         raise UserError(
-            f"workdir {workdir} holds another comparison:\n{listed}{more}\n"
+            f"workdir {workdir} holds another comparison"
+            f"{workdir_lib.written_by(workdir)}:\n{listed}{more}\n"
             f"Choose another workdir. Only seeds and evaluations may be added."
         )
 

@@ -21,9 +21,9 @@ def complete(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def complete_comparison(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The saved config of a comparison, with those fields in the configs of its arms."""
+    """The saved config of a comparison, with those fields in every run's config."""
     arms = {
         name: {**arm, "base": complete(arm["base"]), "config": complete(arm["config"])}
         for name, arm in values["arms"].items()
     }
-    return {**values, "arms": arms}
+    return {**values, "shared": complete(values["shared"]), "arms": arms}

@@ -1,6 +1,7 @@
 """Jobs are done once each, whatever fails, stops, or works beside them."""
 
 import contextlib
+import copy
 import json
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from research.comparison import (
 )
 from research.comparison.pretraining import Stopped
 from research.comparison.report.figures import style
+from research.config import saved
 from research.errors import UserError
 from research.evaluation.acceptability import Acceptability
 from research.training import loop
@@ -269,6 +271,19 @@ def test_a_workdir_of_another_comparison_is_refused(tmp_path, monkeypatch):
         UserError, match=r"config\.seeds: \(0, 1, 2\) there, \(0, 1\) now"
     ):
         runner.run(fixtures.comparison(seeds=(0, 1)), tmp_path)
+
+
+def test_a_comparison_of_an_earlier_version_goes_on(tmp_path, monkeypatch):
+    config = fixtures.comparison()
+    earlier = copy.deepcopy(fixtures.config_lib.parse(config).raw)
+    runs = [v for arm in earlier["arms"].values() for v in (arm["base"], arm["config"])]
+    for section, fields in saved.ADDED.items():
+        for run in (earlier["shared"], *runs):
+            for field in fields:
+                del run[section][field]
+    outcomes.write(tmp_path / results.COMPARISON_FILE, {"config": earlier})
+    install(monkeypatch, Fakes())
+    assert runner.run(config, tmp_path) == 0
 
 
 def test_seeds_may_be_added(tmp_path, monkeypatch):
