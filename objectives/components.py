@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from typing import Any
@@ -83,8 +84,10 @@ class Components(Objective):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """E.g. 'mixture(causal_lm, masked_lm)'."""
-        return f"{self.kind}({', '.join(c.name for _, c in self.components)})"
+        """E.g. 'mixture(6 x span_corruption, prefix_lm)'."""
+        counts = collections.Counter(c.name for _, c in self.components)
+        names = (f"{n} x {name}" if n > 1 else name for name, n in counts.items())
+        return f"{self.kind}({', '.join(names)})"
 
     @property
     def frozen(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -82,7 +82,7 @@ def _count(program: Program, objective: Objective, platform: str) -> Activations
 
     def line(remat: str) -> tuple[Line, Kept]:
         changed = dataclasses.replace(config, remat=remat)
-        modules = state.create_modules(changed, objective)
+        modules = state.create_modules(changed, program.objective)
         with platforms.planned_for(platform):
             few, more = (trace(objective, modules, number) for number in rows)
         less = few.num_bytes(sizes, tensor)

@@ -98,12 +98,11 @@ def draw(
     """
     console.print(_title(objective))
     objective = objective.at(step)
-    parts = {name: part for name, part, _ in objective.parts()}
     first = next(batches)
     clean = np.asarray(first[1].tokens)
     examples = examples_of(jax.jit(objective.corrupt)(*first))
-    for name, example in examples.items():
-        part = parts[name]
+    for name, part, _ in objective.parts():
+        example = examples[name]
         if name:
             console.print(_title(part, name))
         for index in range(min(num_rows, example.row_ids.shape[0])):
