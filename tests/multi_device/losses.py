@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+import objectives
 from experiments import presets
 from objectives.types import TokenBatch
 from research.config import parse as config_lib
@@ -35,15 +36,32 @@ STAGES = {
 }
 
 
+# Causal and masked LM on one decoder stack, at once and one after the other.
+COMBINED = {
+    "mixture": presets.mixture(
+        causal=(presets.objective("causal_lm"), 1),
+        masked=(presets.objective("masked_lm"), 1),
+    ),
+    "phases": presets.phases(
+        clm=(presets.objective("causal_lm"), 0.5),
+        mlm=(presets.objective("masked_lm"), 1.0),
+    ),
+}
+
+
 def config(objective: str, overrides: dict[str, Any]):
     values = tiny.config()
     values.train.batch_size = BATCH_SIZE
     values.eval.batch_size = BATCH_SIZE
     values.train.num_train_steps = 20
-    stages = STAGES.get(objective, (objective,))
-    values.objective = presets.objective(*stages)
-    architectures = program.config_lib.objectives.OBJECTIVES[stages[-1]].architectures
-    values.model.architecture = architectures[0]
+    if objective in COMBINED:
+        values.objective = COMBINED[objective]
+        values.model.update(architecture="decoder", position="rope")
+    else:
+        stages = STAGES.get(objective, (objective,))
+        values.objective = presets.objective(*stages)
+        architectures = objectives.OBJECTIVES[stages[-1]].architectures
+        values.model.architecture = architectures[0]
     values.model.num_token_types = 2
     values.model.num_heads = 8
     values.model.max_seq_len = 128
@@ -64,7 +82,10 @@ def losses(case: dict[str, Any]) -> list[float]:
     row_length = run.data.row_length
     parts = program.create(run, vocabulary, devices=devices)
     state, constants = parts.init()
-    compiled = parts.compile_train_step(parts.objective.at(0))
+    compiled = {
+        start: parts.compile_train_step(parts.objective.at(start))
+        for start in (0, *parts.objective.switches)
+    }
     rows = loader.host_rows(BATCH_SIZE, *parts.parallel.host_part)
     found = []
     for step in range(steps):
@@ -76,7 +97,8 @@ def losses(case: dict[str, Any]) -> list[float]:
         )
         batch = parts.parallel.place(own)
         with jax.transfer_guard("disallow"):
-            state, metrics = compiled(state, constants, batch)
+            start = max(start for start in compiled if start <= step)
+            state, metrics = compiled[start](state, constants, batch)
         found.append(float(np.asarray(metrics.sums["loss"][0])))
     evaluate = parts.compile_eval_step()
     result = evaluate(

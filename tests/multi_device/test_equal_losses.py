@@ -73,6 +73,11 @@ def test_every_objective(objective, request):
     check(objective, full_matrix() if whole else FEW)
 
 
+@pytest.mark.parametrize("objective", ["mixture", "phases"])
+def test_every_combination(objective):
+    check(objective, [mesh(2, 2, 2) | microbatches(2), PMAP | microbatches(2)])
+
+
 def test_the_kernel_of_tpus_on_meshes():
     """Interpreted: causal and packed documents, then an encoder's all but last layer."""
     for objective, row_length in (("causal_lm", 128), ("masked_lm", 126)):
