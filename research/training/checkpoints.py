@@ -18,7 +18,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from research.errors import UserError
-from research.training.parallelism import path_name
+from research.training.partitioning import path_name
 from research.training.state import Params
 
 CHECKSUMS = "checksums.json"

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,70 +19,24 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-import models
 from models.sharding import Placement
 from objectives.base import Objective
 from research.config import objective_section
 from research.config.sections import ParallelConfig, RunConfig
 from research.errors import UserError
 from research.machine import mesh_devices
+from research.training.partitioning import (
+    DATA,
+    FSDP,
+    ROWS,
+    TENSOR,
+    param_spec,
+    path_name,
+)
 from research.training.step import ONE_DEVICE, Distribution
 
-# Mesh axes. Rows are split over the first two.
-DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
-ROWS = (DATA, FSDP)
 # The one axis of 'pmap'.
 REPLICAS = "replicas"
-
-# What a dimension of a parameter is, and the mesh axis that it is split over: D width
-# of hidden states, V vocabulary, H heads times their width, F feed-forward.
-AXIS_OF_DIMENSION = {"D": FSDP, "V": TENSOR, "H": TENSOR, "F": TENSOR, "-": None}
-
-# Names of parameters of heads to their dimensions, first match.
-HEAD_RULES: tuple[tuple[str, str], ...] = (
-    (r"output/kernel$", "V D"),
-    (r"output/bias$", "V"),
-    (r"kernel$", "D -"),
-)
-
-
-def param_spec(
-    name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
-) -> PartitionSpec:
-    """How a parameter is split: the first rule whose pattern its name matches.
-
-    The rules of backbones come before those of heads, which match any kernel. Leading
-    dimensions that a rule does not name (stacked layers) are never split. A dimension
-    that its mesh axis does not divide stays whole, as does everything without a rule
-    (norms, other biases).
-    """
-    backbones = (backbone.partition_rules for backbone in models.BACKBONES.values())
-    for pattern, dimensions in itertools.chain(*backbones, HEAD_RULES):
-        if re.search(pattern, name):
-            letters = dimensions.split()
-            break
-    else:
-        return PartitionSpec()
-    letters = ["-"] * (len(shape) - len(letters)) + letters[-len(shape) :]
-    axes = []
-    for letter, size in zip(letters, shape, strict=True):
-        axis = AXIS_OF_DIMENSION[letter]
-        divides = axis is not None and size % mesh.shape[axis] == 0
-        axes.append(axis if divides and mesh.shape[axis] > 1 else None)
-    return PartitionSpec(*axes)
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """'model/stack/layers/0/mlp/up/kernel' of a path in a tree or in NNX's state."""
-    names = [str(_key(part)) for part in path]
-    return "/".join(names[:-1] if names[-1] == "value" else names)
-
-
-def _key(part: Any) -> Any:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(part, attribute):
-            return getattr(part, attribute)
-    return part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,10 +284,10 @@ def _gather_backward(used, grad_shardings, _, grad):
 _gather_parameter.defvjp(_gather_forward, _gather_backward)
 
 
-def _all_gather(batch: Any) -> Any:
-    return jax.tree.map(
-        lambda x: jax.lax.all_gather(x, REPLICAS, axis=0, tiled=True), batch
-    )
+_all_gather = functools.partial(
+    jax.lax.all_gather, axis_name=REPLICAS, axis=0, tiled=True
+)
+_psum = functools.partial(jax.lax.psum, axis_name=REPLICAS)
 
 
 def _own_rows(example: Any) -> Any:
@@ -347,10 +299,6 @@ def _own_rows(example: Any) -> Any:
         return jax.lax.dynamic_slice_in_dim(x, index * size, size)
 
     return jax.tree.map(rows, example)
-
-
-def _psum(sums: Any) -> Any:
-    return jax.lax.psum(sums, REPLICAS)
 
 
 def create(config: ParallelConfig, devices: list[jax.Device] | None = None) -> Parallel:

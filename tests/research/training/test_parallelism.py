@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from research.errors import UserError
-from research.training import checkpoints, parallelism
+from research.training import checkpoints, parallelism, partitioning
 from tests.research.training import tiny
 
 MESH = AbstractMesh((2, 2, 2), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3)
@@ -30,7 +30,7 @@ WANTED = {
 def specs(**overrides):
     shapes = checkpoints.flatten(tiny.program(**overrides).modules.params)
     return {
-        name: parallelism.param_spec(name, leaf.shape, MESH)
+        name: partitioning.param_spec(name, leaf.shape, MESH)
         for name, leaf in shapes.items()
     }
 
@@ -53,7 +53,7 @@ def test_every_matrix_has_a_rule(objective):
     program = tiny.program(objective, model__gated_mlp=True)
     for name, leaf in checkpoints.flatten(program.modules.params).items():
         if leaf.ndim >= 2:
-            spec = parallelism.param_spec(name, leaf.shape, MESH)
+            spec = partitioning.param_spec(name, leaf.shape, MESH)
             assert any(axis is not None for axis in spec), name
 
 
@@ -67,14 +67,14 @@ def test_moments_lie_beside_their_parameters():
     for name, leaf in names.items():
         if name.startswith("params/"):
             moment = name.replace("params/", "opt_state/adam/square/")
-            spec = parallelism.param_spec(name, leaf.shape, MESH)
-            assert parallelism.param_spec(moment, leaf.shape, MESH) == spec
+            spec = partitioning.param_spec(name, leaf.shape, MESH)
+            assert partitioning.param_spec(moment, leaf.shape, MESH) == spec
 
 
 def test_what_an_axis_does_not_divide_stays_whole():
     name = "model/token_embedding"
-    assert parallelism.param_spec(name, (511, 32), MESH) == PartitionSpec(None, "fsdp")
-    assert parallelism.param_spec(name, (511, 31), MESH) == PartitionSpec(None, None)
+    assert partitioning.param_spec(name, (511, 32), MESH) == PartitionSpec(None, "fsdp")
+    assert partitioning.param_spec(name, (511, 31), MESH) == PartitionSpec(None, None)
 
 
 @pytest.mark.parametrize(
