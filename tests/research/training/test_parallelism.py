@@ -1,6 +1,7 @@
 """Rules for every parameter, meshes that fit, and errors for those that do not."""
 
 import dataclasses
+import types
 
 import jax
 import pytest
@@ -92,14 +93,15 @@ def test_a_mesh_that_does_not_fit_is_refused(changes, words):
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    class Parallel:
-        num_row_shards = 4
-
+    parallel = types.SimpleNamespace(num_row_shards=4)
+    whole, thirds = (types.SimpleNamespace(denominator=n) for n in (1, 3))
     config = tiny.run_config(train__num_microbatches=4, eval__batch_size=6)
-    problems = parallelism.batch_problems(config, Parallel())
+    problems = parallelism.batch_problems(config, whole, parallel)
     assert len(problems) == 2
     assert "multiple of 16" in problems[0]
     assert "eval.batch_size = 6" in problems[1]
+    (problem,) = parallelism.batch_problems(tiny.run_config(), thirds, parallel)
+    assert "shares over 3" in problem and "one of 2 fit" in problem
 
 
 def test_one_host_has_all_rows():
