@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from models.backbone import BackboneConfig
 from models.inputs import ModelInputs
-from objectives.base import Objective, row_keys
+from objectives.base import row_keys
 from objectives.corruption import rows, selection
 from objectives.heads import MaskedLMHead, Readout
-from objectives.scoring import Scoring, masked_prompt, masked_scoring
+from objectives.masking import Masking
 from objectives.statistics import Statistic, share, shown
-from objectives.types import Example, Lengths, PromptFrame, Target, Term
-from objectives.validation import check_choice, check_range, check_row_length
+from objectives.types import Example, Target
+from objectives.validation import check_choice, check_range
 
-REPLACEMENTS = ("uniform", "unigram")
 UNITS = ("token", "word", "ngram")
 BUDGETS = ("exact", "stochastic", "bernoulli")
 # Pieces selected together when words are: mean square over mean of a word's pieces,
@@ -31,7 +28,7 @@ _WORD_CLUSTER = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskedLM(Objective):
+class MaskedLM(Masking):
     """BERT's masked LM (Devlin et al. 2019, section 3.1) and its descendants.
 
     A share of the tokens is selected anew at every step and predicted. Of these, most
@@ -77,32 +74,16 @@ class MaskedLM(Objective):
     """
 
     name: ClassVar[str] = "masked_lm"
-    architectures: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
-    accepts: ClassVar[tuple[str, ...]] = ("clean", "framed")
 
-    loss_weight: float
-    noise_density: float
-    mask_prob: float
-    random_prob: float
-    replacement: str
     replace_per: str
     unit: str
     max_ngram: int
     budget: str
-    isolate_documents: bool
 
     def __post_init__(self):
+        super().__post_init__()
         name = self.name
-        check_row_length(name, self.row_length, 2)
-        check_range(name, "loss_weight", self.loss_weight, above=0)
-        check_range(name, "noise_density", self.noise_density, above=0, below=1)
-        for field in ("mask_prob", "random_prob"):
-            check_range(name, field, getattr(self, field), at_least=0, at_most=1)
-        # 0.8 + 0.2 is a little over 1 in some pairs of floats.
-        shares = round(self.mask_prob + self.random_prob, 9)
-        check_range(name, "mask_prob + random_prob", shares, at_most=1)
         check_range(name, "max_ngram", self.max_ngram, at_least=1)
-        check_choice(name, "replacement", self.replacement, REPLACEMENTS)
         check_choice(name, "replace_per", self.replace_per, ("token", "unit"))
         check_choice(name, "unit", self.unit, UNITS)
         check_choice(name, "budget", self.budget, BUDGETS)
@@ -111,36 +92,11 @@ class MaskedLM(Objective):
                 "masked_lm.budget = 'bernoulli' with unit = 'ngram': n-grams are placed "
                 "until a budget is met; choose budget 'exact' or 'stochastic'."
             )
-        self.vocabulary.require(name, "cls_id", "sep_id", "mask_id")
         if self.unit != "token":
             self.vocabulary.require(name, "is_word_start")
-        if self.replacement == "unigram":
-            self.vocabulary.require(name, "unigram_counts")
-
-    def following(self, previous: Objective) -> Objective:
-        stage = super().following(previous)
-        if self.isolate_documents:
-            raise ValueError(
-                f"masked_lm.isolate_documents = True after {previous.name!r}: its pairs "
-                f"are one sequence that may join two documents. Set it to False."
-            )
-        return stage
 
     @property
-    def terms(self) -> dict[str, Term]:
-        return {"mlm": Term(weight=self.loss_weight, predicts="tokens")}
-
-    @property
-    def lengths(self) -> Lengths:
-        return Lengths(
-            inputs=self.row_length + 2,
-            encoder=0,
-            targets={"mlm": self._num_slots},
-            tokens=self.row_length,
-        )
-
-    @property
-    def _num_slots(self) -> int:
+    def num_slots(self) -> int:
         """K, the most tokens that can be selected in a row."""
         length, rate = self.row_length + 2, self.noise_density
         whole_words = self.unit == "word" and self.budget != "exact"
@@ -155,9 +111,7 @@ class MaskedLM(Objective):
 
     def corrupt(self, rng: Array, example: Example) -> Example:
         """Selects and replaces; frames the row first if it is not framed."""
-        if self.isolate_documents:
-            example = rows.isolate(example)
-        example = rows.frame(example, self.vocabulary)
+        example = self.framed(example)
         tokens = example.inputs.tokens
         eligible = rows.eligible(example.inputs, self.vocabulary)
         units = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
@@ -179,11 +133,7 @@ class MaskedLM(Objective):
             loss_weights=live.astype(jnp.float32),
             positions=slots,
         )
-        inputs = dataclasses.replace(example.inputs, tokens=corrupted)
-        return example.replace(
-            inputs=rows.read_both_ways(inputs, self.architecture),
-            targets={**example.targets, "mlm": target},
-        )
+        return self.masked(example, corrupted, {"mlm": target})
 
     def _corrupt_row(
         self,
@@ -196,16 +146,11 @@ class MaskedLM(Objective):
         """Corrupted tokens, and the positions selected (L in dead slots)."""
         select_rng, replace_rng, random_rng = jax.random.split(rng, 3)
         positions, units = self._select(select_rng, eligible, units, count)
-        slots = positions.shape[0]
-        kept = tokens.at[positions].get(mode="fill", fill_value=0)
-        drawn = selection.draw_tokens(random_rng, self._thresholds, slots)
-        # One draw for each position of the row, looked up by what shares it.
-        u = jax.random.uniform(replace_rng, tokens.shape)
-        shared = units if self.replace_per == "unit" else jnp.arange(tokens.shape[0])
-        u = u[shared.at[positions].get(mode="clip")]
-        new = jnp.where(u < self.mask_prob + self.random_prob, drawn, kept)
-        new = jnp.where(u < self.mask_prob, self.vocabulary.mask_id, new)
-        return tokens.at[positions].set(new, mode="drop"), positions
+        if self.replace_per == "token":
+            units = jnp.arange(tokens.shape[0])
+        return self.replaced(
+            replace_rng, random_rng, tokens, positions, units
+        ), positions
 
     def _select(
         self,
@@ -215,7 +160,7 @@ class MaskedLM(Objective):
         count: Int[Array, ""],
     ) -> tuple[Int[Array, " K"], Int[Array, " L"]]:
         """Positions selected, and the unit that every position belongs to."""
-        slots, rate = self._num_slots, self.noise_density
+        slots, rate = self.num_slots, self.noise_density
         count_rng, choice_rng = jax.random.split(rng)
         if self.budget == "bernoulli":
             u = jax.random.uniform(choice_rng, units.shape)
@@ -238,10 +183,6 @@ class MaskedLM(Objective):
             return selection.positions_of(mask, slots), units
         visits = selection.choose_ngrams(choice_rng, units, budget, self.max_ngram)
         return selection.positions_of(visits >= 0, slots), visits
-
-    @functools.cached_property
-    def _thresholds(self) -> np.ndarray:
-        return selection.replacement_thresholds(self.vocabulary, self.replacement)
 
     def statistics(self, rng: Array, example: Example) -> dict[str, Statistic]:
         """Share selected, and what the inputs show there."""
@@ -278,14 +219,3 @@ class MaskedLM(Objective):
         inputs: ModelInputs,
     ) -> Readout:
         return heads.readout(hidden_states, embedding)
-
-    @property
-    def attention(self) -> str:
-        return "bidirectional"
-
-    def scoring(self) -> Scoring:
-        return masked_scoring("mlm", self.vocabulary, self.architecture)
-
-    @property
-    def prompt(self) -> PromptFrame:
-        return masked_prompt(self.vocabulary)

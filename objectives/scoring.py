@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from models.inputs import ModelInputs
-from objectives.corruption.rows import indices, read_both_ways
-from objectives.types import Example, PromptFrame, Target
-from objectives.vocabulary import Vocabulary
+from objectives.corruption.rows import indices
+from objectives.types import Example, Target
 
 KINDS = ("exact", "pseudo", "bound")
 
@@ -84,37 +83,4 @@ def one_segment(tokens: Int[Array, "B L"], lengths: Int[Array, " B"]) -> ModelIn
         tokens=tokens,
         segment_ids=(index < lengths[:, None]).astype(jnp.int32),
         positions=index,
-    )
-
-
-def masked_scoring(term: str, vocabulary: Vocabulary, architecture: str) -> Scoring:
-    """Pseudo-log-likelihood: each token is masked alone and predicted from all others.
-
-    [CLS] [MASK] cat sat [SEP] , [CLS] the [MASK] sat [SEP] , [CLS] the cat [MASK] [SEP]
-    """
-
-    def arrange(tokens: Array, lengths: Array, hidden: Array | None) -> Example:
-        if hidden is None:
-            raise ValueError("kind 'pseudo' predicts one token a pass: give `hidden`.")
-        rows, count = framed(
-            tokens, lengths, (vocabulary.cls_id,), (vocabulary.sep_id,)
-        )
-        position = (hidden + 1)[:, None].astype(jnp.int32)
-        values = jnp.take_along_axis(rows, position, axis=1)
-        target = Target(
-            values=values,
-            loss_weights=jnp.ones(values.shape, jnp.float32),
-            positions=position,
-        )
-        rows = jnp.where(indices(rows) == position, vocabulary.mask_id, rows)
-        inputs = read_both_ways(one_segment(rows, count), architecture)
-        return example_of(inputs, {term: target})
-
-    return Scoring(kind="pseudo", arrange=arrange)
-
-
-def masked_prompt(vocabulary: Vocabulary) -> PromptFrame:
-    """``[CLS] text [SEP]``, whose ``[MASK]`` tokens are predicted."""
-    return PromptFrame(
-        before=(vocabulary.cls_id,), after=(vocabulary.sep_id,), fills=True
     )

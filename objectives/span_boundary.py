@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any, ClassVar
 
 import jax
@@ -15,21 +14,19 @@ from jaxtyping import Array, Float, Int
 from models.backbone import BackboneConfig
 from models.inputs import ModelInputs
 from models.layers import ACTIVATIONS, Linear, Norm, kernel_stddev, normal_param
-from objectives.base import Objective, row_keys
+from objectives.base import row_keys
 from objectives.corruption import rows, selection
 from objectives.corruption.runs import runs
 from objectives.corruption.word_spans import Spans, geometric, place_spans
 from objectives.heads import MaskedLMHead, OutputTable, Readout
-from objectives.scoring import Scoring, masked_prompt, masked_scoring
+from objectives.masking import Masking
 from objectives.statistics import Statistic, mean, share, shown
-from objectives.types import Example, Lengths, PromptFrame, Target, Term
-from objectives.validation import check_choice, check_range, check_row_length
-
-REPLACEMENTS = ("uniform", "unigram")
+from objectives.types import Example, Target, Term
+from objectives.validation import check_choice, check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SpanBoundary(Objective):
+class SpanBoundary(Masking):
     """Span masking and the span boundary objective (Joshi et al. 2020, section 3).
 
     Spans of 1 to `max_span_length` whole words, with lengths geometric and
@@ -69,76 +66,39 @@ class SpanBoundary(Objective):
     """
 
     name: ClassVar[str] = "span_boundary"
-    architectures: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
-    accepts: ClassVar[tuple[str, ...]] = ("clean", "framed")
 
-    loss_weight: float
     sbo_weight: float
-    noise_density: float
     geometric_p: float
     max_span_length: int
-    mask_prob: float
-    random_prob: float
-    replacement: str
     replace_per: str
     max_pair_targets: int
     position_dim: int
-    isolate_documents: bool
 
     def __post_init__(self):
+        super().__post_init__()
         name = self.name
-        check_row_length(name, self.row_length, 2)
-        check_range(name, "loss_weight", self.loss_weight, above=0)
         check_range(name, "sbo_weight", self.sbo_weight, at_least=0)
-        check_range(name, "noise_density", self.noise_density, above=0, below=1)
         check_range(name, "geometric_p", self.geometric_p, above=0, below=1)
         check_range(name, "max_span_length", self.max_span_length, at_least=1)
         check_range(name, "max_pair_targets", self.max_pair_targets, at_least=1)
         check_range(name, "position_dim", self.position_dim, at_least=1)
-        for field in ("mask_prob", "random_prob"):
-            check_range(name, field, getattr(self, field), at_least=0, at_most=1)
-        # 0.8 + 0.2 is a little over 1 in some pairs of floats.
-        shares = round(self.mask_prob + self.random_prob, 9)
-        check_range(name, "mask_prob + random_prob", shares, at_most=1)
-        check_choice(name, "replacement", self.replacement, REPLACEMENTS)
         check_choice(name, "replace_per", self.replace_per, ("span", "token"))
-        self.vocabulary.require(name, "cls_id", "sep_id", "mask_id", "is_word_start")
-        if self.replacement == "unigram":
-            self.vocabulary.require(name, "unigram_counts")
-
-    def following(self, previous: Objective) -> Objective:
-        stage = super().following(previous)
-        if self.isolate_documents:
-            raise ValueError(
-                f"span_boundary.isolate_documents = True after {previous.name!r}: its "
-                f"pairs are one sequence that may join two documents. Set it to False."
-            )
-        return stage
+        self.vocabulary.require(name, "is_word_start")
 
     @property
     def terms(self) -> dict[str, Term]:
-        terms = {"mlm": Term(weight=self.loss_weight, predicts="tokens")}
-        if self.sbo_weight:
-            terms["sbo"] = Term(weight=self.sbo_weight, predicts="tokens")
-        return terms
+        if not self.sbo_weight:
+            return super().terms
+        return {**super().terms, "sbo": Term(weight=self.sbo_weight, predicts="tokens")}
 
     @property
-    def lengths(self) -> Lengths:
-        return Lengths(
-            inputs=self.row_length + 2,
-            encoder=0,
-            targets=dict.fromkeys(self.terms, self._num_slots),
-            tokens=self.row_length,
-        )
-
-    @property
-    def _num_slots(self) -> int:
+    def num_slots(self) -> int:
         """K, the tokens masked in a row without special ones."""
         return selection.ceil_share(self.row_length, self.noise_density)
 
     def corrupt(self, rng: Array, example: Example) -> Example:
         """Masks spans; frames the row first if it is not framed."""
-        example = self._framed(example)
+        example = self.framed(example)
         tokens = example.inputs.tokens
         place_keys, replace_keys = self._keys(rng, example)
         spans = self._spans(place_keys, example)
@@ -172,16 +132,7 @@ class SpanBoundary(Objective):
             targets["sbo"] = dataclasses.replace(
                 target, loss_weights=paired.astype(jnp.float32)
             )
-        inputs = dataclasses.replace(example.inputs, tokens=corrupted)
-        return example.replace(
-            inputs=rows.read_both_ways(inputs, self.architecture),
-            targets={**example.targets, **targets},
-        )
-
-    def _framed(self, example: Example) -> Example:
-        if self.isolate_documents:
-            example = rows.isolate(example)
-        return rows.frame(example, self.vocabulary)
+        return self.masked(example, corrupted, targets)
 
     def _keys(self, rng: Array, example: Example) -> tuple[Array, Array]:
         """Keys [B] for the spans, and for what replaces their tokens."""
@@ -198,7 +149,7 @@ class SpanBoundary(Objective):
         pmf = geometric(self.geometric_p, self.max_span_length)
 
         def place(key: Array, words: Array, budget: Array) -> Spans:
-            return place_spans(key, words, budget, pmf, self._num_slots)
+            return place_spans(key, words, budget, pmf, self.num_slots)
 
         return jax.vmap(place)(keys, words, budget)
 
@@ -207,25 +158,14 @@ class SpanBoundary(Objective):
     ) -> tuple[Int[Array, " L"], Int[Array, " K"]]:
         """Corrupted tokens, and the masked positions (L in dead slots)."""
         draw_rng, random_rng = jax.random.split(rng)
-        positions = selection.positions_of(mask, self._num_slots)
-        kept = tokens.at[positions].get(mode="fill", fill_value=0)
-        drawn = selection.draw_tokens(random_rng, self._thresholds, positions.shape[0])
-        # One draw for each position; the tokens of a span share that of its start.
-        u = jax.random.uniform(draw_rng, tokens.shape)
-        if self.replace_per == "span":
-            u = u[runs(mask)[0]]
-        u = u.at[positions].get(mode="clip")
-        new = jnp.where(u < self.mask_prob + self.random_prob, drawn, kept)
-        new = jnp.where(u < self.mask_prob, self.vocabulary.mask_id, new)
-        return tokens.at[positions].set(new, mode="drop"), positions
-
-    @functools.cached_property
-    def _thresholds(self) -> np.ndarray:
-        return selection.replacement_thresholds(self.vocabulary, self.replacement)
+        positions = selection.positions_of(mask, self.num_slots)
+        shared = runs(mask)[0] if self.replace_per == "span" else jnp.arange(mask.size)
+        corrupted = self.replaced(draw_rng, random_rng, tokens, positions, shared)
+        return corrupted, positions
 
     def statistics(self, rng: Array, example: Example) -> dict[str, Statistic]:
         """Spans as drawn and as merged, and what became of their tokens."""
-        before = self._framed(example)
+        before = self.framed(example)
         spans = self._spans(self._keys(rng, before)[0], before)
         after = self.corrupt(rng, example)
         target = after.targets["mlm"]
@@ -289,17 +229,6 @@ class SpanBoundary(Objective):
         if term == "sbo":
             return heads.sbo.readout(hidden_states, target, embedding)
         return heads.mlm.readout(hidden_states, embedding)
-
-    @property
-    def attention(self) -> str:
-        return "bidirectional"
-
-    def scoring(self) -> Scoring:
-        return masked_scoring("mlm", self.vocabulary, self.architecture)
-
-    @property
-    def prompt(self) -> PromptFrame:
-        return masked_prompt(self.vocabulary)
 
 
 class SpanHeads(nnx.Module):
