@@ -19,12 +19,6 @@ FILES = [
     for path in sorted((ROOT / package).rglob("*.py"))
     if ROOT / "research/benchmarks" not in path.parents
 ]
-# Files that still name one; a line goes with the change that makes it needless.
-KNOWN = {
-    "research/evaluation/blimp/likelihood.py",
-    "research/evaluation/finetuning/styles.py",
-    "research/generation/prompts.py",
-}
 
 
 def _classes() -> set[str]:
@@ -75,7 +69,4 @@ def _class_check(call: ast.Call) -> str:
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_no_objective_is_named(path):
     found = list(mentions(ast.parse((ROOT / path).read_text())))
-    if str(path) in KNOWN:
-        assert found, f"{path} names none any more: take it out of KNOWN"
-    else:
-        assert not found, "\n".join(found)
+    assert not found, "\n".join(found)
