@@ -1,4 +1,4 @@
-"""What a Hugging Face family is here: settings, and one row per kind of tensor."""
+"""The description of a Hugging Face family: its settings and its kinds of tensors."""
 
 from __future__ import annotations
 

@@ -60,9 +60,9 @@ def write_tokenizer(
 ) -> None:
     """tokenizer.json and what transformers' AutoTokenizer reads beside it.
 
-    Framing is the objectives' business here; there it is the tokenizer's, so that
-    tokenizer.json frames texts as the architecture was trained to read them. A
-    published tokenizer that frames texts itself keeps its own way.
+    Here objectives put special tokens such as [CLS] and [SEP] around a text; in
+    transformers the tokenizer does, so tokenizer.json gets a template for the
+    architecture. A published tokenizer that has a template keeps it.
     """
     backend = tokenizers.Tokenizer.from_str(tokenizer.definition)
     template = _template(tokenizer, vocabulary, config.architecture)

@@ -86,8 +86,9 @@ def read(folder: pathlib.Path) -> Checkpoint:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}.") from error
     family = _family(hf_config)
-    files = safetensors.open_folder(folder)
-    tensors = {_bare(family, _modern(name)): (files, name) for name in files}
+    tensors = safetensors.open_folder(folder).renamed(
+        lambda name: _bare(family, _modern(name))
+    )
     hf_config = {**family.defaults, **hf_config}
     absent = sorted(set(family.fields.values()) - set(hf_config))
     if absent:
@@ -100,25 +101,8 @@ def read(folder: pathlib.Path) -> Checkpoint:
         hf_config=hf_config,
         settings=family.settings(hf_config, tensors.keys()),
         heads=_heads(family, tensors.keys()),
-        tensors=_Renamed(tensors),
+        tensors=tensors,
     )
-
-
-class _Renamed(Mapping[str, np.ndarray]):
-    """Tensors under other names, still read only when asked for."""
-
-    def __init__(self, entries: Mapping[str, tuple[Mapping[str, np.ndarray], str]]):
-        self._entries = entries
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        files, original = self._entries[name]
-        return files[original]
-
-    def __iter__(self):
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
 
 def _family(hf_config: Mapping[str, Any]) -> Family:

@@ -1,4 +1,4 @@
-"""What an exported folder says of itself."""
+"""The model card of an exported checkpoint."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def write(
 
 
 def _training(config: RunConfig, step: int) -> dict[str, str]:
-    """What was learned, on what, and for how long."""
+    """Objective, data and budget of the run."""
     train, data = config.train, config.data
     tokens = step * train.batch_size * data.row_length
     return {

@@ -1,4 +1,4 @@
-"""What an imported run keeps of the checkpoint it was: the workdir's huggingface/.
+"""What an imported run keeps of its checkpoint, in the workdir's folder huggingface/.
 
 config.json            as it was
 origin.json            where it came from, which heads it had, dtypes but float32

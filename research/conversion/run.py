@@ -25,9 +25,9 @@ from research.training import program, rngs, state, streamed, workdir
 
 # Embeddings are padded to multiples of up to some hundreds; more is another tokenizer's.
 _MAX_SPARE_ROWS = 1024
-# Gives the experiment that goes on from a class of transformers.
+# Which experiment goes on from a class of transformers.
 IMPORTED = experiments.FOLDER / "imported.py"
-# An experiment, so it stands alone; the checkpoint's model is too many flags to type.
+# Written into the workdir of an import: an experiment that goes on from it.
 CONTINUE = "continue.py"
 _CONTINUE = '''"""Goes on from the converted checkpoint beside this file, as another run.
 

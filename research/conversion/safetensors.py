@@ -56,6 +56,12 @@ class Tensors(Mapping[str, np.ndarray]):
             path, DTYPES[dtype], mode="r", offset=offset, shape=shape or (1,)
         ).reshape(shape)
 
+    def renamed(self, rename: Callable[[str], str]) -> Tensors:
+        """The same tensors under other names."""
+        copy = Tensors({})
+        copy._entries = {rename(name): entry for name, entry in self._entries.items()}
+        return copy
+
     def dtypes(self) -> dict[str, str]:
         """The format's name of every tensor's dtype, 'BF16'."""
         return {name: entry[2] for name, entry in self._entries.items()}

@@ -1,4 +1,4 @@
-"""The errors of everything a person gives as data, and of the disk it is kept on."""
+"""Errors about corpora, tokenizers and token stores, and about the disk they are on."""
 
 from __future__ import annotations
 

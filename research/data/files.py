@@ -25,7 +25,7 @@ from research.data.errors import DataError
 Documents = Iterator[tuple[str, int]]
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}  # suffix to pyarrow's codec
-# How much of a file is looked at before any work.
+# Bytes of every file that are checked before the first one is read.
 HEAD_BYTES = 1 << 16
 
 

@@ -1,4 +1,4 @@
-"""Batches of clean tokens, their position a function of (seed, step).
+"""Batches of clean tokens. Which rows a step reads follows from (seed, step) alone.
 
 The training stream has no end. It is cut into epochs of N = num_tokens // R rows. Epoch
 e cuts the circular stream of documents at a phase of its own, 0 <= phase < R, so that

@@ -1,4 +1,4 @@
-"""What the pieces of a vocabulary say as text: bytes, word starts, sentence ends."""
+"""Bytes, word starts and sentence ends of the pieces of a vocabulary."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ STOPS = (".", "!", "?", "…", "。", "！", "？")
 
 @dataclasses.dataclass(frozen=True)
 class PieceTexts:
-    """Tables over the vocabulary; what special tokens get means nothing.
+    """Tables over the vocabulary; the entries of special tokens have no meaning.
 
     Attributes:
       is_word_start: bool [V], the piece begins with white space, or carries no
-        continuation mark; None if the pieces do not tell.
+        continuation mark; None if pieces have no such marks.
       is_sentence_end: bool [V], the piece ends with a full stop, exclamation or
         question mark, closing quotes and brackets aside, or with a line break.
       num_bytes: int32 [V], UTF-8 bytes of text that the piece stands for; white space

@@ -24,7 +24,7 @@ Record = dict[str, Any]
 
 
 def has_tokenizer(workdir: pathlib.Path) -> bool:
-    """Whether a run has got as far as its tokenizer."""
+    """Whether the workdir has a tokenizer."""
     return (workdir / TOKENIZER_FOLDER / TOKENIZER_FILE).is_file()
 
 

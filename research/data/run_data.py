@@ -113,7 +113,8 @@ def load(
         data, name = _build(config, tokenizer)
     if recorded is not None:
         record.check_contents(recorded, data.train, folder)
-    # Before anything is recorded: more held-out text is another corpus.
+    # Before anything is recorded: the message may ask for another heldout_fraction,
+    # which a recorded run refuses.
     require_rows(data, config)
     if recorded is None:
         record.write(folder, config, data.tokenizer, data.train, data.text(), name)

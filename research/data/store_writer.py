@@ -1,4 +1,4 @@
-"""Writes token stores: once per corpus and tokenizer, in parallel, whole or not at all."""
+"""Writes token stores, once per corpus and tokenizer; threads tokenise."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class _Chunk:
 
 
 def _chunks(corpus: Corpus, digest: Any) -> Iterator[tuple[list[str], int]]:
-    """Documents in groups that are worth a thread's while, with the extent read.
+    """Groups of documents of about CHUNK_CHARACTERS, and the extent read.
 
     All text goes through `digest` on the way, one document after another.
     """
@@ -219,7 +219,10 @@ def _encoder(
 def _map_in_order(
     function: Callable[[Any], Any], items: Iterable[Any], num_workers: int
 ) -> Iterator[Any]:
-    """function(item) of each item, computed ahead in threads, a bounded way."""
+    """Yields function(item) of each item in order, computed ahead in threads.
+
+    At most 2 * num_workers + 1 results wait, so a corpus may be larger than memory.
+    """
     pending: collections.deque[Future] = collections.deque()
     with ThreadPoolExecutor(num_workers) as pool:
         try:
@@ -269,6 +272,6 @@ class _SplitWriter:
 
 
 def _remove_leftovers(folder: pathlib.Path) -> None:
-    """Removes what writers of this store that were killed have left."""
+    """Removes the temporary folders that killed writers of this store have left."""
     for path in folder.parent.glob(f"{files.TEMPORARY}{folder.name}-*"):
         shutil.rmtree(path, ignore_errors=True)

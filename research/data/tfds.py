@@ -102,7 +102,7 @@ def _data_source(builder, name: str):
     try:
         builder.download_and_prepare()
         return builder.as_data_source(split=SPLIT)
-    except Exception as error:  # Networks, mirrors, checksums and disks fail alike.
+    except Exception as error:  # Every cause has a class of its own.
         splits = list(builder.info.splits or ())
         if splits and SPLIT not in splits:
             raise DataError(

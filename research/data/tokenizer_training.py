@@ -149,7 +149,7 @@ def _unigram(
 
 
 def _canonical(vocabulary: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Unigram pieces without the traces of the order in which they were summed.
+    """Unigram pieces whose scores do not depend on the order they were summed in.
 
     The last digits of a score, and the small steps (1e-4) by which the library tells
     the rarest characters apart, depend on the order of a hash table.

@@ -1,4 +1,4 @@
-"""BERT and its kin: RoBERTa, DistilBERT, ELECTRA. Encoders with post-norm blocks."""
+"""BERT, RoBERTa, DistilBERT and ELECTRA: encoders with post-norm blocks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _DEFAULTS = {
 }
 
 
-# Of a model without a pair label's head, whose dense layer it is otherwise.
+# The first layer of the next-sentence head, in models without the rest of it.
 _POOLER = r"pooler\.dense\.(weight|bias)"
 
 
