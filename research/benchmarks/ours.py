@@ -19,6 +19,7 @@ from research.config.sections import RunConfig
 from research.data.store import TokenStore
 from research.training import flops, loop, program, rngs
 from research.training.program import Program
+from research.training.steps import compile_train_step
 
 _STORED_TOKENS = 2**22
 
@@ -68,7 +69,7 @@ def make(
     run = config_lib.parse(config_of(experiment, changes))
     vocabulary = checks.provisional_vocabulary(run.data.tokenizer)
     parts = program.create(run, vocabulary, devices=devices)
-    compiled = parts.compile_train_step(parts.objective.at(0))
+    compiled = compile_train_step(parts, parts.objective.at(0))
     batch = parts.parallel.place(_batch(run, vocabulary))
     state, constants = parts.init()
     held = {"state": state}

@@ -27,6 +27,7 @@ from research.training import baselines, flops, guards, loop, program, workdir
 from research.training.pretraining import pretrain
 from research.training.program import Program
 from research.training.state import count_params
+from research.training.steps import Steps
 
 # Steps that are timed for a budget of seconds, after one that compiles.
 _TIMED_STEPS = 20
@@ -101,7 +102,7 @@ def measure_rate(arm: Arm) -> dict[str, Any]:
     """Times an arm's train step: device-seconds of one step, compilation excluded."""
     parts = workload(arm).program
     state, constants = parts.init()
-    steps = program.Steps(parts, 0)
+    steps = Steps(parts, 0)
     try:
         batches = loop.train_batches(parts, _data(parts.config.data).train, 0)
         train_step = steps.train(0)

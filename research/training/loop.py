@@ -18,9 +18,10 @@ from research.training import heldout as heldout_lib
 from research.training.adaptation import Params
 from research.training.heldout import HeldoutLoss
 from research.training.monitor import Monitor
-from research.training.program import Program, Steps
+from research.training.program import Program
 from research.training.saving import Checkpoints
 from research.training.state import TrainState
+from research.training.steps import Steps
 
 # Batches on their way to the devices ahead of the step that takes them.
 DEVICE_PREFETCH = 2

@@ -33,6 +33,7 @@ from research.training.monitor import Monitor
 from research.training.program import Program
 from research.training.saving import Checkpoints
 from research.training.state import TrainState
+from research.training.steps import Steps
 
 
 def pretrain(
@@ -73,7 +74,7 @@ def pretrain(
         checkpoints = Checkpoints(folder / "checkpoints", run.checkpoint, say=say)
         closing.callback(checkpoints.close)
         first_step = checkpoints.latest_step or 0
-        steps = program.Steps(parts, first_step)
+        steps = Steps(parts, first_step)
         closing.callback(steps.close)
         say(summary.opening(parts, corpus, first_step))
         if profile_steps is not None and profile_steps[0] < first_step:

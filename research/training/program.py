@@ -1,11 +1,9 @@
-"""Everything that a run computes, put together from its config and its vocabulary."""
+"""Builds networks, optimizer, mesh and steps of a run from config and vocabulary."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,7 +19,6 @@ from research.config.sections import RunConfig
 from research.errors import UserError, user_errors
 from research.training import (
     adaptation,
-    memory,
     optimizer,
     parallelism,
     rngs,
@@ -36,7 +33,7 @@ from research.training.state import Modules, TrainState
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Program:
-    """The compiled side of a run; no file and no clock.
+    """A run as functions and shapes: what is compiled and on which mesh.
 
     Attributes:
       config: of the run.
@@ -98,22 +95,6 @@ class Program:
         """The state before the first step and the constants, freshly drawn."""
         return self.start(self.init_weights())
 
-    def compile_train_step(self, objective: Objective) -> Callable[..., Any]:
-        """The compiled train step of an objective of the run; the state is donated.
-
-        Raises:
-          TooLittleMemory: if a device has too little for it.
-        """
-        device = jax.local_devices()[0]
-        there_is = memory.device_bytes(device)
-        advice = memory.advice(self.config)
-        if there_is is not None:
-            memory.check(self.weights, self.state, there_is, advice)
-        with memory.explained("the step", advice):
-            compiled = self.lower_train_step(objective).compile()
-        memory.check_compiled(compiled, "the compiled step", advice)
-        return compiled
-
     def lower_train_step(self, objective: Objective) -> jax.stages.Lowered:
         """The train step of an objective for XLA, from shapes and shardings alone."""
         train_step = step.make_train_step(
@@ -131,12 +112,8 @@ class Program:
             donate=(0,),
         )
 
-    def compile_eval_step(self) -> Callable[..., Any]:
-        """The compiled evaluation step; see `training.step.EvalStep`.
-
-        Raises:
-          TooLittleMemory: if a device has too little for it beside the optimizer.
-        """
+    def lower_eval_step(self) -> jax.stages.Lowered:
+        """The evaluation step for XLA; see `training.step.EvalStep`."""
         eval_step = step.make_eval_step(
             self.objective, self.modules, distribution=self.parallel.distribution
         )
@@ -150,13 +127,7 @@ class Program:
             state.seed,
             state.step,
         )
-        advice = memory.evaluation_advice(self.config)
-        with memory.explained("the evaluation", advice):
-            lowered = self.parallel.lower(eval_step, arguments, row_arguments=(3,))
-            compiled = lowered.compile()
-        moments = memory.shard_bytes(self.state.opt_state)
-        memory.check_compiled(compiled, "an evaluation", advice, beside=moments)
-        return compiled
+        return self.parallel.lower(eval_step, arguments, row_arguments=(3,))
 
     def batch_shapes(self, batch_size: int) -> TokenBatch:
         """Shapes and shardings of a global batch."""
@@ -262,52 +233,3 @@ def _with_shardings(shapes: Any, shardings: Any) -> Any:
         shapes,
         shardings,
     )
-
-
-class Steps:
-    """The compiled steps of a run, each compiled once.
-
-    Compiling runs in a thread of its own: the first train step while parameters are
-    initialised or restored, the evaluation step and those of later phases while the
-    first steps train.
-    """
-
-    def __init__(self, program: Program, first_step: int):
-        self._program = program
-        self._pool = concurrent.futures.ThreadPoolExecutor(1, "compile")
-        self._train: dict[Objective, concurrent.futures.Future] = {}
-        self._submit(first_step)
-        self._evaluation = self._pool.submit(program.compile_eval_step)
-        for step_number in program.objective.switches:
-            if step_number > first_step:
-                self._submit(step_number)
-
-    def _submit(self, step_number: int) -> None:
-        objective = self._program.objective.at(step_number)
-        if objective not in self._train:
-            compile_step = self._program.compile_train_step
-            self._train[objective] = self._pool.submit(compile_step, objective)
-
-    def train(self, step_number: int) -> Callable[..., Any]:
-        """The compiled step for a step number.
-
-        Raises:
-          TooLittleMemory: for it, or for the evaluation as soon as that is known.
-        """
-        if self._evaluation.done():
-            self._evaluation.result()
-        return self._train[self._program.objective.at(step_number)].result()
-
-    def evaluation(self) -> Callable[..., Any]:
-        """The compiled evaluation step."""
-        return self._evaluation.result()
-
-    def peak_bytes(self) -> int | None:
-        """Largest memory of the train steps so far, on one device; None if unknown."""
-        compiled = (step for step in self._train.values() if step.done())
-        sizes = [memory.allocated_bytes(step.result()) for step in compiled]
-        return max((size for size in sizes if size is not None), default=None)
-
-    def close(self) -> None:
-        """Lets the thread end."""
-        self._pool.shutdown(wait=False, cancel_futures=True)

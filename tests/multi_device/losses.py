@@ -24,6 +24,7 @@ from research.config import parse as config_lib
 from research.data import loader
 from research.machine import hosts
 from research.training import program
+from research.training import steps as steps_lib
 from tests.helpers import toy_batch, toy_vocabulary
 from tests.research.training import tiny
 
@@ -83,7 +84,7 @@ def losses(case: dict[str, Any]) -> list[float]:
     parts = program.create(run, vocabulary, devices=devices)
     state, constants = parts.init()
     compiled = {
-        start: parts.compile_train_step(parts.objective.at(start))
+        start: steps_lib.compile_train_step(parts, parts.objective.at(start))
         for start in (0, *parts.objective.switches)
     }
     rows = loader.host_rows(BATCH_SIZE, *parts.parallel.host_part)
@@ -100,7 +101,7 @@ def losses(case: dict[str, Any]) -> list[float]:
             start = max(start for start in compiled if start <= step)
             state, metrics = compiled[start](state, constants, batch)
         found.append(float(np.asarray(metrics.sums["loss"][0])))
-    evaluate = parts.compile_eval_step()
+    evaluate = steps_lib.compile_eval_step(parts)
     result = evaluate(
         state.params, constants, state.step, batch, state.seed, state.step
     )

@@ -22,6 +22,7 @@ from research.training import (
     trained_run,
 )
 from research.training import program as program_lib
+from research.training import steps as steps_lib
 from tests.helpers import quick_jit, toy_vocabulary
 from tests.research.training import tiny
 
@@ -29,7 +30,7 @@ from tests.research.training import tiny
 def steps(parts, count=2):
     """States after `count` steps, constants, and the metrics of each."""
     state, constants = parts.init()
-    train = parts.compile_train_step(parts.objective.at(0))
+    train = steps_lib.compile_train_step(parts, parts.objective.at(0))
     metrics = []
     for step in range(count):
         state, found = train(state, constants, parts.parallel.place(tiny.batch(step)))

@@ -8,7 +8,7 @@ import pytest
 
 from research.errors import UserError
 from research.training import memory
-from research.training import program as program_lib
+from research.training import steps as steps_lib
 from tests.research.training import tiny
 
 
@@ -47,9 +47,9 @@ def test_an_evaluation_that_will_not_fit_is_known_at_the_first_steps(monkeypatch
         checked.wait(60)
         raise memory.TooLittleMemory("an evaluation needs more")
 
-    monkeypatch.setattr(program_lib.Program, "compile_train_step", lambda *_: "step")
-    monkeypatch.setattr(program_lib.Program, "compile_eval_step", too_much)
-    steps = program_lib.Steps(tiny.program(), 0)
+    monkeypatch.setattr(steps_lib, "compile_train_step", lambda *_: "step")
+    monkeypatch.setattr(steps_lib, "compile_eval_step", too_much)
+    steps = steps_lib.Steps(tiny.program(), 0)
     assert steps.train(0) == "step"  # A start does not wait for it.
     checked.set()
     steps._pool.shutdown(wait=True)
@@ -66,13 +66,13 @@ def test_a_cpu_has_what_its_container_allows(monkeypatch):
 
 def test_an_evaluation_is_refused_beside_the_optimizer_it_stands_with(monkeypatch):
     program = tiny.program(eval__batch_size=32)
-    needed = memory.allocated_bytes(program.compile_eval_step())
+    needed = memory.allocated_bytes(steps_lib.compile_eval_step(program))
     moments = memory.shard_bytes(program.state.opt_state)
     monkeypatch.setattr(memory, "device_bytes", lambda _: needed + moments)
-    program.compile_eval_step()
+    steps_lib.compile_eval_step(program)
     monkeypatch.setattr(memory, "device_bytes", lambda _: needed + moments - 1)
     with pytest.raises(memory.TooLittleMemory) as caught:
-        program.compile_eval_step()
+        steps_lib.compile_eval_step(program)
     assert str(caught.value).startswith("an evaluation needs")
     assert "config.eval.batch_size = 32" in str(caught.value)
     assert "num_microbatches" not in str(caught.value)

@@ -12,6 +12,7 @@ from experiments import presets
 from research.errors import UserError
 from research.training import checkpoints, pretraining
 from research.training import program as program_lib
+from research.training import steps as steps_lib
 from tests.helpers import toy_vocabulary
 from tests.research.training import tiny
 
@@ -43,7 +44,7 @@ def program(kind, **overrides):
 
 
 def take(parts, state, constants, step):
-    train = parts.compile_train_step(parts.objective.at(step))
+    train = steps_lib.compile_train_step(parts, parts.objective.at(step))
     batch = parts.parallel.place(tiny.batch(step))
     return jax.device_get(train(state, constants, batch))
 
@@ -111,14 +112,14 @@ def test_held_out_terms_are_those_of_the_objectives_alone():
     state, constants = parts.init()
     batch = parts.parallel.place(tiny.batch(5))
     number = jnp.int32(0)
-    evaluate = parts.compile_eval_step()
+    evaluate = steps_lib.compile_eval_step(parts)
     mixed = evaluate(state.params, constants, state.step, batch, state.seed, number)
     alone = tiny.config_lib.parse(tiny.config("causal_lm", model__position="rope"))
     single = program_lib.create(
         alone, toy_vocabulary(512, 16), devices=jax.devices()[:1]
     )
     params = {**state.params, "heads": {}}
-    evaluate = single.compile_eval_step()
+    evaluate = steps_lib.compile_eval_step(single)
     found = evaluate(params, {}, state.step, batch, state.seed, number)
     for value, expected in zip(
         mixed.sums["causal/clm"], found.sums["clm"], strict=True

@@ -16,10 +16,11 @@ import pytest
 
 from research.errors import UserError
 from research.training import checkpoints, loop, pretraining, trained_run, workdir
+from research.training import steps as steps_lib
 from research.training.memory import TooLittleMemory
 from research.training.monitor import Monitor, NonFinite
-from research.training.program import Program, Steps
 from research.training.saving import Checkpoints
+from research.training.steps import Steps
 from tests.research.training import tiny
 
 
@@ -297,7 +298,7 @@ def test_too_little_held_out_text_leaves_no_run_behind(shared, tmp_path, monkeyp
     def compile_nothing(*_):
         raise AssertionError("compiled")
 
-    monkeypatch.setattr(Program, "compile_train_step", compile_nothing)
+    monkeypatch.setattr(steps_lib, "compile_train_step", compile_nothing)
     short = config(shared, data__heldout_fraction=0.001, model__max_seq_len=2002)
     short.data.row_length = 2000
     with pytest.raises(UserError, match="heldout split .* data.heldout_fraction"):
