@@ -303,3 +303,30 @@ def test_examples_must_be_equal():
     )
     with pytest.raises(ValueError, match="6 and 5 examples"):
         compare(a, b, "sampled")
+
+
+def test_pareto_front_is_what_nobody_beats():
+    rng = np.random.default_rng(0)
+    for sign in (True, False):
+        arms = {str(i): tuple(rng.integers(0, 6, 2).tolist()) for i in range(8)}
+        front = set(statistics.pareto_front(arms, higher_is_better=sign))
+        for name, (cost, score) in arms.items():
+            better = [
+                other
+                for other, (c, s) in arms.items()
+                if c <= cost
+                and (s >= score if sign else s <= score)
+                and (c, s) != (cost, score)
+            ]
+            assert (name in front) <= (not better)
+        assert {arms[n] for n in front} == {
+            p for n, p in arms.items() if not _beaten(p, arms.values(), sign)
+        }
+
+
+def _beaten(point, points, higher):
+    sign = 1 if higher else -1
+    return any(
+        c <= point[0] and sign * s >= sign * point[1] and (c, s) != point
+        for c, s in points
+    )
