@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint .ci/constraints.txt
 WORKDIR ?= runs/quickstart
-PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 .PHONY: quickstart test test-all lint format bench clean
 
@@ -14,11 +14,11 @@ PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 quickstart: .venv
 	$(BIN)/python -m research.compare --config=experiments/quickstart.py --workdir=$(WORKDIR)
 
-# What a person runs before a commit: at most 10 minutes on 2 cores.
+# What a person runs before a commit: at most 5 minutes on 2 cores.
 test: .venv/dev
 	$(PYTEST) -m "not slow"
 
-# Everything: every mesh, tree mode, kills, parity with torch. At most 45 minutes.
+# Everything: every mesh, tree mode, kills, parity with torch. At most 40 minutes.
 test-all: .venv/dev .venv/peers
 	$(PYTEST)
 	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(PYTEST) -m "not slow" \

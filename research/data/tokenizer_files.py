@@ -9,9 +9,10 @@ a folder                                      the first of these that it holds
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,27 +53,32 @@ def load(path: str | pathlib.Path) -> Tokenizer:
             f"folder of one of these kinds:\n{_kinds()}"
         )
     settings = _settings(folder) if path.is_dir() else {}
-    try:
+    with _reading(file):
         definition = _read(file, settings)
-    except DataError:
-        raise
-    except Exception as error:  # The library raises plain Exception.
-        raise DataError(
-            f"{file}: not a tokenizer, or a damaged one ({error}). Kinds of files:\n"
-            f"{_kinds()}"
-        ) from error
     names = {
         role: token
         for role in NAMES
         if (token := _content(settings.get(f"{role}_token"))) is not None
     }
-    counts = folder / COUNTS_FILE
-    has_counts = path.is_dir() and counts.is_file()
-    return Tokenizer.of(
-        definition,
-        names=names,
-        unigram_counts=np.load(counts) if has_counts else None,
-    )
+    counts = None
+    if path.is_dir() and (folder / COUNTS_FILE).is_file():
+        with _reading(folder / COUNTS_FILE):
+            counts = np.load(folder / COUNTS_FILE)
+    return Tokenizer.of(definition, names=names, unigram_counts=counts)
+
+
+@contextlib.contextmanager
+def _reading(file: pathlib.Path) -> Iterator[None]:
+    """Names the file that could not be read."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # The tokenizers library raises plain Exception.
+        raise DataError(
+            f"{file}: not a tokenizer, or a damaged one ({error}). Kinds of files:\n"
+            f"{_kinds()}"
+        ) from error
 
 
 def _kinds() -> str:
@@ -100,7 +106,8 @@ def _settings(folder: pathlib.Path) -> dict[str, Any]:
     for name in (CONFIG_FILE, SPECIALS_FILE):
         file = folder / name
         if file.is_file():
-            settings |= json.loads(file.read_text(encoding="utf-8"))
+            with _reading(file):
+                settings |= json.loads(file.read_text(encoding="utf-8"))
     return settings
 
 

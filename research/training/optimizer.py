@@ -173,9 +173,34 @@ def _adafactor(
     factored = optax.scale_by_factored_rms(decay_rate=config.decay_rate)
     return [
         ("factored", factored),
-        ("update_clip", optax.clip_by_block_rms(1.0)),
-        ("relative", optax.scale_by_param_block_rms()),
+        ("update_clip", _by_layer(optax.clip_by_block_rms(1.0))),
+        ("relative", _by_layer(optax.scale_by_param_block_rms())),
     ]
+
+
+def _by_layer(rule: optax.GradientTransformation) -> optax.GradientTransformation:
+    """A stateless rule over blocks of parameters, applied to each layer of a scan.
+
+    A scan keeps the parameters of all layers in one array [layers, ...], which would
+    otherwise be one block.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None):
+        def of_block(path: tuple[Any, ...], update: Array, param: Array) -> Array:
+            def apply(u: Array, p: Array) -> Array:
+                return rule.update(u, state, p)[0]
+
+            return (jax.vmap(apply) if _is_stacked(path) else apply)(update, param)
+
+        return jax.tree_util.tree_map_with_path(of_block, updates, params), state
+
+    return optax.GradientTransformation(rule.init, update)
+
+
+def _is_stacked(path: tuple[Any, ...]) -> bool:
+    """Whether a parameter has an axis of layers: stack/layers/attention/..., no number."""
+    names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+    return "layers" in names and not names[names.index("layers") + 1].isdigit()
 
 
 RULES: dict[str, Callable] = {"adamw": _adam, "adafactor": _adafactor}

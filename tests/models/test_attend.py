@@ -147,8 +147,14 @@ def packed(length):
     return jnp.asarray(ids, jnp.int32)
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("num_groups", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("causal", "num_groups"),
+    [
+        pytest.param(causal, count, marks=() if count == 2 else pytest.mark.slow)
+        for causal in (True, False)
+        for count in (1, 2, 4)
+    ],
+)
 def test_splash_equals_library_with_gradients(causal, num_groups):
     length, width = 256, 64
     rng = np.random.default_rng(0)

@@ -15,6 +15,7 @@ from models.inputs import ModelInputs
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.slow
 
 VOCAB = 31
 LENGTHS = (9, 12, 4)

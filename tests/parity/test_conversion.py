@@ -22,6 +22,7 @@ from tests.helpers import toy_vocabulary
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.slow
 
 VOCAB = 512
 SHAPE = dict(

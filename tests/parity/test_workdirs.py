@@ -16,6 +16,7 @@ from tests.parity.test_conversion import CASES, quietly, randomised
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.slow
 
 TEXTS = ["the cat sat", "on the mat ."]
 WORDS = ["the", "cat", "sat", "on", "mat", ".", "a", "dog", "ran", "##s"]

@@ -111,6 +111,36 @@ def test_adafactor_is_optax_adafactor():
     assert_close(run(ours), run_optax(optax.adafactor(0.1)))
 
 
+@pytest.mark.parametrize("name", optimizer.RULES)
+def test_scanned_layers_are_updated_like_layers_of_a_loop(name):
+    rule = optimizer.create(config(name=name, clip_norm=0.5, weight_decay=0.1), 100)
+    rng = np.random.default_rng(0)
+
+    def layer(scale):
+        # Large enough for Adafactor to factor the second moment.
+        return {"kernel": rng.normal(size=(130, 140), scale=scale), "bias": np.ones(9)}
+
+    def forms(*layers):
+        """The same layers by number, and stacked."""
+        layers = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), layers)
+        numbered = {"stack": {"layers": dict(enumerate(layers))}}
+        stacked = {"stack": {"layers": jax.tree.map(lambda *x: jnp.stack(x), *layers)}}
+        return numbered, stacked
+
+    params = list(forms(layer(0.1), layer(3.0)))
+    states = [rule.transformation.init(form) for form in params]
+    for step in range(3):
+        gradients = forms(layer(1.0), layer(0.01 * (step + 1)))
+        updates = [None, None]
+        for i in range(2):
+            updates[i], states[i] = rule.transformation.update(
+                gradients[i], states[i], params[i]
+            )
+            params[i] = optax.apply_updates(params[i], updates[i])
+        _, looped = forms(*updates[0]["stack"]["layers"].values())
+        assert_close(looped, updates[1])
+
+
 def test_first_moment_in_bfloat16_second_in_float32():
     rule = optimizer.create(config(moment_dtype="bfloat16"), 10)
     state = rule.transformation.init(PARAMS)["adam"]

@@ -29,10 +29,7 @@ def shared(tmp_path_factory):
     """A corpus, a cache of its tokens, and one of compiled programs."""
     folder = tmp_path_factory.mktemp("shared")
     tiny.write_corpus(folder / "corpus")
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
     yield folder
-    jax.config.update("jax_compilation_cache_dir", before)
 
 
 def config(shared: pathlib.Path, **overrides):

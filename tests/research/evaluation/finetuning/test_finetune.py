@@ -286,6 +286,7 @@ def test_other_architectures_learn(architecture, data):
     assert result.scores["dev"]["accuracy"] >= 0.85
 
 
+@pytest.mark.slow
 def test_text_to_text_learns_and_writes_words(data):
     backbone = toy.backbone("encoder_decoder", num_token_types=0)
     given = settings(
