@@ -17,7 +17,7 @@ import pathlib
 import re
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,9 +30,7 @@ from research.evaluation.finetuning.finetune import finetune
 from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.finetuning.task import Task
 from research.evaluation.interface import CHANCE, Evaluation, Result, failure_notes
-
-if TYPE_CHECKING:
-    from research.training.trained_run import TrainedRun
+from research.training.trained_run import TrainedRun
 
 TASK = Task(
     name="acceptability",

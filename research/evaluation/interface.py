@@ -10,12 +10,10 @@ import collections
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from research.config.sections import RunConfig
-
-if TYPE_CHECKING:
-    from research.training.trained_run import TrainedRun
+from research.training.trained_run import TrainedRun
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import dataclasses
 import math
 import pathlib
 import time
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +28,7 @@ from research.errors import UserError
 from research.evaluation.interface import Evaluation, Metric, Result
 from research.training import rngs
 from research.training import state as state_lib
-
-if TYPE_CHECKING:
-    from research.training.trained_run import TrainedRun
+from research.training.trained_run import TrainedRun
 
 # The probe's corruption is the same for every arm, seed and time.
 _SEED = 0

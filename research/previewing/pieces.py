@@ -1,4 +1,4 @@
-"""Token ids as text that a person can read, with the part each token plays."""
+"""Token ids as readable text, coloured by the part of each token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from objectives.vocabulary import Vocabulary
 
-# Part a token plays -> how it looks, and what the legend says of it.
+# Part of a token -> its style, and its words in the legend.
 STYLES = {
     "text": ("", ""),
     "second": ("cyan", "second segment"),
@@ -23,7 +23,7 @@ STYLES = {
     "sentinel": ("bold magenta", "stands for a span"),
     "special": ("dim", ""),
 }
-# What white space looks like inside a cell.
+# White space as shown inside a cell.
 _VISIBLE = {"\n": "↵", "\t": "⇥", "\r": "␍", " ": "␣"}
 
 
@@ -83,7 +83,7 @@ class Pieces:
             apart = named or starts is None or bool(starts[numbers[0]])
             if apart and text and not text.plain[-1].isspace():
                 text.append(" ")
-            # A space is no part of what is highlighted; lines are the column's own.
+            # Spaces are not highlighted, and a line break would break the column.
             written = written.lstrip(" ").replace("\n", "↵ ")
             text.append(written, STYLES[part][0])
         return text
@@ -97,13 +97,13 @@ def parts_of(
     bidirectional: np.ndarray | None = None,
     hidden: dict[int, int] | None = None,
 ) -> list[str]:
-    """The part each token plays, a key of STYLES.
+    """The part of each token, a key of STYLES.
 
     Args:
       tokens: ids.
       vocabulary: special ids and sentinels.
       token_types: 1 for the second segment.
-      bidirectional: which ones the positions before them see.
+      bidirectional: which positions the earlier ones see.
       hidden: position -> the id to be predicted there.
     """
     hidden = hidden or {}

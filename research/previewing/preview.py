@@ -57,7 +57,7 @@ def check_rows(run: RunConfig, num_rows: int) -> None:
     """Refuses to show more rows than a step has.
 
     Raises:
-      UserError: saying how many it has.
+      UserError: naming the rows of a step.
     """
     if num_rows > run.train.batch_size:
         raise UserError(
@@ -94,7 +94,8 @@ def draw(
 ) -> None:
     """Prints the first rows of the first batch, then statistics over more batches.
 
-    Of a mixture, the first rows of each component; of phases, those of the step's phase.
+    For a mixture these are the first rows of each component, for phases those of the
+    phase of the step.
     """
     console.print(_title(objective))
     objective = objective.at(step)

@@ -1,7 +1,7 @@
-"""One row of an example: clean text beside the inputs, and every token with its target.
+"""Draws one row of an example: clean text beside inputs, and each token with its target.
 
-Everything is read off the Example, whatever the objective: a target is shown under the
-position it is read at, with its weight where that is neither 0 nor 1.
+This needs the Example alone, not the objective. A target is shown under the position
+that it is read at, with its weight where that is neither 0 nor 1.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from models.inputs import ModelInputs
 from objectives.types import Example, Target, Term
 from research.previewing.pieces import STYLES, Pieces, parts_of
 
-# Lines about the inputs; the others are targets.
+# Names of lines about the inputs; all others are targets.
 _FACTS = ("position", "segment", "type", "both ways", "index", "span")
 
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """The tokens of one stack, padding cut off.
+    """The tokens of one stack, without padding.
 
     Attributes:
       name: 'inputs', or 'encoder' and 'decoder'.
       tokens: ids.
       parts: keys of STYLES.
       padding: number of padding tokens cut off.
-      lines: name -> what stands under each position.
+      lines: name -> text under each position.
     """
 
     name: str
@@ -64,8 +64,8 @@ def show_row(
       clean: the row's clean ids [R].
       example: the row, see `take_row`.
       terms: the loss terms that the row has targets of.
-      in_place: whether a target is the token at the position it is read at, as for
-        an encoder, or the next one.
+      in_place: whether a target is the token at the position that it is read at, as
+        for an encoder, or the next token.
     """
     token_targets = {
         term: target
@@ -80,7 +80,7 @@ def show_row(
     written = {} if in_place else token_targets
     parts: list[RenderableType] = [_side_by_side(pieces, clean, sides, written)]
     for side in sides:
-        # Without lines the running text has said it all.
+        # Without lines the running text shows everything already.
         if side.lines:
             parts += [Text(), Gloss(pieces, side)]
     labels = _labels(example, terms, pieces)
@@ -91,7 +91,7 @@ def show_row(
 
 
 def _legend(parts: Sequence[str]) -> Text:
-    """What the colours mean, of the parts that occur."""
+    """The meaning of the colours that occur."""
     text = Text()
     for part, (style, meaning) in STYLES.items():
         if part in parts and meaning:
@@ -142,7 +142,7 @@ def _array(values: Any) -> np.ndarray | None:
 
 
 def _facts(inputs: ModelInputs, real: int) -> dict[str, dict[int, str]]:
-    """Lines about segments and positions, where there is anything to tell."""
+    """Lines about segments and positions, where they differ from the plain ones."""
     lines = {}
     positions = np.asarray(inputs.positions)[:real]
     segments = np.asarray(inputs.segment_ids)[:real]

@@ -1,4 +1,4 @@
-"""Statistics of corruption over many rows, beside what they should be."""
+"""Statistics of corruption over many rows, beside their nominal values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from objectives.types import Example, TokenBatch
 # A ratio is off if it is so many standard errors and so large a share away.
 _ERRORS, _SHARE = 4.0, 0.05
 _BAR = 24
-# Not worth a line in examples that have none.
+# Shown only where there are any.
 _UNLESS_NONE = ("[MASK] in the inputs", "sentinels in the inputs")
 
 
@@ -31,8 +31,8 @@ class Ratio:
 
     Attributes:
       value: sum of totals over sum of counts; nan if nothing was counted.
-      error: its standard error, rows being independent.
-      nominal: what it should be, or None.
+      error: its standard error over independent rows.
+      nominal: the expected value, or None.
     """
 
     value: float
@@ -41,7 +41,7 @@ class Ratio:
 
     @property
     def is_off(self) -> bool:
-        """Farther from nominal than chance explains and than matters."""
+        """Whether the distance from nominal is significant and not small."""
         if self.nominal is None or math.isnan(self.value):
             return False
         distance = abs(self.value - self.nominal)
@@ -53,7 +53,7 @@ def measure(
 ) -> dict[str, Statistic]:
     """Statistics of every row of (key, batch) pairs, as NumPy arrays."""
 
-    names: list[str] = []  # in order; as a pytree a dict comes back sorted
+    names: list[str] = []  # In order: jit returns dicts sorted by name.
 
     @jax.jit
     def of_batch(rng: Array, batch: TokenBatch) -> dict[str, Statistic]:
@@ -71,7 +71,7 @@ def measure(
 
 
 def general(objective: Objective, example: Example) -> dict[str, Statistic]:
-    """What any example tells: real tokens, targets, and the objective's own counts."""
+    """Statistics of any objective: real tokens, targets, and its own metrics."""
     found = examples_of(example)
     result = {}
     for name, part, _ in objective.parts():
@@ -124,7 +124,7 @@ def _ratio(totals: np.ndarray, counts: np.ndarray, nominal: float | None) -> Rat
     if whole == 0:
         return Ratio(value=math.nan, error=math.nan, nominal=nominal)
     value = totals.sum() / whole
-    # Linearised: rows differ in totals and counts, which go together.
+    # Linearised (delta method), because totals and counts of a row are correlated.
     error = math.sqrt(np.square(totals - value * counts).sum()) / whole
     return Ratio(value=value, error=error, nominal=nominal)
 

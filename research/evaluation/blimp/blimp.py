@@ -13,16 +13,13 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from research.data import tfds
 from research.errors import UserError, user_errors
 from research.evaluation.blimp import likelihood
-
-if TYPE_CHECKING:
-    from research.training.trained_run import TrainedRun
+from research.training.trained_run import TrainedRun
 
 NUM_PARADIGMS = 67
 TFDS_PREFIX = "tfds:"

@@ -6,15 +6,13 @@ import dataclasses
 import functools
 import pathlib
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from research.config import objective_section
 from research.config.sections import RunConfig
 from research.evaluation.blimp import blimp, likelihood
 from research.evaluation.interface import CHANCE, Evaluation, Result
-
-if TYPE_CHECKING:
-    from research.training.trained_run import TrainedRun
+from research.training.trained_run import TrainedRun
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -19,9 +18,7 @@ from objectives.base import Objective
 from research.errors import UserError
 from research.evaluation.finetuning import batching
 from research.training import state as state_lib
-
-if TYPE_CHECKING:
-    from research.training.trained_run import TrainedRun
+from research.training.trained_run import TrainedRun
 
 # Logits held at a time, over all rows of a batch.
 _LOGITS = {"cpu": 2**24, "gpu": 2**29, "tpu": 2**29}

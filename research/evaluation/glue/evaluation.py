@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,9 +19,7 @@ from research.evaluation.glue.run import GlueFits, GlueRow
 from research.evaluation.glue.tasks import resolve
 from research.evaluation.interface import Evaluation, Metric, Result, failure_notes
 from research.machine.run_store import RunStore
-
-if TYPE_CHECKING:
-    from research.training.trained_run import TrainedRun
+from research.training.trained_run import TrainedRun
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

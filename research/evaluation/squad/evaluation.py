@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from research.config.sections import RunConfig
 from research.evaluation.finetuning.fits import PRETRAINED
@@ -15,9 +15,7 @@ from research.evaluation.squad import run as squad_run
 from research.evaluation.squad.run import SquadConfig, SquadFits, SquadRow
 from research.evaluation.squad.scoring import TITLES
 from research.machine.run_store import RunStore
-
-if TYPE_CHECKING:
-    from research.training.trained_run import TrainedRun
+from research.training.trained_run import TrainedRun
 
 _SQUAD_METRICS = ("f1", "exact_match")
 
