@@ -11,7 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import ml_collections
+
+from research.comparison.arms import Arm
 from research.comparison.config import ComparisonConfig
+from research.config import objective_section, parse
+from research.evaluation.table import EVALUATIONS
 
 KINDS = ("rate", "trial", "run", "evaluation")
 
@@ -121,16 +126,30 @@ def evaluation_folder(evaluation: str, arm: str, seed: int, point: float | None)
 
 
 def floor_arms(config: ComparisonConfig) -> dict[str, str]:
-    """arm -> the first arm with an equal model, whose floor is evaluated for both.
+    """arm -> the first arm with an equal floor, which is evaluated for both.
 
     Random parameters of equal models are equal, so arms that differ in the objective
-    alone share a floor, the score from random initialisation.
+    alone share a floor, the score from random initialisation, if the objectives have a
+    text read in the same way. Evaluations without training ask more of the objective.
     """
+    zero_shot = not all(
+        EVALUATIONS[settings["kind"]].trains for settings in config.evaluations.values()
+    )
     first: dict[str, str] = {}
     return {
-        arm.name: first.setdefault(repr(sorted(arm.config["model"].items())), arm.name)
+        arm.name: first.setdefault(repr(_floor_of(arm, zero_shot)), arm.name)
         for arm in config.arms
     }
+
+
+def _floor_of(arm: Arm, zero_shot: bool) -> tuple[object, ...]:
+    """What the floor of an arm depends on."""
+    model = sorted(arm.config["model"].items())
+    if zero_shot:
+        return model, arm.config["objective"]
+    run = parse.parse(ml_collections.ConfigDict(arm.config))
+    objective = objective_section.provisional(run)
+    return model, objective.attention, objective.prompt
 
 
 def _evaluations(config: ComparisonConfig, seed: int) -> list[Job]:
