@@ -28,9 +28,8 @@ def base_model() -> ml_collections.ConfigDict:
             "emb_dim": 256,
             "embedding_dim": placeholder(int),  # factorised embedding; None = emb_dim
             "num_layers": 4,
-            "num_encoder_layers": placeholder(
-                int
-            ),  # encoder_decoder; None = num_layers
+            # Of an encoder_decoder; None = num_layers.
+            "num_encoder_layers": placeholder(int),
             "num_decoder_layers": placeholder(int),
             "num_heads": 4,
             "num_kv_heads": placeholder(int),  # grouped queries; None = num_heads
@@ -72,53 +71,37 @@ def base_model() -> ml_collections.ConfigDict:
     )
 
 
-# What a family's papers chose, beside its sizes; over base_model().
+# After Vaswani et al. 2017: the norm follows the sum with the residual.
+_POST_NORM = {
+    "norm_position": "post",
+    "final_norm": False,
+    "embedding_norm": True,
+    "attention_dropout_rate": 0.1,
+}
+_BERT = {
+    **_POST_NORM,
+    "architecture": "encoder",
+    "norm_epsilon": 1e-12,
+    "num_token_types": 2,
+}
+_T5 = {
+    "architecture": "encoder_decoder",
+    "position": "relative_bias",
+    "norm": "rmsnorm",
+    "use_bias": False,
+    "attention_scale": 1.0,
+    "init": "t5",
+    "init_stddev": 1.0,
+}
+# What a family's papers chose, beside its sizes, where base_model() has another value.
 FAMILIES = {
-    # Devlin et al. 2019.
-    "bert": {
-        "architecture": "encoder",
-        "max_seq_len": 512,
-        "position": "learned",
-        "norm_position": "post",
-        "norm_epsilon": 1e-12,
-        "final_norm": False,
-        "embedding_norm": True,
-        "num_token_types": 2,
-        "activation": "gelu",
-        "attention_dropout_rate": 0.1,
-    },
+    "bert": _BERT,  # Devlin et al. 2019
     # Liu et al. 2019: no second sentence type, positions after two unused rows.
-    "roberta": {
-        "architecture": "encoder",
-        "max_seq_len": 512,
-        "position": "learned",
-        "position_offset": 2,
-        "norm_position": "post",
-        "norm_epsilon": 1e-5,
-        "final_norm": False,
-        "embedding_norm": True,
-        "num_token_types": 1,
-        "activation": "gelu",
-        "attention_dropout_rate": 0.1,
-    },
-    # Clark et al. 2020: BERT with embeddings of another width (`embedding_dim`).
-    "electra": {
-        "architecture": "encoder",
-        "max_seq_len": 512,
-        "position": "learned",
-        "norm_position": "post",
-        "norm_epsilon": 1e-12,
-        "final_norm": False,
-        "embedding_norm": True,
-        "num_token_types": 2,
-        "activation": "gelu",
-        "attention_dropout_rate": 0.1,
-    },
+    "roberta": dict(_BERT, norm_epsilon=1e-5, num_token_types=1, position_offset=2),
     # Radford et al. 2019.
     "gpt2": {
         "architecture": "decoder",
         "max_seq_len": 1024,
-        "position": "learned",
         "norm_epsilon": 1e-5,
         "activation": "gelu_tanh",
         "attention_dropout_rate": 0.1,
@@ -139,106 +122,63 @@ FAMILIES = {
     },
     # Raffel et al. 2020; the scale of the logits is emb_dim ** -0.5.
     "t5": {
-        "architecture": "encoder_decoder",
-        "position": "relative_bias",
-        "norm": "rmsnorm",
-        "norm_epsilon": 1e-6,
+        **_T5,
         "activation": "relu",
-        "use_bias": False,
-        "attention_scale": 1.0,
-        "dropout_rate": 0.1,
         "mlp_dropout_rate": 0.1,
         "attention_dropout_rate": 0.1,
-        "init": "t5",
-        "init_stddev": 1.0,
     },
     # Shazeer 2020 and Xue et al. 2021: gated, untied, no dropout in pretraining.
     "t5_1_1": {
-        "architecture": "encoder_decoder",
-        "position": "relative_bias",
-        "norm": "rmsnorm",
-        "norm_epsilon": 1e-6,
+        **_T5,
         "activation": "gelu_tanh",
         "gated_mlp": True,
-        "use_bias": False,
-        "attention_scale": 1.0,
         "tie_embeddings": False,
         "dropout_rate": 0.0,
-        "init": "t5",
-        "init_stddev": 1.0,
     },
     # Lewis et al. 2020.
     "bart": {
+        **_POST_NORM,
         "architecture": "encoder_decoder",
         "max_seq_len": 1024,
-        "position": "learned",
         "position_offset": 2,
-        "norm_position": "post",
         "norm_epsilon": 1e-5,
-        "final_norm": False,
-        "embedding_norm": True,
-        "activation": "gelu",
         "mlp_dropout_rate": 0.1,
-        "attention_dropout_rate": 0.1,
     },
 }
 
+
+def _sized(family: str, size: tuple[int, int, int, int], **overrides) -> dict:
+    """A family's choices with (num_layers, emb_dim, num_heads, mlp_dim)."""
+    fields = ("num_layers", "emb_dim", "num_heads", "mlp_dim")
+    return {**FAMILIES[family], **dict(zip(fields, size, strict=True)), **overrides}
+
+
+_BASE = (12, 768, 12, 3072)
 # Models of the papers: a family's choices with a size.
 MODELS = {
-    "bert_base": dict(FAMILIES["bert"], **SIZES["base"]),
-    "bert_large": dict(FAMILIES["bert"], **SIZES["large"]),
-    "roberta_base": dict(FAMILIES["roberta"], **SIZES["base"]),
-    "electra_small": dict(
-        FAMILIES["electra"],
-        num_layers=12,
-        emb_dim=256,
-        embedding_dim=128,
-        num_heads=4,
-        mlp_dim=1024,
-    ),
-    "electra_base": dict(FAMILIES["electra"], **SIZES["base"]),
-    "gpt2_small": dict(FAMILIES["gpt2"], **SIZES["base"]),
+    "bert_base": _sized("bert", _BASE),
+    "bert_large": _sized("bert", (24, 1024, 16, 4096)),
+    "roberta_base": _sized("roberta", _BASE),
+    # Clark et al. 2020: BERT, the small one with embeddings of another width.
+    "electra_small": _sized("bert", (12, 256, 4, 1024), embedding_dim=128),
+    "electra_base": _sized("bert", _BASE),
+    "gpt2_small": _sized("gpt2", _BASE),
     # Llama's settings at the size of GPT-2 small.
-    "llama": dict(
-        FAMILIES["llama"], num_layers=12, emb_dim=768, num_heads=12, mlp_dim=2048
-    ),
-    "llama2_7b": dict(
-        FAMILIES["llama"], num_layers=32, emb_dim=4096, num_heads=32, mlp_dim=11008
-    ),
-    "llama3_1_8b": dict(
-        FAMILIES["llama"],
-        num_layers=32,
-        emb_dim=4096,
-        num_heads=32,
+    "llama": _sized("llama", (12, 768, 12, 2048)),
+    "llama2_7b": _sized("llama", (32, 4096, 32, 11008)),
+    "llama3_1_8b": _sized(
+        "llama",
+        (32, 4096, 32, 14336),
         num_kv_heads=8,
-        mlp_dim=14336,
         max_seq_len=131072,
         rope_theta=500000.0,
         rope_scaling=("llama3", 8.0, 1.0, 4.0, 8192),
     ),
-    "t5_small": dict(
-        FAMILIES["t5"],
-        num_layers=6,
-        emb_dim=512,
-        num_heads=8,
-        mlp_dim=2048,
-        logit_scale=512**-0.5,
-    ),
-    "t5_base": dict(FAMILIES["t5"], **SIZES["base"], logit_scale=768**-0.5),
-    "t5_1_1_small": dict(
-        FAMILIES["t5_1_1"],
-        num_layers=8,
-        emb_dim=512,
-        num_heads=6,
-        head_dim=64,
-        mlp_dim=1024,
-    ),
-    "t5_1_1_base": dict(
-        FAMILIES["t5_1_1"], num_layers=12, emb_dim=768, num_heads=12, mlp_dim=2048
-    ),
-    "bart_base": dict(
-        FAMILIES["bart"], num_layers=6, emb_dim=768, num_heads=12, mlp_dim=3072
-    ),
+    "t5_small": _sized("t5", (6, 512, 8, 2048), logit_scale=512**-0.5),
+    "t5_base": _sized("t5", _BASE, logit_scale=768**-0.5),
+    "t5_1_1_small": _sized("t5_1_1", (8, 512, 6, 1024), head_dim=64),
+    "t5_1_1_base": _sized("t5_1_1", (12, 768, 12, 2048)),
+    "bart_base": _sized("bart", (6, 768, 12, 3072)),
 }
 
 
@@ -256,6 +196,14 @@ def paper_model(name: str, **overrides) -> ml_collections.ConfigDict:
     return config
 
 
+_SEQUENCE_TO_SEQUENCE = {
+    "loss_weight": 1.0,
+    "z_loss": 0.0,
+    # 0 = the batch's number of targets, 1 = T5X's plain sum, or a constant
+    "loss_normalizing_factor": 0.0,
+    "bidirectional_inputs": True,  # a decoder sees its inputs both ways
+    "isolate_documents": False,  # the documents of a row are merged, as in T5
+}
 # Hyperparameters of each objective, every field given.
 OBJECTIVES: dict[str, dict] = {
     "causal_lm": {
@@ -298,47 +246,25 @@ OBJECTIVES: dict[str, dict] = {
         "isolate_documents": False,
     },
     "span_corruption": {
-        "loss_weight": 1.0,
-        "z_loss": 0.0,
-        # 0 = the batch's number of targets, 1 = T5X's plain sum, or a constant
-        "loss_normalizing_factor": 0.0,
-        "bidirectional_inputs": True,  # a decoder sees its inputs both ways
-        "isolate_documents": False,  # the documents of a row are merged, as in T5
+        **_SEQUENCE_TO_SEQUENCE,
         "noise": "spans",  # exact counts, or 'iid': each token by itself
         "noise_density": 0.15,
         "mean_noise_span_length": 3.0,
         "markers": "sentinels",  # or 'none': drop corrupted tokens
     },
     "prefix_lm": {
-        "loss_weight": 1.0,
-        "z_loss": 0.0,
-        # 0 = the batch's number of targets, 1 = T5X's plain sum, or a constant
-        "loss_normalizing_factor": 0.0,
-        "bidirectional_inputs": True,  # a decoder sees its inputs both ways
-        "isolate_documents": False,
+        **_SEQUENCE_TO_SEQUENCE,
         "noise_density": 0.5,  # mean share of the tokens after the prefix
     },
     "text_infilling": {
-        "loss_weight": 1.0,
-        "z_loss": 0.0,
-        # 0 = the batch's number of targets, 1 = T5X's plain sum, or a constant
-        "loss_normalizing_factor": 0.0,
-        "bidirectional_inputs": True,  # a decoder sees its inputs both ways
-        "isolate_documents": False,
+        **_SEQUENCE_TO_SEQUENCE,
         "noise_density": 0.3,
         "mean_noise_span_length": 3.5,  # of a Poisson distribution, in units
         "random_prob": 0.1,
         "unit": "word",  # or 'token'
         "permute_sentences": 1.0,  # share of each document's sentences
     },
-    "deshuffling": {
-        "loss_weight": 1.0,
-        "z_loss": 0.0,
-        # 0 = the batch's number of targets, 1 = T5X's plain sum, or a constant
-        "loss_normalizing_factor": 0.0,
-        "bidirectional_inputs": True,  # a decoder sees its inputs both ways
-        "isolate_documents": False,
-    },
+    "deshuffling": _SEQUENCE_TO_SEQUENCE,
 }
 
 
@@ -364,18 +290,16 @@ def mixture(**components: tuple) -> ml_collections.ConfigDict:
         float(values[2]) if len(values) > 2 else values[1] / sum(shares)
         for values in components.values()
     )
-    section = ml_collections.ConfigDict(
-        {"mixture": tuple(components), "shares": shares, "weights": weights}
+    inner = {name: values[0] for name, values in components.items()}
+    return ml_collections.ConfigDict(
+        {"mixture": tuple(components), "shares": shares, "weights": weights, **inner}
     )
-    for name, values in components.items():
-        section[name] = values[0]
-    return section
 
 
 def phases(**components: tuple) -> ml_collections.ConfigDict:
     """The objective section of phases: NAME=(section, share of the run it ends at)."""
     ends = tuple(float(end) for _, end in components.values())
-    section = ml_collections.ConfigDict({"phases": tuple(components), "ends": ends})
-    for name, (inner, _) in components.items():
-        section[name] = inner
-    return section
+    inner = {name: section for name, (section, _) in components.items()}
+    return ml_collections.ConfigDict(
+        {"phases": tuple(components), "ends": ends, **inner}
+    )
