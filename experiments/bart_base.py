@@ -1,10 +1,8 @@
 """BART base: text infilling and sentence permutation.
 
-Paper: Lewis et al. 2020, "BART: Denoising Sequence-to-Sequence Pre-training for Natural
-Language Generation, Translation, and Comprehension" (arXiv:1910.13461), sections 2.2,
-4 and 5.1. The values of the optimizer are those its authors gave for BART large
-(fairseq issue 1899): 30% of the words in spans of 3.5 on average (the paper says 3), a
-tenth of the masks random, all sentences permuted. It trains on 8000 sequences a step.
+Paper: Lewis et al. 2020 (arXiv:1910.13461), sections 2.2, 4 and 5.1. The optimizer's values
+are those its authors gave for BART large (fairseq issue 1899): 30% of the words in spans
+of 3.5 on average (the paper says 3), a tenth of the masks random, all sentences permuted.
 
 Command:
     python -m research.pretrain --config=experiments/bart_base.py --workdir=runs/bart
@@ -12,12 +10,10 @@ Command:
     ... --config.data.source=FOLDER    # the paper adds books, news, web text, stories
     ... --config.train.num_microbatches=100    # for less memory
 
-Hardware: the paper used clusters of GPUs; written for 8 accelerators with bfloat16.
-Time: 1.9e21 FLOPs forward and backward: 7 days at 40% of 8 x 990 TFLOP/s.
-Expected: the loss starts at ln 50265 + 768 * 0.02^2 / 2 = 10.98 nats (tied embeddings of
-deviation 0.02 behind a norm). Every token is a target, and most are copied from the
-inputs, so it falls far below that of a language model. Published, table 1, BART base
-trained on books and Wikipedia for 10^6 steps: 90.8 F1 on SQuAD 1.1, 83.8 on MNLI.
+Time: 7 days on 8 accelerators (1.9e21 FLOPs at 40% of 990 TFLOP/s each).
+Expected: starts at ln 50265 + 768 * 0.02^2 / 2 = 10.98 nats. Most targets are copied from
+the inputs, so the loss falls far below a language model's. Published, table 1, 10^6 steps
+on books and Wikipedia: 90.8 F1 on SQuAD 1.1, 83.8 on MNLI.
 """
 
 import ml_collections

@@ -1,22 +1,15 @@
 """BERT's two objectives at the size of the comparisons: next sentence and masked LM.
 
-Paper: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for
-Language Understanding" (arXiv:1810.04805), section 3.1 and appendix A.1.
-
-The stages compose: pairs of segments first, then 80/10/10 masking of the pairs. Half of
-the rows of every batch have a random second segment, exactly. The model is the encoder
-of the size ladder with the blocks that the other objectives train, and two sentence
-types; BERT's own is bert_base.
+Paper: Devlin et al. 2019 (arXiv:1810.04805), section 3.1 and appendix A.1. Pairs of
+segments first, then 80/10/10 masking of the pairs. Exactly half of the rows of every batch
+have a random second segment. The model has two sentence types; BERT's own is bert_base.
 
 Command:
     python -m research.pretrain --config=experiments/bert.py --workdir=runs/bert
     python -m research.preview --config=experiments/bert.py --rows=2
 
-Hardware: any; sized for a CPU with two cores and 4 GB.
-Time: 1000 steps of 32 rows are 9.4e13 FLOPs forward and backward, at 50 GFLOP/s about
-30 minutes.
-Expected: the loss starts at ln 8192 + 256 * 0.02^2 / 2 + ln 2 = 9.75 nats: tied
-embeddings of deviation 0.02 behind a norm, and two classes. A sentence pair is one
+Time: 1000 steps of 32 rows take 30 minutes (9.4e13 FLOPs).
+Expected: starts at ln 8192 + 256 * 0.02^2 / 2 + ln 2 = 9.75 nats. A sentence pair is one
 target a row beside 20 tokens: next-sentence prediction leaves ln 2 = 0.693 late.
 """
 

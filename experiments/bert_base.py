@@ -1,22 +1,18 @@
 """BERT base, uncased.
 
-Paper: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for
-Language Understanding" (arXiv:1810.04805), section 3.1 and appendix A.2.
-
-The reference masks its data once, in ten copies; here masks and pairs are fresh at every
-step. It trains nine tenths of its steps on sequences of 128 tokens: do the same by two
-runs, the second with --config.train.init_from and the first with row_length=125.
+Paper: Devlin et al. 2019 (arXiv:1810.04805), section 3.1 and appendix A.2. The reference
+masks its data once, in ten copies; here masks and pairs are fresh at every step. It trains
+nine tenths of its steps on sequences of 128 tokens: do the same by two runs, the second
+with --config.train.init_from and the first with row_length=125.
 
 Command:
     python -m research.pretrain --config=experiments/bert_base.py --workdir=runs/bert_base
     ... --config.data.source=FOLDER    # the paper adds BooksCorpus
     ... --config.data.tokenizer.kind=file --config.data.tokenizer.path=VOCAB_TXT
 
-Hardware: the paper used 16 TPU chips; written for 8 accelerators with bfloat16.
-Time: 7.7e19 FLOPs forward and backward: 7 hours at 40% of 8 x 990 TFLOP/s.
-Expected: the loss starts at ln 30522 + 768 * 0.02^2 / 2 + ln 2 = 11.17 nats (tied
-embeddings of deviation 0.02 behind a norm, and two classes). Published, table 1 and 2:
-84.6 on MNLI matched, 79.6 GLUE average (test); 88.5 F1 on SQuAD 1.1 (development).
+Time: 7 hours on 8 accelerators (7.7e19 FLOPs at 40% of 990 TFLOP/s each).
+Expected: starts at ln 30522 + 768 * 0.02^2 / 2 + ln 2 = 11.17 nats. Published, tables 1
+and 2: 84.6 on MNLI matched, 79.6 GLUE average (test); 88.5 F1 on SQuAD 1.1 (development).
 """
 
 import ml_collections

@@ -57,39 +57,6 @@ def get_config() -> ml_collections.ConfigDict:
     )
 
 
-def finetune(**overrides) -> dict:
-    """How a backbone is fine-tuned on a small classification task: every field."""
-    settings = {
-        "style": "head",
-        "readout": "auto",  # 'cls' for an encoder, 'last' else; or 'mean'
-        "batch_size": 32,
-        "eval_batch_size": 128,
-        "num_epochs": 5,
-        "max_length": 64,
-        "bucket_lengths": (16, 32),
-        "learning_rate": 1e-3,
-        "schedule": "linear",
-        "warmup_fraction": 0.1,
-        "final_fraction": 0.0,
-        "beta1": 0.9,
-        "beta2": 0.999,
-        "epsilon": 1e-6,
-        "weight_decay": 0.01,
-        "clip_norm": 1.0,
-        "layer_decay": 1.0,
-        "frozen_layers": 0,
-        "reinit_layers": 0,
-        "dropout_rate": 0.1,
-        "selection": "last",
-        "selection_metric": "accuracy",
-        "patience": 0,
-        "unit_scores": False,
-        "z_loss": 0.0,  # of answers that a model writes, style = 'text_to_text'
-        "min_answer_length": 8,  # room for an answer of so many tokens
-    }
-    return {**settings, **overrides}
-
-
 def acceptability(*, num_train: int, num_test: int, seeds: tuple, **overrides) -> dict:
     """Held-out sentences against shuffled copies; `overrides` are of fine-tuning."""
     return {
@@ -101,7 +68,7 @@ def acceptability(*, num_train: int, num_test: int, seeds: tuple, **overrides) -
             "max_words": 20,
             "seed": 0,
         },
-        "finetune": finetune(**overrides),
+        "finetune": presets.finetune(**overrides),
         "seeds": seeds,  # of fine-tuning
     }
 

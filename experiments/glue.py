@@ -8,9 +8,23 @@ r"""Fine-tunes a pretrained run on GLUE and scores it.
 import ml_collections
 from ml_collections.config_dict import placeholder
 
+from experiments import presets
+
+# Fields of fine-tuning of which lists are tried, and those that no protocol sets.
+GRIDS = ("learning_rate", "batch_size")
+OWN = (
+    "style",
+    "readout",
+    "eval_batch_size",
+    "bucket_lengths",
+    "z_loss",
+    "min_answer_length",
+)
+
 
 def get_config() -> ml_collections.ConfigDict:
     """Every field; what is None is as the protocol says."""
+    settings = presets.finetune(bucket_lengths=(16, 32, 48, 64, 80, 96, 128, 192, 256))
     return ml_collections.ConfigDict(
         {
             # A folder of the official TSVs (one subfolder a task), 'tfds', 'tfds:FOLDER'
@@ -28,31 +42,9 @@ def get_config() -> ml_collections.ConfigDict:
             "submission": True,
             "save_seconds": 60.0,
             "finetune": {
-                "style": "head",  # or 'text_to_text', 'text_to_text_free'
-                "readout": "auto",  # 'cls', 'mean', 'last'
-                "eval_batch_size": 128,
-                "bucket_lengths": (16, 32, 48, 64, 80, 96, 128, 192, 256),
-                # Of answers that a model writes, for style = 'text_to_text'.
-                "z_loss": 0.0,
-                "min_answer_length": 8,  # room for an answer of so many tokens
-                "num_epochs": placeholder(int),
-                "max_length": placeholder(int),
-                "schedule": placeholder(str),
-                "warmup_fraction": placeholder(float),
-                "final_fraction": placeholder(float),
-                "beta1": placeholder(float),
-                "beta2": placeholder(float),
-                "epsilon": placeholder(float),
-                "weight_decay": placeholder(float),
-                "clip_norm": placeholder(float),
-                "layer_decay": placeholder(float),
-                "frozen_layers": placeholder(int),
-                "reinit_layers": placeholder(int),
-                "dropout_rate": placeholder(float),
-                "selection": placeholder(str),
-                "selection_metric": placeholder(str),
-                "patience": placeholder(int),
-                "unit_scores": placeholder(bool),
+                field: value if field in OWN else placeholder(type(value))
+                for field, value in settings.items()
+                if field not in GRIDS
             },
         }
     )

@@ -1,20 +1,17 @@
 """GPT-2 small (124M parameters).
 
-Paper: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners",
-section 2: batches of 512 rows of 1024 tokens. The paper does not state its schedule;
-here it is that of GPT-3's model of this size (Brown et al. 2020, table 2.1 and appendix
-B): 6e-4 with a cosine to a tenth of it, Adam with beta2 = 0.95, weight decay 0.1.
+Paper: Radford et al. 2019, section 2: batches of 512 rows of 1024 tokens. The paper does
+not state its schedule; here it is that of GPT-3's model of this size (Brown et al. 2020,
+table 2.1 and appendix B): 6e-4 with a cosine to a tenth of it, beta2 = 0.95, decay 0.1.
 
 Command:
     python -m research.pretrain --config=experiments/gpt2_small.py --workdir=runs/gpt2
     ... --config.data.source=FOLDER    # e.g. OpenWebText as JSONL files
     ... --config.data.tokenizer.kind=file --config.data.tokenizer.path=GPT2_FOLDER
 
-Hardware: written for 8 accelerators with bfloat16.
-Time: 2.7e20 FLOPs forward and backward: 24 hours at 40% of 8 x 990 TFLOP/s.
-Expected: the loss starts at ln 50257 + 768 * 0.02^2 / 2 = 10.98 nats: tied embeddings of
-deviation 0.02 behind a norm. Published for WebText, table 3: perplexity 35.13 on LAMBADA
-and 37.50 on WikiText-103, zero-shot.
+Time: 24 hours on 8 accelerators (2.7e20 FLOPs at 40% of 990 TFLOP/s each).
+Expected: starts at ln 50257 + 768 * 0.02^2 / 2 = 10.98 nats. Published for WebText,
+table 3: perplexity 35.13 on LAMBADA and 37.50 on WikiText-103, zero-shot.
 """
 
 import ml_collections

@@ -303,3 +303,36 @@ def phases(**components: tuple) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {"phases": tuple(components), "ends": ends, **inner}
     )
+
+
+def finetune(**overrides) -> dict:
+    """How a run is fine-tuned: every field; the values are for small classification tasks."""
+    settings = {
+        "style": "head",  # or 'text_to_text', 'text_to_text_free'
+        "readout": "auto",  # 'cls' for an encoder, 'last' else; or 'mean'
+        "batch_size": 32,
+        "eval_batch_size": 128,
+        "num_epochs": 5,
+        "max_length": 64,
+        "bucket_lengths": (16, 32),
+        "learning_rate": 1e-3,
+        "schedule": "linear",
+        "warmup_fraction": 0.1,
+        "final_fraction": 0.0,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "epsilon": 1e-6,
+        "weight_decay": 0.01,
+        "clip_norm": 1.0,
+        "layer_decay": 1.0,
+        "frozen_layers": 0,
+        "reinit_layers": 0,
+        "dropout_rate": 0.1,  # None = as pretrained
+        "selection": "last",
+        "selection_metric": "accuracy",
+        "patience": 0,
+        "unit_scores": False,
+        "z_loss": 0.0,  # of answers that a model writes, style = 'text_to_text'
+        "min_answer_length": 8,  # room for an answer of so many tokens
+    }
+    return {**settings, **overrides}

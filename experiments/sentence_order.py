@@ -1,22 +1,17 @@
 """ALBERT's two objectives at the size of the comparisons: order of sentences, n-grams.
 
-Paper: Lan et al. 2020, "ALBERT: A Lite BERT for Self-supervised Learning of Language
-Representations" (arXiv:1909.11942), section 3.1.
-
-Two consecutive segments of whole sentences, in order or swapped; then n-grams of one to
-three words are masked, p(n) ~ 1 / n. The model is the encoder of the size ladder, with
-two sentence types and a factorised embedding, but without ALBERT's shared layers.
+Paper: Lan et al. 2020 (arXiv:1909.11942), section 3.1. Two consecutive segments of whole
+sentences, in order or swapped; then n-grams of one to three words are masked,
+p(n) ~ 1 / n. The model has two sentence types and a factorised embedding, but not
+ALBERT's shared layers.
 
 Command:
     python -m research.pretrain --config=experiments/sentence_order.py --workdir=runs/so
     python -m research.preview --config=experiments/sentence_order.py --rows=2
 
-Hardware: any; sized for a CPU with two cores and 4 GB.
-Time: 1000 steps of 32 rows are 9e13 FLOPs forward and backward, at 50 GFLOP/s about 30
-minutes.
-Expected: the loss starts at ln 8192 + 128 * 0.02^2 / 2 + ln 2 = 9.73 nats: tied
-embeddings of width 128 and deviation 0.02 behind a norm, and two classes. Both segments
-are about the same thing, so the topic does not help as it does in bert.py.
+Time: 1000 steps of 32 rows take 30 minutes (9e13 FLOPs).
+Expected: starts at ln 8192 + 128 * 0.02^2 / 2 + ln 2 = 9.73 nats. Both segments are about
+the same thing, so the topic does not help as it does in bert.
 """
 
 import ml_collections

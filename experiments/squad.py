@@ -10,6 +10,8 @@ BERT-base reaches F1 88.5 on the dev set of version 1.1.
 import ml_collections
 from ml_collections.config_dict import placeholder
 
+from experiments import presets
+
 
 def get_config() -> ml_collections.ConfigDict:
     """Every field; the values are BERT's for version 1.1."""
@@ -28,33 +30,14 @@ def get_config() -> ml_collections.ConfigDict:
                 "stride": 128,  # tokens from one window's beginning to the next
                 "max_answer_tokens": 30,
             },
-            "finetune": {
-                "style": "head",
-                "readout": "auto",
-                "batch_size": 32,
-                "eval_batch_size": 64,
-                "num_epochs": 3,
-                "max_length": 384,
-                "bucket_lengths": (64, 128, 256),
-                "learning_rate": 5e-5,
-                "schedule": "linear",
-                "warmup_fraction": 0.1,
-                "final_fraction": 0.0,
-                "beta1": 0.9,
-                "beta2": 0.999,
-                "epsilon": 1e-6,
-                "weight_decay": 0.01,
-                "clip_norm": 1.0,
-                "layer_decay": 1.0,
-                "frozen_layers": 0,
-                "reinit_layers": 0,
-                "dropout_rate": placeholder(float),  # None = as pretrained
-                "selection": "last",
-                "selection_metric": "loss",
-                "patience": 0,
-                "unit_scores": False,
-                "z_loss": 0.0,
-                "min_answer_length": 8,
-            },
+            "finetune": presets.finetune(
+                eval_batch_size=64,
+                num_epochs=3,
+                max_length=384,
+                bucket_lengths=(64, 128, 256),
+                learning_rate=5e-5,
+                dropout_rate=placeholder(float),  # None = as pretrained
+                selection_metric="loss",
+            ),
         }
     )

@@ -1,12 +1,9 @@
 """T5's span corruption at the size of the comparisons.
 
-Paper: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified
-Text-to-Text Transformer" (arXiv:1910.10683), sections 3.1.4 and 3.3.4: 15% of the
-tokens are noise, in spans of three on average.
+Paper: Raffel et al. 2020 (arXiv:1910.10683), sections 3.1.4 and 3.3.4: 15% of the tokens
+are noise, in spans of three on average.
 
-The objective is T5's to the letter; the model is the encoder-decoder of the size ladder
-with the blocks that the other objectives train, so that only the objective differs. A
-row of 128 tokens, as long as every other arm's, gives 116 inputs and 26 targets (19
+A row of 128 tokens, as long as every other arm's, gives 116 inputs and 26 targets (19
 noise tokens, 6 sentinels, EOS) without padding. T5's own models are t5_small, t5_base
 and t5_1_1_base.
 
@@ -15,12 +12,9 @@ Command:
     ... --config.model.architecture=decoder       # the same over one sequence
     ... --config.data.row_length=141              # 128 inputs, 29 targets
 
-Hardware: any; sized for a CPU with two cores and 4 GB.
-Time: 1000 steps of 32 rows are 1.2e14 FLOPs forward and backward, at 50 GFLOP/s about
-40 minutes. `python -m research.benchmark` prints what a machine reaches.
-Expected: the loss starts at ln 8192 + 256 * 0.02^2 / 2 = 9.06 nats (tied embeddings of
-deviation 0.02 behind a norm). Of the 26 targets 7 are sentinels and EOS, which are
-learnt first, so the loss is no measure of the text alone.
+Time: 1000 steps of 32 rows take 40 minutes (1.2e14 FLOPs).
+Expected: starts at ln 8192 + 256 * 0.02^2 / 2 = 9.06 nats. Of the 26 targets 7 are
+sentinels and EOS, which are learnt first, so the loss is no measure of the text alone.
 """
 
 import ml_collections

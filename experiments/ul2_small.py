@@ -1,7 +1,7 @@
 """A mixture of denoisers like UL2's at the size of the comparisons.
 
-Paper: Tay et al. 2023, "UL2: Unifying Language Learning Paradigms" (arXiv:2205.05131),
-section 3.1: regular (R), extreme (X) and sequential (S) denoising in equal parts.
+Paper: Tay et al. 2023 (arXiv:2205.05131), section 3.1: regular (R), extreme (X) and
+sequential (S) denoising in equal parts.
 
     r3, r8     15% noise in spans of 3 and of 8 tokens
     x3, x8     50% noise in spans of 3 and of 8
@@ -15,9 +15,7 @@ Command:
     python -m research.pretrain --config=experiments/ul2_small.py --workdir=runs/ul2
     python -m research.preview --config=experiments/ul2_small.py --rows=2
 
-Hardware: any; sized for a CPU with two cores and 4 GB.
-Time: 1000 steps of 56 rows are 2.2e14 FLOPs forward and backward, at 50 GFLOP/s about
-75 minutes.
+Time: 1000 steps of 56 rows take 75 minutes (2.2e14 FLOPs).
 Expected: every term starts at 9.06 nats; those with many sentinels fall first.
 """
 
