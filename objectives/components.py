@@ -84,9 +84,9 @@ class Components(Objective):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """E.g. 'mixture(6 x span_corruption, prefix_lm)'."""
+        """E.g. 'mixture(span_corruption × 6, prefix_lm)'."""
         counts = collections.Counter(c.name for _, c in self.components)
-        names = (f"{n} x {name}" if n > 1 else name for name, n in counts.items())
+        names = (f"{name} × {n}" if n > 1 else name for name, n in counts.items())
         return f"{self.kind}({', '.join(names)})"
 
     @property
