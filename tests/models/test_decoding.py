@@ -11,8 +11,6 @@ from flax import nnx
 from models.inputs import ModelInputs
 from tests.models import tiny
 
-POSITIONS = ("learned", "sinusoidal", "rope", "relative_bias", "alibi")
-
 
 def part(inputs, start, stop):
     """Columns start .. stop - 1, without the encoder side."""
@@ -43,16 +41,9 @@ def assert_close(cached, whole, inputs):
     )
 
 
-@pytest.mark.parametrize(
-    ("position", "scan_layers"), [*((p, False) for p in POSITIONS), ("rope", True)]
-)
-def test_decoder(position, scan_layers):
-    model = tiny.build(
-        architecture="decoder",
-        position=position,
-        scan_layers=scan_layers,
-        num_kv_heads=2,
-    )
+def test_grouped_queries():
+    """Everything else is crossed in tests/test_forward.py."""
+    model = tiny.build(architecture="decoder", position="rope", num_kv_heads=2)
     inputs = tiny.inputs(((10,), (10,)))
     cache = model.init_cache(2, 12)
     cached, cache = decode(model, cache, inputs, (4, 1, 1, 1, 1, 1, 1))
@@ -99,20 +90,6 @@ def test_prompts_of_mixed_lengths(position):
         np.testing.assert_allclose(
             cached[row, where], tiny.run(model, alone)[0], atol=1e-5
         )
-
-
-@pytest.mark.parametrize("position", ["learned", "relative_bias"])
-def test_encoder_decoder(position):
-    model = tiny.build(
-        architecture="encoder_decoder",
-        position=position,
-        num_encoder_layers=1,
-        num_decoder_layers=2,
-    )
-    inputs = tiny.encoder_decoder_inputs(((10,), (10,)), ((7,), (9,)))
-    cache = model.init_cache(2, 10, encoder=inputs.encoder)
-    cached, _ = decode(model, cache, inputs, (5, 1, 1, 1, 1, 1))
-    assert_close(cached, tiny.run(model, inputs), inputs)
 
 
 def test_a_cache_longer_than_the_table_is_refused():

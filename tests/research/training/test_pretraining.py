@@ -184,16 +184,6 @@ def test_a_hang_between_steps_is_called_what_it_is(shared, monkeypatch):
             assert any(re.match(f"{what} has taken", line) for line in reports)
 
 
-def test_a_damaged_checkpoint_costs_one_interval_and_no_bit(whole, shared):
-    folder = shared / "damaged"
-    run(config(shared), folder)
-    (folder / "checkpoints/6/params/manifest.ocdbt").write_bytes(b"")
-    _, said = run(config(shared), folder)
-    assert any("step 6 is damaged" in line for line in said)
-    assert numbers(folder) == numbers(whole[0])
-    assert_same_params(folder, whole[0])
-
-
 def test_an_evaluation_without_memory_loses_no_step(shared, monkeypatch):
     """The run goes on with fewer rows an evaluation; training is as if undisturbed."""
 

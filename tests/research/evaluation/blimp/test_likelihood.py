@@ -16,7 +16,7 @@ from tests.helpers import tiny_config, toy_vocabulary
 
 VOCAB = 512
 VOCABULARY = toy_vocabulary(VOCAB)
-LENGTHS = (1, 8, 12)
+LENGTHS = (1, 9)
 
 
 def make_backbone(name, architecture, **overrides):
