@@ -1,9 +1,8 @@
-"""Sentence or shuffled sentence? A first downstream check, alike for all architectures.
+"""Fine-tuning to tell held-out sentences from copies with their words shuffled.
 
-Held-out sentences and copies of them with their words in random order, half each; a
-backbone is fine-tuned to tell them apart. Both halves have the same words, first letters
-and final marks give nothing away, and whether an order of words is a sentence is just
-what a language model of any kind should know.
+A downstream check that needs no other data and is the same for all architectures. Both
+classes have the same words, without capitals and final marks, so the order of the words
+is the only cue.
 
     label 1   returns the index of the first match
     label 0   match the first index the returns of
@@ -23,7 +22,6 @@ import numpy as np
 
 from research.config.sections import DataConfig, RunConfig
 from research.data import run_data
-from research.data.run_data import Data
 from research.errors import UserError, user_errors
 from research.evaluation.finetuning.data import Split, TaskData
 from research.evaluation.finetuning.finetune import finetune
@@ -153,7 +151,7 @@ def _labelled(texts: list[str], rng: np.random.Generator) -> Split:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Acceptability(Evaluation):
-    """Held-out sentences against shuffled copies, by fine-tuning."""
+    """Accuracy in telling held-out sentences from shuffled copies, by fine-tuning."""
 
     primary: ClassVar[str] = "accuracy"
     trains: ClassVar[bool] = True
@@ -214,12 +212,8 @@ def _sentences(config: DataConfig, sampling: Sampling) -> TaskData:
     """Made once for all backbones: held-out text takes seconds to decode."""
     with user_errors():
         data = run_data.load(config)
-    return make(heldout_documents(data), sampling)
-
-
-def heldout_documents(data: Data) -> list[str]:
-    """Text of the held-out documents."""
-    return [
-        data.tokenizer.decode(data.heldout.document(number).tolist(), skip_special=True)
-        for number in range(data.heldout.num_documents)
-    ]
+    documents = [data.heldout.document(n) for n in range(data.heldout.num_documents)]
+    decode = data.tokenizer.decode
+    return make(
+        [decode(ids.tolist(), skip_special=True) for ids in documents], sampling
+    )

@@ -58,9 +58,6 @@ class EncodedSplit:
     first_lengths: np.ndarray
     num_truncated: int
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     @property
     def lengths(self) -> np.ndarray:
         """Length of each row, int64 [rows]."""

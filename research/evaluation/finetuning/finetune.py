@@ -1,9 +1,4 @@
-"""Fine-tunes a pretrained run on one sentence task, with one seed.
-
-data = sources.load("FOLDER", tasks.resolve(["cola"])).tasks["cola"]
-result = finetune(backbone, data, settings, seed=0)
-result.scores["dev"]["matthews"]
-"""
+"""Fine-tunes a pretrained run on one sentence task, with one seed."""
 
 from __future__ import annotations
 

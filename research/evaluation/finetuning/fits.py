@@ -53,14 +53,14 @@ class Fits:
     @property
     def origin(self) -> dict[str, Any]:
         """The fields of Origin."""
-        origin = Origin(
+        found = Origin(
             checkpoint=self.checkpoint,
             checkpoint_step=int(self.backbone.step),
             objective=self.backbone.objective.name,
             architecture=self.backbone.model_config.architecture,
             commit=provenance.commit(),
         )
-        return vars(origin)
+        return vars(found)
 
     def start(self, init: str, seed: int) -> TrainedRun:
         """The run, or the same network before any pretraining."""

@@ -1,7 +1,7 @@
-"""The fine-tuning loop, whatever the task: epochs, selection, early stopping, resuming.
+"""The fine-tuning loop: epochs, selection, early stopping, saving and continuing.
 
-The step is the pretraining step with other batches. It is compiled once per shape and
-head, and shared by tasks, seeds and hyperparameters, which are data to it.
+Its step is that of pretraining, on labelled batches. It is compiled once for each shape
+and head, and serves all tasks, seeds and hyperparameters, which are data to it.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from research.training.state import Modules, Params, TrainState
 from research.training.step import make_train_step
 
 Batch = Any  # A pytree of numpy arrays with a leading axis of rows.
-# Between two lines about a run that is not finished.
+# Between two lines about a fine-tuning that is not finished.
 _SAY_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-    """What is compiled for one backbone and head.
+    """The compiled functions of one backbone and head.
 
     Attributes:
       config: of the backbone, with the dropout of fine-tuning.
@@ -111,7 +111,7 @@ def _no_init(params: Params) -> Any:
     raise NotImplementedError("Its state needs hyperparameters; see `train`.")
 
 
-# The state holds the learning rate, so that it can differ between runs.
+# The learning rate is in the updates, so that it can differ between fine-tunings.
 OPTIMIZER = Optimizer(
     transformation=optax.GradientTransformation(_no_init, optimizer.update),
     schedule=lambda step: jnp.ones((), jnp.float32),
@@ -120,12 +120,11 @@ OPTIMIZER = Optimizer(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outcome:
-    """A finished run of the loop.
+    """A finished training.
 
     Attributes:
       params: of the selected step.
       losses: mean train loss of each epoch.
-      scores: selection score after each epoch; empty where nothing is selected.
       best_epoch: the selected epoch, counted from 1.
       num_steps: steps taken.
       finite: whether every loss and gradient was finite.
@@ -135,7 +134,6 @@ class Outcome:
 
     params: Params
     losses: tuple[float, ...]
-    scores: tuple[float, ...]
     best_epoch: int
     num_steps: int
     finite: bool
@@ -145,7 +143,7 @@ class Outcome:
 
 @dataclasses.dataclass
 class _Position:
-    """Where a run is, beside its parameters: what a file of progress holds as JSON."""
+    """How far a fine-tuning is; stored as JSON beside its parameters."""
 
     epoch: int = 0
     step_in_epoch: int = 0
@@ -158,7 +156,7 @@ class _Position:
 def hyperparameters(
     params: Params, config: BackboneConfig, settings: FinetuneSettings, steps: int
 ) -> optimizer.Hyperparameters:
-    """The settings as data of a run of `steps` steps; `params` are all parameters."""
+    """The settings as data for `steps` steps; `params` are all parameters."""
     scalars = {
         "learning_rate": settings.learning_rate,
         "warmup_steps": math.ceil(settings.warmup_fraction * steps),
@@ -195,15 +193,15 @@ def train(
 
     Args:
       program: of the backbone and head.
-      params: where to start.
-      epoch_batches: thunks of the batches of an epoch, counted from 0, a function of
-        the epoch alone; every epoch has equally many.
-      settings: of the run.
+      params: to start from.
+      epoch_batches: epoch, counted from 0, to functions that make its batches; they
+        follow from the epoch alone, and every epoch has equally many.
+      settings: of the fine-tuning.
       seed: of dropout.
       score: of parameters, higher is better; None if nothing is selected.
-      progress_file: where an unfinished run is kept and continued from.
-      save_seconds: how often.
-      say: told twice a minute how far a run is.
+      progress_file: where an unfinished fine-tuning is saved and continued from.
+      save_seconds: seconds between two saves.
+      say: told twice a minute how far it is.
     """
     steps_per_epoch = len(epoch_batches(0))
     total = settings.num_epochs * steps_per_epoch
@@ -215,14 +213,14 @@ def train(
         seed=jnp.asarray(seed, jnp.uint32),
         step=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
-        # The step gives its state's memory away; the caller keeps these parameters.
+        # A copy, because the step donates the memory of its state.
         params=jax.tree.map(jnp.copy, params),
         opt_state=optimizer.init(params, hyper),
     )
-    # One placement for all of it, as after a step: jit compiles anew for another.
+    # All on one device, as after a step: jit compiles again for another placement.
     state = jax.device_put(state, jax.local_devices()[0])
     best = state.params if score is not None else {}
-    run = _Run(
+    run = _Training(
         program=program,
         constants=constants,
         state=state,
@@ -244,7 +242,6 @@ def train(
     return Outcome(
         params=layer_depths.join(params, constants),
         losses=tuple(run.at.losses),
-        scores=tuple(run.at.scores),
         best_epoch=run.at.best_epoch if use_best else run.at.epoch,
         num_steps=int(run.state.step),
         finite=int(run.state.skipped) == 0,
@@ -254,8 +251,8 @@ def train(
 
 
 @dataclasses.dataclass
-class _Run:
-    """A run in progress: the only thing here that changes."""
+class _Training:
+    """A fine-tuning in progress: everything that changes while it runs."""
 
     program: Program
     constants: Params
@@ -278,11 +275,11 @@ class _Run:
             if loaded is not None:
                 (self.state, self.best), position = loaded
                 self.at = _Position(**position)
-        # Never the arrays that the step gives away.
+        # A copy, because the step donates the memory of its state.
         self.best = jax.tree.map(jnp.copy, self.best)
 
     def epoch(self, batches: Sequence[Callable[[], Batch]]) -> None:
-        """The rest of an epoch."""
+        """Trains on the batches of an epoch that are left."""
         started, at, losses = time.monotonic(), self.at, []
         while at.step_in_epoch < len(batches):
             batch = batches[at.step_in_epoch]()

@@ -6,7 +6,7 @@ A style has the objective, the framing of rows, the batches and the reading of o
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,37 +28,6 @@ MIN_CLASSES = 3
 SCORE_STEP = 0.2
 
 
-class Style(Protocol):
-    """What fine-tuning needs of a style."""
-
-    @property
-    def objective(self) -> Any:
-        """What is learned; it has `outputs(model, heads, batch)`."""
-
-    @property
-    def framing(self) -> encoding.Framing:
-        """What stands around the sentences."""
-
-    def encode(self, split: Split) -> EncodedSplit:
-        """Framed rows of a split."""
-
-    def batch(
-        self,
-        encoded: EncodedSplit,
-        split: Split,
-        rows: np.ndarray,
-        length: int,
-        size: int,
-    ) -> Any:
-        """Some rows as a batch of `size` rows of `length`; missing labels become 0."""
-
-    def predict(self, outputs: np.ndarray) -> np.ndarray:
-        """Classes or scores [rows] from the objective's outputs [rows, ...]."""
-
-    def losses(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-        """Loss of each row; None where outputs do not tell."""
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeadStyle:
     """A new layer on one hidden state."""
@@ -71,6 +40,7 @@ class HeadStyle:
     unit_scores: bool
 
     def encode(self, split: Split) -> EncodedSplit:
+        """Framed rows of a split."""
         return encoding.encode(self.tokenizer, self.framing, split, order=None)
 
     def batch(
@@ -81,6 +51,7 @@ class HeadStyle:
         length: int,
         size: int,
     ) -> LabelledBatch:
+        """Some rows as a batch of `size` rows of `length`; missing labels become 0."""
         pad_id = self.objective.vocabulary.pad_id
         padded = batching.pad([encoded.rows[i] for i in rows], length, size, pad_id)
         types = batching.token_types(
@@ -103,6 +74,7 @@ class HeadStyle:
         return (labels - low) / (high - low)
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
+        """Classes or scores [rows] from logits [rows, classes]."""
         outputs = np.nan_to_num(outputs)
         if not self.task.is_regression:
             return outputs[:, : self.task.num_classes].argmax(-1).astype(np.int32)
@@ -113,6 +85,7 @@ class HeadStyle:
         return low + (high - low) * scores
 
     def losses(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Loss of each row."""
         if self.task.is_regression:
             return np.square(outputs[:, 0] - self._targets(labels))
         logits = outputs[:, : self.task.num_classes].astype(np.float64)
@@ -139,6 +112,7 @@ class TextStyle:
     values: np.ndarray
 
     def encode(self, split: Split) -> EncodedSplit:
+        """Prompts of a split."""
         return encoding.encode(self.tokenizer, self.framing, split, order=self.order)
 
     def batch(
@@ -149,6 +123,7 @@ class TextStyle:
         length: int,
         size: int,
     ) -> TextBatch:
+        """Some rows as a batch of `size` rows; missing labels become the first answer."""
         pad_id = self.objective.vocabulary.pad_id
         padded = batching.pad([encoded.rows[i] for i in rows], length, size, pad_id)
         answers = batching.pad(
@@ -171,6 +146,7 @@ class TextStyle:
         )
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
+        """Classes or scores from scores of the answers, or from written tokens."""
         if not self.objective.free:
             chosen = np.nan_to_num(outputs)[:, : len(self.values)].argmax(-1)
             return self.values[chosen]
@@ -196,7 +172,11 @@ class TextStyle:
         return score if low <= score <= high else low
 
     def losses(self, outputs: np.ndarray, labels: np.ndarray) -> None:
+        """None: scores of answers are no loss."""
         del outputs, labels
+
+
+Style = HeadStyle | TextStyle
 
 
 def make_style(
@@ -204,7 +184,7 @@ def make_style(
     config: BackboneConfig,
     task: Task,
     settings: FinetuneSettings,
-) -> HeadStyle | TextStyle:
+) -> Style:
     """The style of the settings for a backbone and a task.
 
     Raises:

@@ -50,12 +50,12 @@ class Protocol:
     seeds: tuple[int, ...]
     statistic: str
     settings: Mapping[str, Any]
-    tasks: Mapping[str, Mapping[str, Any]]
     metrics: Mapping[str, str]
     average: tuple[str, ...]
-    mnli_init: tuple[str, ...]
-    both_orders: tuple[str, ...]
-    train_limit: Mapping[str, int]
+    tasks: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    mnli_init: tuple[str, ...] = ()
+    both_orders: tuple[str, ...] = ()
+    train_limit: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def for_task(self, task: Task, field: str) -> tuple[Any, ...]:
         """learning_rates, batch_sizes or seeds of a task."""
@@ -76,7 +76,10 @@ _PLAIN = dict(
     patience=0,
     selection="last",
     dropout_rate=0.1,
+    schedule="linear",
+    unit_scores=False,
 )
+_BEST = dict(selection="best")
 _ACCURACIES = {"mrpc": "accuracy", "qqp": "accuracy"}
 _F1 = {"mrpc": "f1", "qqp": "f1"}
 
@@ -95,17 +98,11 @@ PROTOCOLS: dict[str, Protocol] = {
                 **_ADAM,
                 num_epochs=3,
                 max_length=128,
-                schedule="linear",
                 warmup_fraction=0.1,
                 weight_decay=0.01,
-                unit_scores=False,
             ),
-            tasks={},
             metrics={**_F1, "stsb": "spearman"},
             average=WITHOUT_WNLI,
-            mnli_init=(),
-            both_orders=(),
-            train_limit={},
         ),
         Protocol(
             name="turc",
@@ -119,17 +116,11 @@ PROTOCOLS: dict[str, Protocol] = {
                 **_ADAM,
                 num_epochs=4,
                 max_length=128,
-                schedule="linear",
                 warmup_fraction=0.1,
                 weight_decay=0.01,
-                unit_scores=False,
             ),
-            tasks={},
             metrics={},
             average=NINE,
-            mnli_init=(),
-            both_orders=(),
-            train_limit={},
         ),
         Protocol(
             name="roberta",
@@ -139,15 +130,13 @@ PROTOCOLS: dict[str, Protocol] = {
             seeds=(0, 1, 2, 3, 4),
             statistic="median",
             settings=dict(
-                {**_PLAIN, "selection": "best"},
+                {**_PLAIN, **_BEST, "unit_scores": True},
                 **_ADAM_98,
                 num_epochs=10,
                 max_length=512,
-                schedule="linear",
                 warmup_fraction=0.06,
                 weight_decay=0.1,
                 clip_norm=0.0,
-                unit_scores=True,
             ),
             tasks={
                 # The checkpoint of CoLA is chosen by accuracy, that of STS-B by loss.
@@ -161,9 +150,6 @@ PROTOCOLS: dict[str, Protocol] = {
             },
             metrics={**_ACCURACIES, "stsb": "pearson"},
             average=WITHOUT_WNLI,
-            mnli_init=(),
-            both_orders=(),
-            train_limit={},
         ),
         Protocol(
             name="electra",
@@ -173,21 +159,17 @@ PROTOCOLS: dict[str, Protocol] = {
             seeds=tuple(range(10)),
             statistic="median",
             settings=dict(
-                {**_PLAIN, "layer_decay": 0.8},
+                {**_PLAIN, "layer_decay": 0.8, "unit_scores": True},
                 **_ADAM,
                 num_epochs=3,
                 max_length=128,
-                schedule="linear",
                 warmup_fraction=0.1,
                 weight_decay=0.01,
-                unit_scores=True,
             ),
             tasks={"rte": dict(num_epochs=10), "stsb": dict(num_epochs=10)},
             metrics={**_ACCURACIES, "stsb": "spearman"},
             average=WITHOUT_WNLI,
-            mnli_init=(),
             both_orders=("mrpc", "stsb"),
-            train_limit={},
         ),
         Protocol(
             name="mosaic",
@@ -201,11 +183,9 @@ PROTOCOLS: dict[str, Protocol] = {
                 **_ADAM_98,
                 num_epochs=10,
                 max_length=256,
-                schedule="linear",
                 warmup_fraction=0.06,
                 weight_decay=5e-6,
                 clip_norm=0.0,
-                unit_scores=False,
             ),
             tasks={
                 "mnli": dict(batch_sizes=(48,), num_epochs=3),
@@ -247,8 +227,6 @@ PROTOCOLS: dict[str, Protocol] = {
             metrics={**_ACCURACIES, "stsb": "spearman"},
             average=WITHOUT_WNLI,
             mnli_init=AFTER_MNLI,
-            both_orders=(),
-            train_limit={},
         ),
         Protocol(
             name="cramming",
@@ -258,22 +236,16 @@ PROTOCOLS: dict[str, Protocol] = {
             seeds=(0, 1, 2, 3, 4),
             statistic="mean",
             settings=dict(
-                **_PLAIN,
+                {**_PLAIN, "schedule": "cosine"},
                 **_ADAM_98,
                 num_epochs=5,
                 max_length=128,
-                schedule="cosine",
                 warmup_fraction=0.1,
                 weight_decay=0.0,
                 clip_norm=0.0,
-                unit_scores=False,
             ),
-            tasks={},
             metrics={**_F1, "stsb": "pearson"},
             average=WITHOUT_WNLI,
-            mnli_init=(),
-            both_orders=(),
-            train_limit={},
         ),
         Protocol(
             name="babylm",
@@ -283,20 +255,15 @@ PROTOCOLS: dict[str, Protocol] = {
             seeds=(42,),
             statistic="mean",
             settings=dict(
-                {**_PLAIN, "selection": "best", "final_fraction": 0.1},
+                {**_PLAIN, **_BEST, "schedule": "cosine", "final_fraction": 0.1},
                 **_ADAM,
                 num_epochs=10,
                 max_length=512,
-                schedule="cosine",
                 warmup_fraction=0.06,
                 weight_decay=0.01,
-                unit_scores=False,
             ),
-            tasks={},
             metrics=_F1,
             average=("mrpc", "qqp", "mnli", "rte"),
-            mnli_init=(),
-            both_orders=(),
             train_limit={"mnli": 10_000, "qqp": 10_000},
         ),
     )

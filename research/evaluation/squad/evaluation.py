@@ -17,8 +17,6 @@ from research.evaluation.squad.scoring import TITLES
 from research.machine.run_store import RunStore
 from research.training.trained_run import TrainedRun
 
-_SQUAD_METRICS = ("f1", "exact_match")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Squad(Evaluation):
@@ -46,7 +44,7 @@ class Squad(Evaluation):
         return ""
 
     def metric_names(self) -> tuple[str, ...]:
-        return _SQUAD_METRICS
+        return ("f1", "exact_match")
 
     def check_data(self, run: RunConfig) -> None:
         del run
@@ -67,7 +65,7 @@ class Squad(Evaluation):
         rows = fits.run()[PRETRAINED]
         golds = data.golds_of(dev)
         silence = scoring.score(dict.fromkeys(golds, ""), golds)
-        names = _SQUAD_METRICS
+        names = self.metric_names()
         notes = [f"{len(train):,} train questions, {len(dev):,} dev questions"]
         notes += failure_notes([row.failed for row in rows])
         return Result(

@@ -1,16 +1,11 @@
-"""Extractive question answering: SQuAD files, windows over long passages, answers.
-
-examples = read(path)
-result = finetune_squad(backbone, examples, {"dev": dev}, settings, windows, seed=0)
-result.scores["dev"]["f1"]
-"""
+"""Fine-tunes a pretrained run on SQuAD's questions, with one seed."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -36,23 +31,22 @@ from research.training.trained_run import TrainedRun
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SquadResult:
-    """What one run gives.
+    """A finished fine-tuning.
 
     Attributes:
-      answers: best span and its odds, of every question of every evaluated set.
-      scores: exact match and F1 of every labelled set, everything answered unless
-        silence is likelier (threshold 0), or always where all questions have answers.
-      tuned: the same at the threshold with the best F1 on that very set, which is what
-        SQuAD 2.0's own script reports as best_f1; empty for sets without unanswerable
-        questions.
+      answers: best span and its odds, of every dev question.
+      scores: exact match and F1 of the labelled questions. All are answered, or, if
+        some have no answer, those whose span is likelier than none (threshold 0).
+      tuned: the same at the threshold with the best F1 on these very questions, which
+        SQuAD 2.0's own script reports as best_f1; empty if all have answers.
       outcome: of the training.
       num_rows, num_cut: windows trained on, and answers that no window holds whole.
-      failed: why the run counts as failed, or ''.
+      failed: why it counts as failed, or ''.
     """
 
-    answers: dict[str, dict[str, Answer]]
-    scores: dict[str, dict[str, float]]
-    tuned: dict[str, dict[str, float]]
+    answers: dict[str, Answer]
+    scores: dict[str, float]
+    tuned: dict[str, float]
     outcome: Outcome
     num_rows: int
     num_cut: int
@@ -159,7 +153,7 @@ def make_program(backbone: TrainedRun, settings: FinetuneSettings) -> Program:
 def finetune_squad(
     backbone: TrainedRun,
     train: Sequence[Question],
-    evaluated: Mapping[str, Sequence[Question]],
+    dev: Sequence[Question],
     settings: FinetuneSettings,
     windows: Windows,
     *,
@@ -168,12 +162,12 @@ def finetune_squad(
     save_seconds: float,
     say: Callable[[str], None] | None = None,
 ) -> SquadResult:
-    """Trains on windows of `train` and answers every question of the other sets.
+    """Trains on windows of `train` and answers every question of `dev`.
 
     Args:
       backbone: parameters, config, tokenizer; never changed.
       train: questions with answers, or known to have none.
-      evaluated: name -> questions.
+      dev: questions to answer.
       settings: of fine-tuning; `selection` must be 'last'.
       windows: how passages are cut.
       seed: of the head, the order of rows and dropout.
@@ -206,7 +200,7 @@ def finetune_squad(
         save_seconds=save_seconds,
         say=say,
     )
-    result = _result(reader, rows, labelled, evaluated, outcome)
+    result = _result(reader, rows, labelled, dev, outcome)
     if progress_file is not None:
         progress_file.unlink(missing_ok=True)
     return result
@@ -216,24 +210,23 @@ def _result(
     reader: _Reader,
     rows: Sequence[Row],
     labelled: Sequence[Question],
-    evaluated: Mapping[str, Sequence[Question]],
+    dev: Sequence[Question],
     outcome: Outcome,
 ) -> SquadResult:
-    answers, scores, tuned = {}, {}, {}
-    for name, questions in evaluated.items():
-        answers[name] = reader.answers(outcome.params, questions)
-        golds = data.golds_of(questions)
-        if not golds:
-            continue
-        found = {key: answers[name][key] for key in golds}
-        if all(golds.values()):
-            scores[name] = scoring.score(scoring.with_threshold(found, np.inf), golds)
-            continue
-        at_zero = scoring.with_threshold(found, 0.0)
-        scores[name] = scoring.score(at_zero, golds)
+    answers = reader.answers(outcome.params, dev)
+    golds = data.golds_of(dev)
+    found = {name: answers[name] for name in golds}
+    may_refuse = not all(golds.values())
+    scores: dict[str, float] = {}
+    tuned: dict[str, float] = {}
+    if golds:
+        threshold = 0.0 if may_refuse else np.inf
+        scores = scoring.score(scoring.with_threshold(found, threshold), golds)
+    if may_refuse:
         threshold = scoring.best_threshold(found, golds)
         at_best = scoring.with_threshold(found, threshold)
-        tuned[name] = {**scoring.score(at_best, golds), "threshold": threshold}
+        tuned = {**scoring.score(at_best, golds), "threshold": threshold}
+    refuses_all = may_refuse and all(one.null_odds > 0 for one in found.values())
     held = {row.question for row in rows if row.start != row.null}
     answerable = {i for i, question in enumerate(labelled) if question.answers}
     return SquadResult(
@@ -243,21 +236,12 @@ def _result(
         outcome=outcome,
         num_rows=len(rows),
         num_cut=len(answerable - held),
-        failed=_failure(outcome, evaluated, answers),
+        failed=_failure(outcome.finite, refuses_all),
     )
 
 
-def _failure(
-    outcome: Outcome,
-    evaluated: Mapping[str, Sequence[Question]],
-    answers: Mapping[str, Mapping[str, Answer]],
-) -> str:
-    """Why a run counts as failed: it diverged, or treats every question alike."""
-    if not outcome.finite:
+def _failure(finite: bool, refuses_all: bool) -> str:
+    """Why a fine-tuning counts as failed: it diverged, or answers no question."""
+    if not finite:
         return "not finite"
-    for name, questions in evaluated.items():
-        golds = data.golds_of(questions)
-        silent = {answers[name][key].null_odds > 0 for key in golds}
-        if golds and not all(golds.values()) and silent == {True}:
-            return "never answers"
-    return ""
+    return "never answers" if refuses_all else ""

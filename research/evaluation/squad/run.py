@@ -27,8 +27,6 @@ from research.evaluation.squad.data import Question, Windows
 from research.evaluation.squad.finetune import finetune_squad
 from research.evaluation.squad.scoring import TITLES
 
-DEV = "dev"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SquadConfig:
@@ -134,7 +132,7 @@ class SquadFits(Fits):
         fit = finetune_squad(
             self.start(init, seed),
             self.train,
-            {DEV: self.dev},
+            self.dev,
             self.config.finetune,
             self.config.windows,
             seed=seed,
@@ -147,8 +145,8 @@ class SquadFits(Fits):
             key=key,
             init=init,
             seed=seed,
-            scores=fit.scores.get(DEV, {}),
-            tuned=fit.tuned.get(DEV, {}),
+            scores=fit.scores,
+            tuned=fit.tuned,
             num_steps=fit.outcome.num_steps,
             losses=fit.outcome.losses,
             train_questions=len(self.train),
@@ -159,7 +157,7 @@ class SquadFits(Fits):
             settings=dataclasses.asdict(self.config.finetune),
             seconds=round(fit.outcome.seconds, 3),
         )
-        answers = fit.answers[DEV]
+        answers = fit.answers
         self.store.add(
             row,
             {

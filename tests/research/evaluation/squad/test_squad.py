@@ -298,7 +298,7 @@ def run():
     result = finetune_squad(
         encoder,
         colour_questions(160, seed=1),
-        {"dev": dev},
+        dev,
         given,
         WINDOWS,
         seed=0,
@@ -310,9 +310,9 @@ def run():
 
 def test_it_learns_to_answer(run):
     _, _, dev, result = run
-    assert result.scores["dev"]["f1"] > 0.85
-    assert result.tuned["dev"]["f1"] >= result.scores["dev"]["f1"] - 1e-9
-    assert set(result.answers["dev"]) == {item.name for item in dev}
+    assert result.scores["f1"] > 0.85
+    assert result.tuned["f1"] >= result.scores["f1"] - 1e-9
+    assert set(result.answers) == {item.name for item in dev}
     assert result.failed == "" and result.num_cut == 0
 
 
@@ -324,7 +324,7 @@ def test_answers_do_not_depend_on_shapes(run):
     changed = dataclasses.replace(given, eval_batch_size=7, bucket_lengths=(16, 20))
     reader = _Reader(program, encoder, changed, WINDOWS)
     found = reader.answers(result.outcome.params, dev)
-    for name, answer in result.answers["dev"].items():
+    for name, answer in result.answers.items():
         assert found[name].text == answer.text
         assert found[name].null_odds == pytest.approx(answer.null_odds, abs=1e-4)
 
@@ -350,7 +350,7 @@ def test_a_run_that_never_answers_counts_as_failed(run):
     result = finetune_squad(
         encoder,
         silent,
-        {"dev": dev},
+        dev,
         dataclasses.replace(given, num_epochs=6),
         WINDOWS,
         seed=0,
@@ -358,7 +358,7 @@ def test_a_run_that_never_answers_counts_as_failed(run):
         save_seconds=60.0,
     )
     assert result.failed == "never answers"
-    assert result.scores["dev"]["has_answer_f1"] == 0.0
+    assert result.scores["has_answer_f1"] == 0.0
 
 
 def test_refusals(run):
@@ -368,9 +368,9 @@ def test_refusals(run):
     ]
     common = dict(seed=0, progress_file=None, save_seconds=1.0)
     with pytest.raises(UserError, match="no question with an answer"):
-        finetune_squad(encoder, unlabelled, {}, given, WINDOWS, **common)
+        finetune_squad(encoder, unlabelled, dev, given, WINDOWS, **common)
     best = dataclasses.replace(given, selection="best", selection_metric="loss")
     with pytest.raises(UserError, match="selection = 'last'"):
-        finetune_squad(encoder, dev, {}, best, WINDOWS, **common)
+        finetune_squad(encoder, dev, dev, best, WINDOWS, **common)
     with pytest.raises(ValueError, match="stride = 0"):
         dataclasses.replace(WINDOWS, stride=0)
