@@ -174,15 +174,15 @@ class Acceptability(Evaluation):
     def check_data(self, run: RunConfig) -> None:
         _sentences(run.data, self.sampling)
 
-    def run(self, backbone: TrainedRun, folder: pathlib.Path) -> Result:
+    def run(self, trained: TrainedRun, folder: pathlib.Path) -> Result:
         started = time.monotonic()
-        task = _sentences(backbone.config.data, self.sampling)
+        task = _sentences(trained.config.data, self.sampling)
         labels = task.splits["dev"].labels
         assert labels is not None, "acceptability labels its own sentences"
         scores, right, failed = [], [], []
         for seed in self.seeds:
             result = finetune(
-                backbone,
+                trained,
                 task,
                 self.finetune,
                 seed=seed,
@@ -209,7 +209,7 @@ class Acceptability(Evaluation):
 
 @functools.lru_cache(maxsize=4)
 def _sentences(config: DataConfig, sampling: Sampling) -> TaskData:
-    """Made once for all backbones: held-out text takes seconds to decode."""
+    """Made once for all runs: held-out text takes seconds to decode."""
     with user_errors():
         data = run_data.load(config)
     documents = [data.heldout.document(n) for n in range(data.heldout.num_documents)]

@@ -97,7 +97,7 @@ class Evaluation:
         """
         del run
 
-    def run(self, backbone: TrainedRun, folder: pathlib.Path) -> Result:
+    def run(self, trained: TrainedRun, folder: pathlib.Path) -> Result:
         """Scores a run; may save progress in `folder` and continue from it."""
         raise NotImplementedError
 

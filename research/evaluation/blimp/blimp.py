@@ -97,13 +97,13 @@ def load(source: str, pairs_per_paradigm: int) -> tuple[Paradigm, ...]:
     return tuple(sorted(paradigms, key=lambda paradigm: paradigm.name))
 
 
-def evaluate(backbone: TrainedRun, paradigms: Sequence[Paradigm]) -> BlimpResult:
+def evaluate(trained: TrainedRun, paradigms: Sequence[Paradigm]) -> BlimpResult:
     """Scores all sentences and decides every pair."""
     sentences = [s for p in paradigms for pair in (p.good, p.bad) for s in pair]
     rows = [
-        np.array(ids, np.int32) for ids in backbone.tokenizer.encode_batch(sentences)
+        np.array(ids, np.int32) for ids in trained.tokenizer.encode_batch(sentences)
     ]
-    scores = likelihood.log_likelihoods(backbone, rows)
+    scores = likelihood.log_likelihoods(trained, rows)
     margins, start = [], 0
     for paradigm in paradigms:
         count = len(paradigm.good)

@@ -35,10 +35,10 @@ class Blimp(Evaluation):
         del run
         _paradigms(self.source, self.pairs_per_paradigm)
 
-    def run(self, backbone: TrainedRun, folder: pathlib.Path) -> Result:
+    def run(self, trained: TrainedRun, folder: pathlib.Path) -> Result:
         started = time.monotonic()
         paradigms = _paradigms(self.source, self.pairs_per_paradigm)
-        found = blimp.evaluate(backbone, paradigms)
+        found = blimp.evaluate(trained, paradigms)
         values = {"accuracy": found.accuracy, **found.phenomena}
         return Result(
             scores={name: [value] for name, value in values.items()},
@@ -55,5 +55,5 @@ class Blimp(Evaluation):
 
 @functools.lru_cache(maxsize=2)
 def _paradigms(source: str, pairs_per_paradigm: int) -> tuple[blimp.Paradigm, ...]:
-    """Read once for all backbones."""
+    """Read once for all runs."""
     return blimp.load(source, pairs_per_paradigm)

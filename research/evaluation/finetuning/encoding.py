@@ -138,7 +138,7 @@ def encode(
     """Tokenizes and frames the rows of a split, once for all seeds.
 
     Args:
-      tokenizer: of the backbone.
+      tokenizer: of the pretrained run.
       framing: what stands around the sentences.
       split: rows of one sentence or two.
       order: of the sentences inside a prompt, where each follows a space; None = as

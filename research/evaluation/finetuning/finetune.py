@@ -79,7 +79,7 @@ class Fit(FitRecord):
 
 
 def finetune(
-    backbone: TrainedRun,
+    trained: TrainedRun,
     data: TaskData,
     settings: FinetuneSettings,
     *,
@@ -94,7 +94,7 @@ def finetune(
     data has one, else on the first labelled evaluation split.
 
     Args:
-      backbone: parameters, config, tokenizer; never changed.
+      trained: parameters, config, tokenizer; never changed.
       data: rows of the task.
       settings: how to fine-tune.
       seed: of the head, the order of rows and dropout.
@@ -105,19 +105,19 @@ def finetune(
 
     Raises:
       UserError: a task that cannot be trained (no labels, a single class), or a style
-        that the backbone cannot serve.
+        that the run cannot serve.
     """
     data.check_trainable()
-    check_backbone(backbone)
+    check_params(trained)
     _check_metric(data, settings)
-    config = loop.dropout_config(backbone.model_config, settings.dropout_rate)
-    style = styles.make_style(backbone, config, data.task, settings)
+    config = loop.dropout_config(trained.model_config, settings.dropout_rate)
+    style = styles.make_style(trained, config, data.task, settings)
     program = loop.make_program(config, style.objective)
     task = _Prepared(program, style, data, settings)
     selects = settings.selection == "best" or settings.patience > 0
     outcome = loop.train(
         program,
-        initial_params(backbone, program, settings, seed),
+        initial_params(trained, program, settings, seed),
         functools.partial(task.batches("train").epoch, settings.batch_size, seed),
         settings,
         seed=seed,
@@ -141,14 +141,14 @@ def _check_metric(data: TaskData, settings: FinetuneSettings) -> None:
         )
 
 
-def check_backbone(backbone: TrainedRun) -> None:
+def check_params(trained: TrainedRun) -> None:
     """Refuses parameters, a config and a tokenizer that do not belong together.
 
     Raises:
       UserError: naming what differs.
     """
-    config, network = backbone.model_config, backbone.objective.exported
-    size, rows = backbone.tokenizer.vocab_size, config.vocab_size
+    config, network = trained.model_config, trained.objective.exported
+    size, rows = trained.tokenizer.vocab_size, config.vocab_size
     if rows is not None and size > rows:
         raise UserError(
             f"the tokenizer has {size:,} ids, the model's embedding {rows:,} rows: the "
@@ -158,7 +158,7 @@ def check_backbone(backbone: TrainedRun) -> None:
     wanted = loop.model_shapes(config)
     found = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(backbone.params[network])
+        for path, leaf in jax.tree_util.tree_leaves_with_path(trained.params[network])
     }
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
@@ -170,7 +170,7 @@ def check_backbone(backbone: TrainedRun) -> None:
 
 
 def initial_params(
-    backbone: TrainedRun, program: Program, settings: FinetuneSettings, seed: int
+    trained: TrainedRun, program: Program, settings: FinetuneSettings, seed: int
 ) -> Params:
     """Pretrained parameters under a fresh head; some top layers fresh too if asked.
 
@@ -178,14 +178,14 @@ def initial_params(
     model's head for text-to-text, a tanh pooler (next-sentence prediction) for classes.
     """
     rng = rngs.stream(seed, "params")
-    model = backbone.params[backbone.objective.exported]
+    model = trained.params[trained.objective.exported]
     if settings.reinit_layers:
         fresh = program.init(rng)["model"]
         model = layer_depths.with_fresh_top(
             model, fresh, program.config, settings.reinit_layers
         )
     heads = dict(program.init_heads(rng))
-    pretrained = backbone.params["heads"]
+    pretrained = trained.params["heads"]
     if "pooler" in heads and not settings.reinit_layers:
         pooler = styles.reusable_pooler(pretrained, heads["pooler"])
         heads["pooler"] = heads["pooler"] if pooler is None else pooler

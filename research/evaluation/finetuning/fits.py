@@ -40,13 +40,13 @@ class Fits:
 
     Attributes:
       checkpoint: where the run was loaded from, for the rows.
-      backbone: the run.
+      trained: the run.
       store: of finished fine-tunings.
       say: reports finished ones, and how far long ones are, in words.
     """
 
     checkpoint: str
-    backbone: TrainedRun
+    trained: TrainedRun
     store: RunStore[Any]
     say: Callable[[str], None]
 
@@ -55,9 +55,9 @@ class Fits:
         """The fields of Origin."""
         found = Origin(
             checkpoint=self.checkpoint,
-            checkpoint_step=int(self.backbone.step),
-            objective=self.backbone.objective.name,
-            architecture=self.backbone.model_config.architecture,
+            checkpoint_step=int(self.trained.step),
+            objective=self.trained.objective.name,
+            architecture=self.trained.model_config.architecture,
             commit=provenance.commit(),
         )
         return vars(found)
@@ -65,8 +65,8 @@ class Fits:
     def start(self, init: str, seed: int) -> TrainedRun:
         """The run, or the same network before any pretraining."""
         if init == PRETRAINED:
-            return self.backbone
-        return trained_run.random_init(self.backbone, seed)
+            return self.trained
+        return trained_run.random_init(self.trained, seed)
 
     def progress_file(self, key: str) -> pathlib.Path:
         """Where an unfinished fine-tuning is saved."""
@@ -75,17 +75,17 @@ class Fits:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Changes with any parameter of the run and with its tokenizer."""
-        digest = hashlib.sha256(self.backbone.tokenizer.fingerprint.encode())
-        for leaf in jax.tree.leaves(jax.device_get(self.backbone.params)):
+        digest = hashlib.sha256(self.trained.tokenizer.fingerprint.encode())
+        for leaf in jax.tree.leaves(jax.device_get(self.trained.params)):
             digest.update(np.ascontiguousarray(leaf).tobytes())
         return digest.hexdigest()
 
     @property
     def shape(self) -> list[Any]:
         """What a floor depends on: runs that are equal in it share their floor."""
-        model = dataclasses.asdict(self.backbone.model_config)
-        objective = repr(self.backbone.config.objective)
-        return [model, objective, self.backbone.tokenizer.fingerprint]
+        model = dataclasses.asdict(self.trained.model_config)
+        objective = repr(self.trained.config.objective)
+        return [model, objective, self.trained.tokenizer.fingerprint]
 
 
 def key_of(*identity: Any) -> str:
@@ -103,10 +103,10 @@ def open_workdir(
       UserError: if there is no such run or checkpoint.
     """
     compilation_cache.enable()
-    backbone = trained_run.load(checkpoint, which=config.which)
+    trained = trained_run.load(checkpoint, which=config.which)
     folder.mkdir(parents=True, exist_ok=True)
     files.write(folder / "config.json", json.dumps(plain(config), indent=2))
-    return backbone
+    return trained
 
 
 def write_results(folder: pathlib.Path, text: str) -> None:

@@ -180,24 +180,24 @@ Style = HeadStyle | TextStyle
 
 
 def make_style(
-    backbone: TrainedRun,
+    trained: TrainedRun,
     config: BackboneConfig,
     task: Task,
     settings: FinetuneSettings,
 ) -> Style:
-    """The style of the settings for a backbone and a task.
+    """The style of the settings for a pretrained run and a task.
 
     Raises:
       UserError: a style that the architecture cannot serve.
     """
     if settings.style == "head":
-        return _head_style(backbone, config, task, settings)
+        return _head_style(trained, config, task, settings)
     if config.architecture == "encoder":
         raise UserError(
             f"style = {settings.style!r} needs a model that writes: an encoder_decoder "
             f"or a decoder, not an encoder. Set style = 'head'."
         )
-    return _text_style(backbone, config, task, settings)
+    return _text_style(trained, config, task, settings)
 
 
 def readable_length(config: BackboneConfig, wanted: int) -> int:
@@ -206,7 +206,7 @@ def readable_length(config: BackboneConfig, wanted: int) -> int:
 
 
 def _head_style(
-    backbone: TrainedRun,
+    trained: TrainedRun,
     config: BackboneConfig,
     task: Task,
     settings: FinetuneSettings,
@@ -215,7 +215,7 @@ def _head_style(
     if readout == "auto":
         readout = "cls" if config.architecture == "encoder" else "last"
     length = readable_length(config, settings.max_length)
-    vocabulary = backbone.vocabulary
+    vocabulary = trained.vocabulary
     objective = Classification(
         architecture=config.architecture,
         vocabulary=vocabulary,
@@ -224,15 +224,15 @@ def _head_style(
         reads=readout,
         # GPT has a bare linear layer; BERT, T5 and BART a tanh layer before it.
         with_pooler=config.architecture != "decoder",
-        decoder_start_id=decoder_start_id(backbone),
-        both_ways=reads_both_ways(backbone),
+        decoder_start_id=decoder_start_id(trained),
+        both_ways=reads_both_ways(trained),
     )
     return HeadStyle(
         objective=objective,
         task=task,
-        tokenizer=backbone.tokenizer,
+        tokenizer=trained.tokenizer,
         framing=encoding.sentence_framing(
-            backbone.tokenizer, vocabulary, config.architecture, length
+            trained.tokenizer, vocabulary, config.architecture, length
         ),
         num_token_types=config.num_token_types,
         unit_scores=settings.unit_scores,
@@ -240,12 +240,12 @@ def _head_style(
 
 
 def _text_style(
-    backbone: TrainedRun,
+    trained: TrainedRun,
     config: BackboneConfig,
     task: Task,
     settings: FinetuneSettings,
 ) -> TextStyle:
-    vocabulary, tokenizer = backbone.vocabulary, backbone.tokenizer
+    vocabulary, tokenizer = trained.vocabulary, trained.tokenizer
     if vocabulary.eos_id < 0:
         raise UserError(
             f"style = {settings.style!r}: the tokenizer has no EOS, which ends an answer."
@@ -264,11 +264,11 @@ def _text_style(
         loss_weight=1.0,
         z_loss=settings.z_loss,
         loss_normalizing_factor=0.0,
-        bidirectional_inputs=reads_both_ways(backbone),
+        bidirectional_inputs=reads_both_ways(trained),
         isolate_documents=False,
         free=settings.style == "text_to_text_free",
         answer_length=answer_length,
-        reads_first=decoder_start_id(backbone),
+        reads_first=decoder_start_id(trained),
     )
     names = [task.tfds.get(column, column) for column in task.texts]
     order = tuple(int(i) for i in np.argsort(names))
@@ -287,15 +287,15 @@ def answers_of(task: Task) -> tuple[tuple[str, ...], np.ndarray]:
     return tuple(f"{score:.1f}" for score in grid), grid.astype(np.float32)
 
 
-def reads_both_ways(backbone: TrainedRun) -> bool:
+def reads_both_ways(trained: TrainedRun) -> bool:
     """Whether a decoder was pretrained to read a text both ways, or one as a prefix."""
-    return backbone.objective.attention != "causal"
+    return trained.objective.attention != "causal"
 
 
-def decoder_start_id(backbone: TrainedRun) -> int:
+def decoder_start_id(trained: TrainedRun) -> int:
     """What the pretraining objective's decoder read first: T5 padding, BART EOS."""
-    prompt = backbone.objective.prompt
-    return backbone.vocabulary.pad_id if prompt is None else prompt.start_id
+    prompt = trained.objective.prompt
+    return trained.vocabulary.pad_id if prompt is None else prompt.start_id
 
 
 def reusable_pooler(params: Any, like: dict[str, Any]) -> dict[str, Any] | None:

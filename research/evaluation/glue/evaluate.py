@@ -46,7 +46,7 @@ def evaluate(
         config=parsed,
         source=source,
         checkpoint=checkpoint,
-        backbone=fits_lib.open_workdir(config, checkpoint, folder),
+        trained=fits_lib.open_workdir(config, checkpoint, folder),
         store=RunStore(folder, GlueRow),
         say=functools.partial(print, flush=True),
     )

@@ -59,14 +59,14 @@ class Glue(Evaluation):
         del run
         _glue_source(self.glue.source, self.tasks)
 
-    def run(self, backbone: TrainedRun, folder: pathlib.Path) -> Result:
+    def run(self, trained: TrainedRun, folder: pathlib.Path) -> Result:
         started = time.monotonic()
         source = _glue_source(self.glue.source, self.tasks)
         fits = GlueFits(
             config=self.glue,
             source=source,
-            checkpoint=str(backbone.workdir),
-            backbone=backbone,
+            checkpoint=str(trained.workdir),
+            trained=trained,
             store=RunStore(folder, GlueRow),
             say=lambda line: None,
         )
@@ -105,7 +105,7 @@ class Glue(Evaluation):
 
 @functools.lru_cache(maxsize=2)
 def _glue_source(source: str, tasks: tuple[str, ...]) -> sources.Source:
-    """Read once for all backbones."""
+    """Read once for all runs."""
     return sources.load(source, resolve(tasks))
 
 

@@ -202,13 +202,13 @@ class GlueFits(Fits):
         return row
 
     def _start_from(self, init: str, mnli: str, seed: int) -> TrainedRun:
-        backbone = self.start(init, seed)
+        trained = self.start(init, seed)
         if not mnli:
-            return backbone
-        loaded = arrays.load(self._params_path(mnli), backbone.params["model"])
+            return trained
+        loaded = arrays.load(self._params_path(mnli), trained.params["model"])
         assert loaded is not None, "MNLI's parameters are written before its row."
-        params = {**backbone.params, "model": loaded[0]}
-        return dataclasses.replace(backbone, params=params)
+        params = {**trained.params, "model": loaded[0]}
+        return dataclasses.replace(trained, params=params)
 
     def _params_path(self, key: str) -> pathlib.Path:
         return self.store.workdir / "mnli" / f"{key}.npz"

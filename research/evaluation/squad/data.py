@@ -125,7 +125,7 @@ def _question(entry: Mapping, context: str) -> Question:
 
 
 def cut_into_rows(
-    backbone: TrainedRun,
+    trained: TrainedRun,
     questions: Sequence[Question],
     windows: Windows,
     max_length: int,
@@ -135,13 +135,13 @@ def cut_into_rows(
     Raises:
       UserError: rows too short to hold a question and a window.
     """
-    architecture = backbone.model_config.architecture
+    architecture = trained.model_config.architecture
     framing = encoding.sentence_framing(
-        backbone.tokenizer, backbone.vocabulary, architecture, max_length
+        trained.tokenizer, trained.vocabulary, architecture, max_length
     )
-    queries = backbone.tokenizer.encode_batch([q.question.strip() for q in questions])
+    queries = trained.tokenizer.encode_batch([q.question.strip() for q in questions])
     contexts = sorted({question.context for question in questions})
-    encoded = backbone.tokenizer.encode_with_offsets(contexts)
+    encoded = trained.tokenizer.encode_with_offsets(contexts)
     passages = dict(zip(contexts, encoded, strict=True))
     rows: list[Row] = []
     for number, question in enumerate(questions):

@@ -32,7 +32,7 @@ def evaluate(
     fits = SquadFits(
         config=parsed,
         checkpoint=checkpoint,
-        backbone=fits_lib.open_workdir(config, checkpoint, folder),
+        trained=fits_lib.open_workdir(config, checkpoint, folder),
         train=train,
         dev=dev,
         store=RunStore(folder, SquadRow),

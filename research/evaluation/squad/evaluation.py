@@ -50,13 +50,13 @@ class Squad(Evaluation):
         del run
         squad_run.load_questions(self.squad)
 
-    def run(self, backbone: TrainedRun, folder: pathlib.Path) -> Result:
+    def run(self, trained: TrainedRun, folder: pathlib.Path) -> Result:
         started = time.monotonic()
         train, dev = squad_run.load_questions(self.squad)
         fits = SquadFits(
             config=self.squad,
-            checkpoint=str(backbone.workdir),
-            backbone=backbone,
+            checkpoint=str(trained.workdir),
+            trained=trained,
             train=train,
             dev=dev,
             store=RunStore(folder, SquadRow),

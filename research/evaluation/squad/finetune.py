@@ -14,7 +14,7 @@ from objectives.finetuning.span_extraction import SpanBatch, SpanExtraction
 from research.errors import UserError
 from research.evaluation.finetuning import batching, loop
 from research.evaluation.finetuning.batching import Batches
-from research.evaluation.finetuning.finetune import check_backbone, initial_params
+from research.evaluation.finetuning.finetune import check_params, initial_params
 from research.evaluation.finetuning.loop import Outcome, Program
 from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.finetuning.styles import (
@@ -58,7 +58,7 @@ class _Reader:
     """A program with the shapes of its batches."""
 
     program: Program
-    backbone: TrainedRun
+    trained: TrainedRun
     settings: FinetuneSettings
     windows: Windows
 
@@ -68,7 +68,7 @@ class _Reader:
 
     def cut(self, questions: Sequence[Question]) -> tuple[Row, ...]:
         return data.cut_into_rows(
-            self.backbone, questions, self.windows, self.max_length
+            self.trained, questions, self.windows, self.max_length
         )
 
     def batches(self, rows: Sequence[Row]) -> Batches:
@@ -82,7 +82,7 @@ class _Reader:
     ) -> SpanBatch:
         """Some windows as a batch of `size` rows of `length`."""
         rows = [rows[i] for i in chosen]
-        pad_id = self.backbone.vocabulary.pad_id
+        pad_id = self.trained.vocabulary.pad_id
         padded = batching.pad([row.tokens for row in rows], length, size, pad_id)
         types = batching.token_types(
             padded["segment_ids"],
@@ -135,23 +135,23 @@ class _Reader:
         return value, context[begin:end].strip()
 
 
-def make_program(backbone: TrainedRun, settings: FinetuneSettings) -> Program:
-    """The program of span extraction for a backbone."""
+def make_program(trained: TrainedRun, settings: FinetuneSettings) -> Program:
+    """The program of span extraction for a pretrained run."""
     config: BackboneConfig = loop.dropout_config(
-        backbone.model_config, settings.dropout_rate
+        trained.model_config, settings.dropout_rate
     )
     objective = SpanExtraction(
         architecture=config.architecture,
-        vocabulary=backbone.vocabulary,
+        vocabulary=trained.vocabulary,
         row_length=readable_length(config, settings.max_length),
-        decoder_start_id=decoder_start_id(backbone),
-        both_ways=reads_both_ways(backbone),
+        decoder_start_id=decoder_start_id(trained),
+        both_ways=reads_both_ways(trained),
     )
     return loop.make_program(config, objective)
 
 
 def finetune_squad(
-    backbone: TrainedRun,
+    trained: TrainedRun,
     train: Sequence[Question],
     dev: Sequence[Question],
     settings: FinetuneSettings,
@@ -165,7 +165,7 @@ def finetune_squad(
     """Trains on windows of `train` and answers every question of `dev`.
 
     Args:
-      backbone: parameters, config, tokenizer; never changed.
+      trained: parameters, config, tokenizer; never changed.
       train: questions with answers, or known to have none.
       dev: questions to answer.
       settings: of fine-tuning; `selection` must be 'last'.
@@ -178,20 +178,20 @@ def finetune_squad(
     Raises:
       UserError: no labelled train questions, or settings that do not apply.
     """
-    check_backbone(backbone)
+    check_params(trained)
     if settings.selection != "last" or settings.patience:
         raise UserError("SQuAD runs keep their last step: selection = 'last'.")
     labelled = [question for question in train if question.is_labelled]
     if not labelled:
         raise UserError("the train file has no question with an answer.")
-    program = make_program(backbone, settings)
-    reader = _Reader(program, backbone, settings, windows)
+    program = make_program(trained, settings)
+    reader = _Reader(program, trained, settings, windows)
     rows = reader.cut(labelled)
     if say is not None:
         say(f"{len(labelled):,} questions in {len(rows):,} windows to train on")
     outcome = loop.train(
         program,
-        initial_params(backbone, program, settings, seed),
+        initial_params(trained, program, settings, seed),
         functools.partial(reader.batches(rows).epoch, settings.batch_size, seed),
         settings,
         seed=seed,

@@ -27,7 +27,7 @@ def create(settings):
     return table.create("x", plain(ml_collections.ConfigDict(settings)))
 
 
-def backbone():
+def trained():
     """What the evaluations read of one before they hand it on."""
     config = types.SimpleNamespace(data=None)
     return types.SimpleNamespace(config=config, workdir="runs/made-up")
@@ -54,7 +54,7 @@ def test_acceptability_counts_failed_runs(tmp_path, monkeypatch):
     settings = fixtures.comparison_base.acceptability(
         num_train=2, num_test=2, seeds=(0, 1, 2, 3)
     )
-    result = create(settings).run(backbone(), tmp_path)
+    result = create(settings).run(trained(), tmp_path)
     assert COUNT in result.notes
 
 
@@ -80,7 +80,7 @@ def test_glue_counts_failed_runs_by_task(tmp_path, monkeypatch):
         }
 
     monkeypatch.setattr(GlueFits, "run", run)
-    result = create(settings).run(backbone(), tmp_path)
+    result = create(settings).run(trained(), tmp_path)
     assert [note for note in result.notes if "runs failed" in note] == [f"RTE: {COUNT}"]
 
 
@@ -98,7 +98,7 @@ def test_squad_counts_failed_runs(tmp_path, monkeypatch):
     silence = {"f1": 0.0, "exact_match": 0.0}
     monkeypatch.setattr(squad_evaluation.scoring, "score", lambda *_: silence)
     settings = fixtures.comparison_base.squad_questions("train.json", "dev.json")
-    result = create(settings).run(backbone(), tmp_path)
+    result = create(settings).run(trained(), tmp_path)
     assert COUNT in result.notes
 
 

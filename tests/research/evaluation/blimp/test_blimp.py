@@ -63,7 +63,7 @@ def test_every_sentence_meets_its_own_score(tmp_path, monkeypatch):
     def encode_batch(texts):
         return [[ids.setdefault(text, len(ids))] for text in texts]
 
-    def scores(backbone, rows):
+    def scores(trained, rows):
         texts = {number: text for text, number in ids.items()}
         # Good ones are likelier in paradigm a, and in the first pair of b.
         return np.array(
@@ -75,10 +75,10 @@ def test_every_sentence_meets_its_own_score(tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(likelihood, "log_likelihoods", scores)
-    backbone = types.SimpleNamespace(
+    trained = types.SimpleNamespace(
         tokenizer=types.SimpleNamespace(encode_batch=encode_batch)
     )
-    found = blimp.evaluate(backbone, blimp.load(str(tmp_path), 0))
+    found = blimp.evaluate(trained, blimp.load(str(tmp_path), 0))
     assert list(found.margins) == [1.0, 1.0, 1.0, 1.0, -1.0]
     assert found.paradigms == {"a": 1.0, "b": 0.5}
 
@@ -146,7 +146,7 @@ def test_decisions_equal_those_of_transformers(family, tmp_path):
     from tests.parity.test_conversion import make_pair
 
     pair = make_pair(family, tmp_path)
-    backbone = types.SimpleNamespace(
+    trained = types.SimpleNamespace(
         config=types.SimpleNamespace(
             objective=types.SimpleNamespace(name=tuple(pair.checkpoint.stages))
         ),
@@ -163,7 +163,7 @@ def test_decisions_equal_those_of_transformers(family, tmp_path):
         place = rng.integers(len(row))
         row[place] = (row[place] - 10 + rng.integers(1, 200)) % 240 + 10
     rows = [row.astype(np.int32) for row in (*good, *bad)]
-    ours = likelihood.log_likelihoods(backbone, rows)
+    ours = likelihood.log_likelihoods(trained, rows)
     theirs = torch_scores(pair, rows)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
     our_margin, their_margin = (s[:300] - s[300:] for s in (ours, theirs))

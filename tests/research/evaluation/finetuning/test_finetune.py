@@ -9,7 +9,7 @@ import pytest
 from research.errors import UserError
 from research.evaluation.finetuning import loop, optimizer, styles
 from research.evaluation.finetuning.data import Split
-from research.evaluation.finetuning.finetune import check_backbone, finetune
+from research.evaluation.finetuning.finetune import check_params, finetune
 from research.evaluation.glue.tasks import TASKS
 from tests.research.evaluation import toy
 from tests.research.evaluation.toy import same_trees, settings, word_task
@@ -214,9 +214,9 @@ def test_truncation_is_counted(encoder, data):
 
 
 def test_a_model_reads_no_more_than_its_positions():
-    backbone = toy.backbone("encoder")
+    trained = toy.backbone("encoder")
     style = styles.make_style(
-        backbone, backbone.model_config, TASKS["rte"], settings(max_length=512)
+        trained, trained.model_config, TASKS["rte"], settings(max_length=512)
     )
     assert style.framing.max_length == 48
     free = toy.backbone("encoder", position="rope")
@@ -264,9 +264,9 @@ def test_a_pretrained_pooler_is_kept(encoder, data):
     table = {"kernel": np.zeros((2, 16)), "bias": np.zeros(2)}
     heads = {"masked_lm": {}, "next_sentence": {"dense": dense, **table}}
     params = {**encoder.params, "heads": heads}
-    backbone = dataclasses.replace(encoder, params=params)
+    trained = dataclasses.replace(encoder, params=params)
     given = settings(num_epochs=1, learning_rate=1e-12, weight_decay=0.0)
-    result = finetune(backbone, data, given, seed=0)
+    result = finetune(trained, data, given, seed=0)
     np.testing.assert_allclose(
         result.params["heads"]["pooler"]["kernel"], dense["kernel"], rtol=1e-5
     )
@@ -288,14 +288,14 @@ def test_other_architectures_learn(architecture, data):
 
 @pytest.mark.slow
 def test_text_to_text_learns_and_writes_words(data):
-    backbone = toy.backbone("encoder_decoder", num_token_types=0)
+    trained = toy.backbone("encoder_decoder", num_token_types=0)
     given = settings(
         num_epochs=12,
         learning_rate=2e-2,
         selection="best",
         style="text_to_text_free",
     )
-    result = finetune(backbone, data, given, seed=0)
+    result = finetune(trained, data, given, seed=0)
     assert result.scores["dev"]["accuracy"] >= 0.85
 
 
@@ -329,10 +329,10 @@ def test_refusals(encoder, data):
     other = toy.backbone("encoder", emb_dim=32)
     mixed = dataclasses.replace(encoder, params=other.params)
     with pytest.raises(UserError, match=r"another architecture or size: parameter"):
-        check_backbone(mixed)
+        check_params(mixed)
     words = toy.ToyTokenizer(vocab_size=600)
     with pytest.raises(UserError, match="600 ids, the model's embedding 512 rows"):
-        check_backbone(dataclasses.replace(encoder, tokenizer=words))
+        check_params(dataclasses.replace(encoder, tokenizer=words))
     with pytest.raises(UserError, match="SST-2 is scored by accuracy, loss"):
         finetune(encoder, data, settings(selection_metric="matthews"), seed=0)
     with pytest.raises(ValueError, match=r"schedule = 'linaer'.*linear, cosine"):

@@ -48,10 +48,10 @@ def random_init(monkeypatch):
     """The toy's floor: another random backbone."""
     made = []
 
-    def make(backbone, seed):
+    def make(trained, seed):
         made.append(seed)
         fresh = toy.backbone("encoder", seed=100 + seed)
-        return dataclasses.replace(backbone, params=fresh.params)
+        return dataclasses.replace(trained, params=fresh.params)
 
     monkeypatch.setattr(fits_lib.trained_run, "random_init", make)
     return made
@@ -63,7 +63,7 @@ def evaluation(workdir, given, source, said=None):
         config=given,
         source=source,
         checkpoint="runs/toy",
-        backbone=toy.backbone("encoder"),
+        trained=toy.backbone("encoder"),
         store=RunStore(workdir, GlueRow),
         say=(said if said is not None else []).append,
     )
@@ -76,8 +76,8 @@ def whole(tmp_path_factory):
     patch.setattr(
         fits_lib.trained_run,
         "random_init",
-        lambda backbone, seed: dataclasses.replace(
-            backbone, params=toy.backbone("encoder", seed=100 + seed).params
+        lambda trained, seed: dataclasses.replace(
+            trained, params=toy.backbone("encoder", seed=100 + seed).params
         ),
     )
     workdir = tmp_path_factory.mktemp("glue")
@@ -150,7 +150,7 @@ def test_other_settings_are_other_runs(whole, monkeypatch):
     class Enough(Exception):
         pass
 
-    def note(backbone, data, settings, **kwargs):
+    def note(trained, data, settings, **kwargs):
         asked.append(settings)
         raise Enough
 
@@ -251,7 +251,7 @@ def test_a_limit_on_train_rows_is_said(tmp_path):
 def test_checkpoints_of_one_shape_share_their_floor(whole):
     """A floor run is not repeated for another checkpoint in the same workdir."""
     made, _, _ = whole
-    other = dataclasses.replace(made, backbone=toy.backbone("encoder", seed=9))
+    other = dataclasses.replace(made, trained=toy.backbone("encoder", seed=9))
     data = prepare(made.source.tasks["rte"], made.config, made.source)
 
     def key(one, init):
@@ -260,7 +260,7 @@ def test_checkpoints_of_one_shape_share_their_floor(whole):
 
     assert key(made, RANDOM) == key(other, RANDOM)
     assert key(made, PRETRAINED) != key(other, PRETRAINED)
-    wider = dataclasses.replace(made, backbone=toy.backbone("encoder", emb_dim=32))
+    wider = dataclasses.replace(made, trained=toy.backbone("encoder", emb_dim=32))
     assert key(made, RANDOM) != key(wider, RANDOM)
 
 

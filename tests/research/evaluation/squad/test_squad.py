@@ -40,7 +40,7 @@ class OffsetTokenizer(toy.ToyTokenizer):
 
 
 @pytest.fixture
-def backbone():
+def trained():
     encoder = toy.backbone("encoder", max_seq_len=64)
     return dataclasses.replace(encoder, tokenizer=OffsetTokenizer())
 
@@ -157,12 +157,12 @@ def test_best_threshold_by_trying_all():
 # Windows.
 
 
-def test_windows_cover_the_passage_and_place_the_answer(backbone):
+def test_windows_cover_the_passage_and_place_the_answer(trained):
     words = [f"w{i}" for i in range(30)]
     item = question(" ".join(words), "w20 w21")
-    rows = data.cut_into_rows(backbone, [item], WINDOWS, 16)
+    rows = data.cut_into_rows(trained, [item], WINDOWS, 16)
     # [CLS] who ? [SEP] + 11 passage tokens + [SEP]
-    ids = backbone.tokenizer.encode(item.context)
+    ids = trained.tokenizer.encode(item.context)
     seen = set()
     for row in rows:
         assert len(row.tokens) <= 16 and row.tokens[0] == CLS
@@ -185,23 +185,23 @@ def test_windows_cover_the_passage_and_place_the_answer(backbone):
     assert len(starts) == len(set(starts)) == 5  # 0, 6, 12, 18, 24: stride 6
 
 
-def test_null_is_where_everything_can_be_seen(backbone):
+def test_null_is_where_everything_can_be_seen(trained):
     decoder = toy.backbone("decoder", max_seq_len=64)
     decoder = dataclasses.replace(decoder, tokenizer=OffsetTokenizer())
     (row,) = data.cut_into_rows(decoder, [question("a b c")], WINDOWS, 32)
     assert row.start == row.end == row.null == len(row.tokens) - 1
 
 
-def test_part_of_a_token_counts_as_the_token(backbone):
+def test_part_of_a_token_counts_as_the_token(trained):
     item = question("born in 1066, maybe", "06")
-    (row,) = data.cut_into_rows(backbone, [item], WINDOWS, 32)
-    assert backbone.tokenizer.decode([row.tokens[row.start]]) == "1066"
+    (row,) = data.cut_into_rows(trained, [item], WINDOWS, 32)
+    assert trained.tokenizer.decode([row.tokens[row.start]]) == "1066"
 
 
-def test_no_room_for_a_passage(backbone):
+def test_no_room_for_a_passage(trained):
     long = question("a b", text="one two three four five six seven eight")
     with pytest.raises(UserError, match="leaves no room for a passage"):
-        data.cut_into_rows(backbone, [long], WINDOWS, 11)
+        data.cut_into_rows(trained, [long], WINDOWS, 11)
 
 
 # Files.
