@@ -27,8 +27,9 @@ from models.dropout import DropoutRngs, dropout, fold
 from models.inputs import ModelInputs
 from models.layers import Linear
 from models.pytree import pytree
-from objectives.base import Networks, Objective, WeightedSum, dropout_rngs
-from objectives.types import AnyArray, Example, Lengths, Target, Term
+from objectives.base import Networks, WeightedSum, dropout_rngs
+from objectives.finetuning.labelled import Labelled
+from objectives.types import AnyArray, Example, Target, Term
 
 READOUTS = ("cls", "mean", "last")
 # The head's dropout site, beside the sites that backbones number from 0.
@@ -105,7 +106,7 @@ class ClassificationHead(nnx.Module):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Classification(Objective):
+class Classification(Labelled):
     """Reads one vector a row and predicts a class or a score.
 
     Attributes:
@@ -113,18 +114,13 @@ class Classification(Objective):
       reads: 'cls' (the first token), 'mean' (of all tokens) or 'last' (the last
         token; padding may be on either side).
       with_pooler: whether the head has BERT's tanh layer.
-      decoder_start_id: what an encoder-decoder's decoder reads first.
-      both_ways: whether a decoder reads the text as an encoder does, not causally.
     """
 
     name: ClassVar[str] = "classification"
-    architectures: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "encoder_decoder")
 
     num_classes: int
     reads: str
     with_pooler: bool
-    decoder_start_id: int
-    both_ways: bool
 
     def __post_init__(self):
         if self.reads not in READOUTS:
@@ -141,38 +137,13 @@ class Classification(Objective):
     def terms(self) -> dict[str, Term]:
         return {"label": Term(weight=1.0, predicts="labels")}
 
-    @property
-    def lengths(self) -> Lengths:
-        encoder = self.row_length if self.architecture == "encoder_decoder" else 0
-        return Lengths(
-            inputs=self.row_length,
-            encoder=encoder,
-            targets={"label": 1},
-            tokens=self.row_length,
-        )
-
-    def corrupt(self, rng: Array, example: Any) -> Example:
-        """A LabelledBatch as model inputs and labels; nothing is random."""
-        del rng
-        batch = jax.tree.map(jnp.asarray, example)
+    def targets(self, batch: Any) -> dict[str, Target]:
         target = LabelTarget(
             values=batch.labels[:, None],
             loss_weights=batch.weights[:, None],
             num_classes=batch.num_classes,
         )
-        return Example(
-            inputs=self.inputs(batch),
-            targets={"label": target},
-            row_ids=batch.row_ids,
-            document_ids=jnp.where(batch.segment_ids > 0, batch.row_ids[:, None], -1),
-            framed=True,
-        )
-
-    def inputs(self, batch: LabelledBatch) -> ModelInputs:
-        """What the backbone reads."""
-        return model_inputs(
-            batch, self.architecture, self.decoder_start_id, self.both_ways
-        )
+        return {"label": target}
 
     def init_heads(
         self, config: BackboneConfig, *, rngs: nnx.Rngs
@@ -197,10 +168,6 @@ class Classification(Objective):
             hidden_states[:, 0] if at is not None else mean(hidden_states, inputs)
         )
         return networks["heads"](features, rngs=rngs)
-
-    def outputs(self, networks: Networks, batch: LabelledBatch) -> Float[Array, "B C"]:
-        """Logits of a batch, without dropout."""
-        return self.logits(networks, self.inputs(batch))
 
     def losses(
         self,
@@ -228,60 +195,6 @@ class Classification(Objective):
         counted = jnp.where(is_class, weights, 0.0)
         accuracy = ((correct * counted).sum(), counted.sum())
         return terms, {"label_accuracy": accuracy}
-
-
-def model_inputs(
-    batch: Any, architecture: str, decoder_start_id: int, both_ways: bool
-) -> ModelInputs:
-    """What a backbone reads; for an encoder-decoder both sides read the tokens.
-
-    `both_ways` makes every position of a decoder see the whole row.
-    """
-    inputs = framed_inputs(batch)
-    if architecture == "decoder" and both_ways:
-        return dataclasses.replace(inputs, reads="both")
-    if architecture != "encoder_decoder":
-        return inputs
-    return ModelInputs(
-        tokens=shift_right(inputs.tokens, inputs.positions, decoder_start_id),
-        segment_ids=inputs.segment_ids,
-        positions=inputs.positions,
-        encoder=inputs,
-    )
-
-
-def framed_inputs(batch: Any) -> ModelInputs:
-    """The rows of a batch with tokens, segment ids and perhaps token types."""
-    batch = jax.tree.map(jnp.asarray, batch)
-    return ModelInputs(
-        tokens=batch.tokens,
-        segment_ids=batch.segment_ids,
-        positions=token_positions(batch.segment_ids),
-        token_type_ids=batch.token_type_ids,
-    )
-
-
-def token_positions(segment_ids: Int[Array, "B L"]) -> Int[Array, "B L"]:
-    """0, 1, 2.. over the tokens of each row, wherever its padding is; 0 on padding.
-
-    segment_ids  0 0 1 1 1
-    positions    0 0 0 1 2
-    """
-    real = segment_ids > 0
-    return jnp.where(real, jnp.cumsum(real, axis=-1) - 1, 0).astype(jnp.int32)
-
-
-def shift_right(
-    tokens: Int[Array, "B L"], positions: Int[Array, "B L"], start_id: int
-) -> Int[Array, "B L"]:
-    """Each token's predecessor; `start_id` before the first one.
-
-    tokens     a b c .        positions  0 1 2 0
-    -> S a b S
-    """
-    return jnp.where(positions == 0, start_id, jnp.roll(tokens, 1, axis=1)).astype(
-        jnp.int32
-    )
 
 
 def read_position(inputs: ModelInputs, readout: str) -> Int[Array, "B 1"] | None:

@@ -24,9 +24,9 @@ from models.dropout import DropoutRngs
 from models.inputs import ModelInputs
 from models.layers import Linear
 from models.pytree import pytree
-from objectives.base import Networks, Objective, WeightedSum, dropout_rngs
-from objectives.finetuning.classification import model_inputs
-from objectives.types import AnyArray, Example, Lengths, Target, Term
+from objectives.base import Networks, WeightedSum, dropout_rngs
+from objectives.finetuning.labelled import Labelled
+from objectives.types import AnyArray, Example, Target, Term
 
 # Logit of padding; finite, so that no gradient is NaN.
 _PADDING = -1e9
@@ -66,56 +66,21 @@ class SpanHead(nnx.Module):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SpanExtraction(Objective):
-    """Start and end of the answer, each one of the row's positions.
-
-    Attributes:
-      decoder_start_id: what an encoder-decoder's decoder reads first.
-      both_ways: whether a decoder reads the text as an encoder does, not causally.
-    """
+class SpanExtraction(Labelled):
+    """Start and end of the answer, each one of the row's positions."""
 
     name: ClassVar[str] = "span_extraction"
-    architectures: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "encoder_decoder")
-
-    decoder_start_id: int
-    both_ways: bool
 
     @property
     def terms(self) -> dict[str, Term]:
         return {term: Term(weight=0.5, predicts="labels") for term in ("start", "end")}
 
-    @property
-    def lengths(self) -> Lengths:
-        encoder = self.row_length if self.architecture == "encoder_decoder" else 0
-        return Lengths(
-            inputs=self.row_length,
-            encoder=encoder,
-            targets={"start": 1, "end": 1},
-            tokens=self.row_length,
-        )
-
-    def corrupt(self, rng: Array, example: Any) -> Example:
-        """A SpanBatch as model inputs and the two positions; nothing is random."""
-        del rng
-        batch = jax.tree.map(jnp.asarray, example)
+    def targets(self, batch: Any) -> dict[str, Target]:
         positions = {"start": batch.starts, "end": batch.ends}
-        targets = {
+        return {
             term: Target(values=values[:, None], loss_weights=batch.weights[:, None])
             for term, values in positions.items()
         }
-        return Example(
-            inputs=self.inputs(batch),
-            targets=targets,
-            row_ids=batch.row_ids,
-            document_ids=jnp.where(batch.segment_ids > 0, batch.row_ids[:, None], -1),
-            framed=True,
-        )
-
-    def inputs(self, batch: SpanBatch) -> ModelInputs:
-        """What the backbone reads."""
-        return model_inputs(
-            batch, self.architecture, self.decoder_start_id, self.both_ways
-        )
 
     def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> SpanHead:
         return SpanHead(config, rngs=rngs)
@@ -131,10 +96,6 @@ class SpanExtraction(Objective):
         hidden_states = networks["model"](inputs, deterministic=rngs is None, rngs=rngs)
         scores = networks["heads"](hidden_states)
         return jnp.where((inputs.segment_ids > 0)[..., None], scores, _PADDING)
-
-    def outputs(self, networks: Networks, batch: SpanBatch) -> Float[Array, "B L 2"]:
-        """Logits of a batch, without dropout."""
-        return self.logits(networks, self.inputs(batch))
 
     def losses(
         self,

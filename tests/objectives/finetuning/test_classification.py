@@ -15,9 +15,8 @@ from objectives.finetuning.classification import (
     label_losses,
     mean,
     read_position,
-    shift_right,
-    token_positions,
 )
+from objectives.finetuning.labelled import shift_right, token_positions
 from tests.helpers import tiny_config, toy_vocabulary
 
 VOCABULARY = toy_vocabulary()

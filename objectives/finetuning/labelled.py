@@ -1,0 +1,105 @@
+"""What objectives over labelled rows share: batches in, model inputs, outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from models.inputs import ModelInputs
+from objectives.base import Networks, Objective
+from objectives.corruption.rows import read_both_ways
+from objectives.types import Example, Lengths, Target
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Labelled(Objective):
+    """Reads framed rows and predicts what a head makes of them.
+
+    Attributes:
+      decoder_start_id: what an encoder-decoder's decoder reads first.
+      both_ways: whether a decoder reads the text as an encoder does, not causally.
+    """
+
+    architectures: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "encoder_decoder")
+
+    decoder_start_id: int
+    both_ways: bool
+
+    @property
+    def lengths(self) -> Lengths:
+        encoder = self.row_length if self.architecture == "encoder_decoder" else 0
+        return Lengths(
+            inputs=self.row_length,
+            encoder=encoder,
+            targets=dict.fromkeys(self.terms, 1),
+            tokens=self.row_length,
+        )
+
+    def targets(self, batch: Any) -> dict[str, Target]:
+        """Each term's labels, from a batch on the device."""
+        raise NotImplementedError
+
+    def corrupt(self, rng: Array, example: Any) -> Example:
+        """A labelled batch as model inputs and targets; nothing is random."""
+        del rng
+        batch = jax.tree.map(jnp.asarray, example)
+        return Example(
+            inputs=self.inputs(batch),
+            targets=self.targets(batch),
+            row_ids=batch.row_ids,
+            document_ids=jnp.where(batch.segment_ids > 0, batch.row_ids[:, None], -1),
+            framed=True,
+        )
+
+    def inputs(self, batch: Any) -> ModelInputs:
+        """What the backbone reads; in an encoder-decoder both sides read the tokens."""
+        batch = jax.tree.map(jnp.asarray, batch)
+        inputs = ModelInputs(
+            tokens=batch.tokens,
+            segment_ids=batch.segment_ids,
+            positions=token_positions(batch.segment_ids),
+            token_type_ids=batch.token_type_ids,
+        )
+        if self.architecture == "encoder_decoder":
+            tokens = shift_right(inputs.tokens, inputs.positions, self.decoder_start_id)
+            return dataclasses.replace(
+                inputs, tokens=tokens, token_type_ids=None, encoder=inputs
+            )
+        return read_both_ways(inputs, self.architecture) if self.both_ways else inputs
+
+    def logits(
+        self, networks: Networks, inputs: ModelInputs, *, rngs: Any = None
+    ) -> Any:
+        """What the head makes of a row; without `rngs` there is no dropout."""
+        raise NotImplementedError
+
+    def outputs(self, networks: Networks, batch: Any) -> Any:
+        """Logits of a batch, without dropout."""
+        return self.logits(networks, self.inputs(batch))
+
+
+def token_positions(segment_ids: Int[Array, "B L"]) -> Int[Array, "B L"]:
+    """0, 1, 2.. over the tokens of each row, wherever its padding is; 0 on padding.
+
+    segment_ids  0 0 1 1 1
+    positions    0 0 0 1 2
+    """
+    real = segment_ids > 0
+    return jnp.where(real, jnp.cumsum(real, axis=-1) - 1, 0).astype(jnp.int32)
+
+
+def shift_right(
+    tokens: Int[Array, "B L"], positions: Int[Array, "B L"], start_id: int
+) -> Int[Array, "B L"]:
+    """Each token's predecessor; `start_id` before the first one.
+
+    tokens     a b c .        positions  0 1 2 0
+    -> S a b S
+    """
+    return jnp.where(positions == 0, start_id, jnp.roll(tokens, 1, axis=1)).astype(
+        jnp.int32
+    )
