@@ -28,9 +28,7 @@ class ModelInputs:
         attention kernel and the buckets of relative positions depend on it:
         'causal': each position sees those before it, and those of `bidirectional`;
         'both': each position sees its whole segment, as in an encoder, whatever
-          `bidirectional` is;
-        'mixed': some rows causally and some both ways; rows of the second kind have
-          `bidirectional` True everywhere.
+          `bidirectional` is.
     """
 
     tokens: Int[Array, "B L"]

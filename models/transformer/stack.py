@@ -207,13 +207,6 @@ class Stack(nnx.Module):
         segment_ids = inputs.segment_ids
         causal = self.causal and inputs.reads != "both"
         prefix = inputs.bidirectional if causal else None
-        if causal and inputs.reads == "mixed" and self.relative_bias is not None:
-            raise ValueError(
-                "position = 'relative_bias' cannot read some rows causally and some "
-                "both ways in one pass: a causal stack puts every later key into "
-                "bucket 0. Give each direction a pass of its own (reads='both' or "
-                "'causal'), or choose another position."
-            )
         if causal:
             mask = decoder_mask(segment_ids, segment_ids, index, index, prefix)
         else:

@@ -107,7 +107,7 @@ def test_a_decoder_that_reads_both_ways_is_an_encoder(position):
     both = dataclasses.replace(inputs, reads="both")
     np.testing.assert_allclose(tiny.run(decoder, both), expected, atol=1e-5)
     everything = jnp.ones(inputs.tokens.shape, bool)
-    marked = dataclasses.replace(inputs, bidirectional=everything, reads="mixed")
+    marked = dataclasses.replace(inputs, bidirectional=everything)
     if position != "relative_bias":
         np.testing.assert_allclose(tiny.run(decoder, marked), expected, atol=1e-5)
 
@@ -116,20 +116,11 @@ def test_rows_of_one_batch_may_be_read_in_different_ways():
     inputs = tiny.inputs()
     model = tiny.build(architecture="decoder", position="rope")
     second = jnp.zeros(inputs.tokens.shape, bool).at[1].set(True)
-    mixed = dataclasses.replace(inputs, bidirectional=second, reads="mixed")
+    mixed = dataclasses.replace(inputs, bidirectional=second)
     hidden = tiny.run(model, mixed)
     both = tiny.run(model, dataclasses.replace(inputs, reads="both"))
     np.testing.assert_allclose(hidden[0], tiny.run(model, inputs)[0], atol=1e-5)
     np.testing.assert_allclose(hidden[1], both[1], atol=1e-5)
-
-
-def test_relative_buckets_of_a_decoder_serve_one_way_of_reading_at_a_time():
-    inputs = tiny.inputs()
-    model = tiny.build(architecture="decoder", position="relative_bias")
-    everything = jnp.ones(inputs.tokens.shape, bool)
-    mixed = dataclasses.replace(inputs, bidirectional=everything, reads="mixed")
-    with pytest.raises(ValueError, match="bucket 0"):
-        model(mixed)
 
 
 @pytest.mark.parametrize(
