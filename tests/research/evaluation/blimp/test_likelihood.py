@@ -1,11 +1,13 @@
 """Likelihoods of sentences against their definitions, for every kind of objective."""
 
+import functools
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import objectives
 from experiments import presets
@@ -31,7 +33,8 @@ def make_backbone(name, architecture, **overrides):
         row_length=40,
         architecture=architecture,
     )
-    params = state_lib.init_params(config, objective, jax.random.key(1))
+    init = functools.partial(state_lib.init_params, config, objective)
+    params = jax.jit(init)(jax.random.key(1))
     backbone = types.SimpleNamespace(
         vocabulary=VOCABULARY,
         model_config=config,
@@ -60,9 +63,16 @@ def inputs_of(tokens, **changes):
 
 def log_probs(model, heads, inputs):
     """log p of every token at every position of one row, [L, V]."""
+    graph, params = nnx.split((model, heads))
+    return np.asarray(_log_probs(graph, params, inputs), np.float64)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _log_probs(graph, params, inputs):
+    model, heads = nnx.merge(graph, params)
     features, table, bias = heads.readout(model(inputs), model.embedding)
     logits = features[0] @ table.T + (0.0 if bias is None else bias[None])
-    return np.asarray(jax.nn.log_softmax(logits), np.float64)
+    return jax.nn.log_softmax(logits)
 
 
 def test_causal_lm_reads_the_start_token_first():
