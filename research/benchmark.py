@@ -16,6 +16,7 @@ import pathlib
 from absl import flags
 
 from research.benchmarks import suites
+from research.benchmarks.table import Options
 from research.config import command_line
 from research.machine import host_memory
 
@@ -25,8 +26,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "suite",
         "cpu",
-        "cpu, training, corruption, generation, input, startup, finetuning, gpu or "
-        "scaling",
+        f"cpu, {', '.join(suites.SUITES)}",
     )
     flags.DEFINE_integer(
         "rounds", 8, "alternating rounds of each measurement", lower_bound=1
@@ -42,13 +42,8 @@ def main(given: flags.FlagValues) -> None:
     """Prints the tables of a suite."""
     # The measured entry points do this too; peers in this process have it as well.
     host_memory.keep_freed()
-    suites.run(
-        given.suite,
-        rounds=given.rounds,
-        with_peers=given.peers,
-        glue=given.glue,
-        file=pathlib.Path(given.json) if given.json else None,
-    )
+    options = Options(rounds=given.rounds, peers=given.peers, glue=given.glue)
+    suites.run(given.suite, options, pathlib.Path(given.json) if given.json else None)
 
 
 if __name__ == "__main__":

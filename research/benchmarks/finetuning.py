@@ -13,13 +13,11 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-import ml_collections
 import numpy as np
 
 from research.benchmarks import ours, peers
-from research.benchmarks.table import Table
+from research.benchmarks.table import Options, Table
 from research.config import parse as config_lib
-from research.config.sections import TokenizerConfig
 from research.data import tokenizer_training
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError
@@ -28,33 +26,18 @@ from research.evaluation.finetuning import encoding, finetune
 from research.evaluation.finetuning.data import Split, TaskData
 from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.glue import protocols, sources, tasks
-from research.training import program
-from research.training import trained_run as backbone_lib
+from research.training import program, trained_run
 from research.training.trained_run import TrainedRun
 
 TASKS = ("rte", "mrpc")
 VOCAB_SIZE = 8192
 # BERT's blocks at two sizes of the ladder; bert's own protocol, one epoch.
-SHAPES = {
-    "2 x 128": {
-        "model.num_layers": 2,
-        "model.emb_dim": 128,
-        "model.num_heads": 2,
-        "model.mlp_dim": 512,
-    },
-    "4 x 256": {
-        "model.num_layers": 4,
-        "model.emb_dim": 256,
-        "model.num_heads": 4,
-        "model.mlp_dim": 1024,
-    },
-}
+SHAPES = {"2 x 128": (2, 128, 2, 512), "4 x 256": (4, 256, 4, 1024)}
 SHARED = {
+    **ours.vocabulary_of(VOCAB_SIZE),
     "model.dtype": "float32",
-    "model.vocab_size": VOCAB_SIZE,
     "data.tokenizer.kind": "wordpiece",
     "data.tokenizer.path": "",
-    "data.tokenizer.vocab_size": VOCAB_SIZE,
     "data.tokenizer.num_sentinels": 0,
 }
 PROTOCOL = "bert"
@@ -69,20 +52,20 @@ TRAINERS: dict[str, tuple[str, bool | str]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
     """One task and shape, ready for both.
 
     Attributes:
       label: as printed.
       data: ROWS train rows and a few to evaluate, which no clock sees.
-      backbone: random parameters over a tokenizer of the task's own sentences.
+      run: random parameters over a tokenizer of the task's own sentences.
       settings: of our side; the peer takes its values from them.
     """
 
     label: str
     data: TaskData
-    backbone: TrainedRun
+    run: TrainedRun
     settings: FinetuneSettings
 
     @property
@@ -91,15 +74,10 @@ class Case:
         return self.data.splits["train"]
 
 
-def measure(*, rounds: int, with_peers: bool, source: str) -> Table:
-    """Both tasks at both shapes.
-
-    Args:
-      rounds: turns of each side; a turn is an epoch of ROWS rows.
-      with_peers: whether Trainer is measured too.
-      source: a folder of the official TSVs; '' = made-up sentences.
-    """
+def measure(options: Options) -> Table:
+    """Both tasks at both shapes; a round is an epoch of ROWS rows."""
     rows = []
+    source = options.glue
     with tempfile.TemporaryDirectory() as folder:
         if not source:
             write_made_up(pathlib.Path(folder))
@@ -107,10 +85,10 @@ def measure(*, rounds: int, with_peers: bool, source: str) -> Table:
             for name in TASKS:
                 case = make_case(name, shape, source or folder)
                 print(f"measuring {case.label} ...", flush=True)
-                rows.append(_measure(case, rounds, with_peers))
+                rows.append({"case": case.label} | _measure(case, options))
     return Table(
         title=f"fine-tuning: batch {BATCH_SIZE}, {ROWS} rows a round, dropout 0.1",
-        rows=tuple(rows),
+        rows=rows,
         notes=(
             f"source: {source or 'random words'}; ids of a WordPiece vocabulary of the task's sentences",
             "ours ms: per example, rows bucketed by length; tokens: mean length of a row",
@@ -158,7 +136,6 @@ def make_case(name: str, shape: str, source: str) -> Case:
     data = sources.load(source, tasks.resolve([name])).tasks[name]
     train = data_lib.head(data.splits["train"], ROWS, seed=0)
     few = data_lib.head(data.splits["dev"], BATCH_SIZE, seed=0)
-    data = dataclasses.replace(data, splits={"train": train, "dev": few})
     settings = protocols.settings(
         protocols.get(PROTOCOL),
         data.task,
@@ -166,15 +143,19 @@ def make_case(name: str, shape: str, source: str) -> Case:
         learning_rate=LEARNING_RATE,
         batch_size=BATCH_SIZE,
     )
-    label = f"{data.task.title}, {shape}"
-    return Case(label, data, make_backbone(train, SHAPES[shape]), settings)
+    return Case(
+        label=f"{data.task.title}, {shape}",
+        data=dataclasses.replace(data, splits={"train": train, "dev": few}),
+        run=random_run(train, shape),
+        settings=settings,
+    )
 
 
-def make_backbone(train: Split, sizes: dict[str, int]) -> TrainedRun:
-    """A random BERT over a WordPiece vocabulary of the sentences."""
-    raw: ml_collections.ConfigDict = ours.config_of("bert_base", {**SHARED, **sizes})
+def random_run(train: Split, shape: str) -> TrainedRun:
+    """A BERT with random parameters over a WordPiece vocabulary of the sentences."""
+    raw = ours.config_of("bert_base", {**SHARED, **ours.sizes(*SHAPES[shape])})
     config = config_lib.parse(raw)
-    words: TokenizerConfig = dataclasses.replace(config.data.tokenizer, lowercase=True)
+    words = dataclasses.replace(config.data.tokenizer, lowercase=True)
     texts = [text for row in train.texts for text in row]
     tokenizer = tokenizer_training.train(texts, words)
     vocabulary = tokenizer.vocabulary()
@@ -188,51 +169,54 @@ def make_backbone(train: Split, sizes: dict[str, int]) -> TrainedRun:
         step=0,
         workdir=pathlib.Path(),
     )
-    return backbone_lib.random_init(empty, seed=0)
+    return trained_run.random_init(empty, seed=0)
 
 
-def _measure(case: Case, rounds: int, with_peers: bool) -> dict[str, Any]:
+def _measure(case: Case, options: Options) -> dict[str, Any]:
     encoded = encode(case)
     sides: dict[str, Callable[[], float]] = {"ours": lambda: our_seconds(case)}
-    if with_peers:
+    if options.peers:
         for label, (sampling, padding) in TRAINERS.items():
             sides[label] = make_trainer(case, encoded, sampling, padding)
         # Its allocator and threads are warm after a few steps.
         make_trainer(case, encoded, "random", True, num_rows=2 * BATCH_SIZE)()
     first = our_seconds(case)
     times: dict[str, list[float]] = {label: [] for label in sides}
-    for _ in range(rounds):
+    # A round is an epoch here, not a step.
+    for _ in range(max(1, options.rounds // 4)):
         for label, seconds in sides.items():
             times[label].append(seconds())
     median = {label: statistics.median(values) for label, values in times.items()}
     row: dict[str, Any] = {
-        "case": case.label,
         "tokens": float(encoded.lengths.mean()),
         "ours ms": 1e3 * median["ours"] / len(case.train),
         "to compile s": first - median["ours"],
     }
-    if with_peers:
+    if options.peers:
         row["trainer ms"] = 1e3 * median["trainer"] / len(case.train)
-        row["ratio"] = median["trainer"] / median["ours"]
-        row["grouped"] = median["grouped"] / median["ours"]
-        row["padded"] = median["padded"] / median["ours"]
+        for column, label in (
+            ("ratio", "trainer"),
+            ("grouped", "grouped"),
+            ("padded", "padded"),
+        ):
+            row[column] = median[label] / median["ours"]
     return row
 
 
 def our_seconds(case: Case) -> float:
     """Seconds of training in one round of ours."""
-    return finetune.finetune(case.backbone, case.data, case.settings, seed=0).seconds
+    return finetune.finetune(case.run, case.data, case.settings, seed=0).seconds
 
 
 def encode(case: Case) -> encoding.EncodedSplit:
     """The train rows as both sides read them."""
     framing = encoding.sentence_framing(
-        case.backbone.tokenizer,
-        case.backbone.vocabulary,
-        case.backbone.model_config.architecture,
+        case.run.tokenizer,
+        case.run.vocabulary,
+        case.run.model_config.architecture,
         case.settings.max_length,
     )
-    return encoding.encode(case.backbone.tokenizer, framing, case.train, order=None)
+    return encoding.encode(case.run.tokenizer, framing, case.train, order=None)
 
 
 def make_trainer(
@@ -247,26 +231,27 @@ def make_trainer(
     Raises:
       UserError: if the extra 'peers' is not installed.
     """
-    torch, transformers = peers.libraries()
-    try:
-        import accelerate  # noqa: F401  Trainer refuses to start without it.
-    except ImportError:
-        raise UserError(
-            "transformers' Trainer needs the package accelerate: make .venv/peers, or "
-            "pip install -e '.[peers]'. --nopeers measures without it."
-        ) from None
+    # Trainer refuses to start without accelerate.
+    torch, transformers = peers.libraries("accelerate")
     examples = peer_examples(encoded, case.train.known_labels)[:num_rows]
     collator = transformers.DataCollatorWithPadding(
-        _peer_tokenizer(transformers, case.backbone.tokenizer),
+        _peer_tokenizer(transformers, case.run.tokenizer),
         padding=padding,
         max_length=case.settings.max_length if padding == "max_length" else None,
+    )
+
+    config = peers.bert_config(
+        case.run.model_config,
+        hidden_dropout_prob=case.settings.dropout_rate,
+        attention_probs_dropout_prob=case.settings.dropout_rate,
+        num_labels=case.data.task.num_classes,
     )
 
     def seconds() -> float:
         torch.manual_seed(0)
         with tempfile.TemporaryDirectory() as folder:
             trainer = transformers.Trainer(
-                model=_peer_model(transformers, case),
+                model=transformers.BertForSequenceClassification(config),
                 args=_arguments(transformers, case.settings, folder, sampling),
                 train_dataset=examples,
                 data_collator=collator,
@@ -301,23 +286,6 @@ def _peer_tokenizer(transformers: Any, tokenizer: Tokenizer) -> Any:
         tokenizer_object=tokenizers.Tokenizer.from_str(tokenizer.definition),
         pad_token=tokenizer.token(tokenizer.vocabulary().pad_id),
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
-
-
-def _peer_model(transformers: Any, case: Case) -> Any:
-    model: Any = case.backbone.model_config
-    return transformers.BertForSequenceClassification(
-        transformers.BertConfig(
-            vocab_size=model.vocab_size,
-            hidden_size=model.emb_dim,
-            num_hidden_layers=model.num_layers,
-            num_attention_heads=model.num_heads,
-            intermediate_size=model.mlp_dim,
-            max_position_embeddings=model.max_seq_len,
-            hidden_dropout_prob=case.settings.dropout_rate,
-            attention_probs_dropout_prob=case.settings.dropout_rate,
-            num_labels=case.data.task.num_classes,
-        )
     )
 
 

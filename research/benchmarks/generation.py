@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,20 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.benchmarks import ours, peers
-from research.benchmarks.table import Table
-from research.config import objective_section
+from research.benchmarks.table import Options, Table, ratios
+from research.config import checks
 from research.config import parse as config_lib
+from research.config.sections import RunConfig
 from research.generation import decoding
 from research.generation.writer import language_model
 from research.machine import timing
-from research.training import program, state
+from research.training import program
 
 # GPT-2's shape: four layers x 256, float32.
 MODEL = {
-    "model.num_layers": 4,
-    "model.emb_dim": 256,
-    "model.num_heads": 4,
-    "model.mlp_dim": 1024,
+    **ours.sizes(4, 256, 4, 1024),
     "model.max_seq_len": 1024,
     "model.dtype": "float32",
 }
@@ -34,20 +31,20 @@ PROMPT_LENGTH = 32
 NEW_TOKENS = 128
 
 
-def measure(*, rounds: int, with_peers: bool) -> Table:
+def measure(options: Options) -> Table:
     """New tokens a second of a decoder, one prompt at a time and sixteen."""
     rows = []
     for vocab_size in VOCAB_SIZES:
+        changes = MODEL | ours.vocabulary_of(vocab_size)
+        run = config_lib.parse(ours.config_of("gpt2_small", changes))
         for batch_size in BATCH_SIZES:
-            case = f"{batch_size} prompts" if batch_size > 1 else "1 prompt"
-            print(f"measuring {case}, V = {vocab_size:,} ...", flush=True)
-            rows.append(
-                {"case": f"{case}, V = {vocab_size:,}"}
-                | _measure(vocab_size, batch_size, rounds, with_peers)
-            )
+            prompts = f"{batch_size} prompts" if batch_size > 1 else "1 prompt"
+            case = f"{prompts}, V = {vocab_size:,}"
+            print(f"measuring {case} ...", flush=True)
+            rows.append({"case": case} | _measure(run, batch_size, options))
     return Table(
         title="greedy decoding: GPT-2 of 4 layers x 256, float32",
-        rows=tuple(rows),
+        rows=rows,
         notes=(
             (
                 f"{PROMPT_LENGTH} tokens read and {NEW_TOKENS} written, reading included, "
@@ -61,39 +58,26 @@ def measure(*, rounds: int, with_peers: bool) -> Table:
     )
 
 
-def _measure(
-    vocab_size: int, batch_size: int, rounds: int, with_peers: bool
-) -> dict[str, Any]:
-    steps = {"ours": _ours(vocab_size, batch_size)}
-    if with_peers:
-        steps["peer"] = _peer(vocab_size, batch_size)
-    times = timing.alternate(steps, rounds=rounds, repeats=1)
+def _measure(run: RunConfig, batch_size: int, options: Options) -> dict[str, Any]:
+    steps = {"ours": _ours(run, batch_size)}
+    if options.peers:
+        steps["peer"] = _peer(run, batch_size)
+    times = timing.alternate(steps, rounds=options.rounds, repeats=1)
     median, new = times["ours"].median, batch_size * NEW_TOKENS
     row = {"ours ms/token": 1e3 * median / NEW_TOKENS, "tokens/s": new / median}
-    if with_peers:
-        peer = times["peer"]
-        row |= {
-            "peer ms/token": 1e3 * peer.median / NEW_TOKENS,
-            "ratio": peer.median / median,
-            "at its best": peer.best / median,
-        }
+    if options.peers:
+        row["peer ms/token"] = 1e3 * times["peer"].median / NEW_TOKENS
+        row |= ratios(times["ours"], times["peer"])
     return row
 
 
-def _ours(vocab_size: int, batch_size: int) -> Callable[[], None]:
+def _ours(run: RunConfig, batch_size: int) -> Callable[[], None]:
     """Decodes prompts of random tokens to the last token allowed."""
-    changes = MODEL | {
-        "model.vocab_size": vocab_size,
-        "data.tokenizer.vocab_size": vocab_size,
-    }
-    run = config_lib.parse(ours.config_of("gpt2_small", changes))
-    objective = objective_section.provisional(run)
-    model_config = program.resolve_model(run.model, objective.vocabulary)
-    modules = state.create_modules(model_config, objective)
+    vocabulary = checks.provisional_vocabulary(run.data.tokenizer)
+    parts = program.create(run, vocabulary)
     # Without tokens that end a text every row is decoded to its end.
-    network = language_model(objective, modules, stop_ids=())
-    init = functools.partial(state.init_params, model_config, objective)
-    params = jax.jit(init)(jax.random.key(0))
+    network = language_model(parts.objective, parts.modules, stop_ids=())
+    params = parts.init_weights()
     settings = decoding.DecodingConfig(
         max_new_tokens=NEW_TOKENS,
         temperature=0.0,
@@ -102,31 +86,21 @@ def _ours(vocab_size: int, batch_size: int) -> Callable[[], None]:
         num_beams=1,
         length_penalty=1.0,
     )
-    rng = np.random.default_rng(0)
     shape = (batch_size, PROMPT_LENGTH)
-    prompts = jnp.asarray(rng.integers(8, vocab_size, shape), jnp.int32)
+    random = np.random.default_rng(0).integers(8, vocabulary.vocab_size, shape)
+    prompts = jnp.asarray(random, jnp.int32)
     arguments = (params, prompts, jnp.ones(shape, bool), jax.random.key(0))
     return lambda: jax.block_until_ready(
         decoding.generate(network, settings, *arguments)
     )
 
 
-def _peer(vocab_size: int, batch_size: int) -> Callable[[], None]:
+def _peer(run: RunConfig, batch_size: int) -> Callable[[], None]:
     torch, transformers = peers.libraries()
     torch.manual_seed(0)
-    network = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=vocab_size,
-            n_positions=MODEL["model.max_seq_len"],
-            n_embd=MODEL["model.emb_dim"],
-            n_layer=MODEL["model.num_layers"],
-            n_head=MODEL["model.num_heads"],
-            n_inner=MODEL["model.mlp_dim"],
-            bos_token_id=None,
-            eos_token_id=None,
-        )
-    ).eval()
-    prompts = torch.randint(8, vocab_size, (batch_size, PROMPT_LENGTH))
+    config = peers.gpt2_config(run.model)
+    network = transformers.GPT2LMHeadModel(config).eval()
+    prompts = torch.randint(8, config.vocab_size, (batch_size, PROMPT_LENGTH))
     mask = torch.ones_like(prompts)
 
     def generate() -> None:

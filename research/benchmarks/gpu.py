@@ -6,7 +6,6 @@ a token or does not fit. Sides alternate in processes of their own.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import pathlib
 import statistics
@@ -14,11 +13,16 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from research.benchmarks import peers, worker
-from research.benchmarks.table import Table
+from research.benchmarks import ours, peers, worker
+from research.benchmarks.ours import Case
+from research.benchmarks.table import Options, Table, ratios
 from research.benchmarks.worker import Spec
 from research.errors import UserError
 from research.machine import devices
+from research.machine.timing import Seconds
+
+# What the worker answers for each side, one turn after the other.
+Turns = dict[str, list[dict[str, Any]]]
 
 # Turns of each side once its batch size is known.
 _TURNS = 2
@@ -29,65 +33,39 @@ _DOUBLINGS = 7
 _GAIN = 1.02
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Case:
-    """One training step.
-
-    Attributes:
-      label: as printed.
-      experiment: whose objective is trained.
-      changes: of its config.
-      published: tokens/s that somebody reported, and where; None = there is a peer.
-      dropouts: fields that have the rate of dropout.
-    """
-
-    label: str
-    experiment: str
-    changes: dict[str, Any]
-    published: str | None = None
-    dropouts: tuple[str, ...] = ("model.dropout_rate", "model.attention_dropout_rate")
-
-
 _BASE = {
+    **ours.sizes(12, 768, 12, 3072),
     "model.dtype": "bfloat16",
-    "model.num_layers": 12,
-    "model.emb_dim": 768,
-    "model.num_heads": 12,
-    "model.mlp_dim": 3072,
     "train.num_microbatches": 1,
 }
 
 
-def _vocabulary(size: int) -> dict[str, Any]:
-    return {"model.vocab_size": size, "data.tokenizer.vocab_size": size}
-
-
-def _masked_lm(length: int) -> dict[str, Any]:
+def _masked_lm(length: int, vocab_size: int) -> dict[str, Any]:
     # [CLS] and [SEP] make up the length.
-    return (
-        _BASE
-        | _vocabulary(30522)
-        | {
-            "data.row_length": length - 2,
-            "model.max_seq_len": length,
-        }
-    )
+    lengths = {"data.row_length": length - 2, "model.max_seq_len": length}
+    return _BASE | ours.vocabulary_of(vocab_size) | lengths
 
 
 CASES = (
-    Case(label="masked LM, L = 128", experiment="masked_lm", changes=_masked_lm(128)),
-    Case(label="masked LM, L = 512", experiment="masked_lm", changes=_masked_lm(512)),
+    Case(
+        label="masked LM, L = 128",
+        experiment="masked_lm",
+        changes=_masked_lm(128, 30522),
+    ),
+    Case(
+        label="masked LM, L = 512",
+        experiment="masked_lm",
+        changes=_masked_lm(512, 30522),
+    ),
     Case(
         label="causal LM, L = 1,024",
         experiment="causal_lm",
-        changes=_BASE
-        | _vocabulary(50257)
-        | {"data.row_length": 1024, "model.max_seq_len": 1024},
+        changes=_masked_lm(1024, 50257) | {"data.row_length": 1024},
     ),
     Case(
         label="T5 base, 512 / 114",
         experiment="t5_base",
-        changes=_vocabulary(32128)
+        changes=ours.vocabulary_of(32128)
         | {"data.row_length": 568, "train.num_microbatches": 1},
         dropouts=(
             "model.dropout_rate",
@@ -99,16 +77,12 @@ CASES = (
         # Ettin's sizes (Weller et al. 2025): 22 layers x 768, gated, rotary, 149M.
         label="encoder of 150M, L = 1,024",
         experiment="masked_lm",
-        changes=_BASE
-        | _vocabulary(50368)
+        changes=_masked_lm(1024, 50368)
+        | ours.sizes(22, 768, 12, 1152)
         | {
-            "model.num_layers": 22,
-            "model.mlp_dim": 1152,
             "model.gated_mlp": True,
             "model.position": "rope",
             "model.use_bias": False,
-            "model.max_seq_len": 1024,
-            "data.row_length": 1022,
             "objective.masked_lm.noise_density": 0.3,
         },
         published="Ettin 150M, H100: 295,000 tokens/s",
@@ -116,7 +90,7 @@ CASES = (
 )
 
 
-def measure(*, rounds: int, with_peers: bool) -> Table:
+def measure(options: Options) -> Table:
     """Every case at dropout 0 and 0.1.
 
     Raises:
@@ -126,16 +100,17 @@ def measure(*, rounds: int, with_peers: bool) -> Table:
         caches = pathlib.Path(folder)
         found = worker.run(Spec(side="limits"), caches)
         check(found)
-        if with_peers:
+        if options.peers:
             peers.libraries()
         rows = []
         for case in CASES:
             for rate in (0.0, 0.1):
                 print(f"measuring {case.label}, dropout {rate} ...", flush=True)
-                rows.append(_measure(case, rate, found, rounds, with_peers, caches))
+                best, turns = _measure(case, rate, options, caches)
+                rows.append(row(case.label, rate, best, turns, found))
     return Table(
         title=f"training on one {found['kind']}, bfloat16",
-        rows=tuple(rows),
+        rows=rows,
         notes=notes(found),
     )
 
@@ -172,86 +147,64 @@ def notes(found: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _measure(
-    case: Case,
-    rate: float,
-    found: dict[str, Any],
-    rounds: int,
-    with_peers: bool,
-    caches: pathlib.Path,
-) -> dict[str, Any]:
+    case: Case, rate: float, options: Options, caches: pathlib.Path
+) -> tuple[dict[str, int], Turns]:
+    """Each side's best number of rows, and its results with them."""
     changes = case.changes | dict.fromkeys(case.dropouts, rate)
-    sides = ["ours", "peer"] if with_peers and case.published is None else ["ours"]
-
-    def spec(side: str, rows: int, **settings: Any) -> Spec:
-        sizes = {"train.batch_size": rows, "eval.batch_size": rows}
-        return Spec(
-            side=side, experiment=case.experiment, changes=changes | sizes, **settings
-        )
-
     candidates = batch_sizes(case.changes["data.row_length"])
 
-    def speed(side: str, rows: int) -> float | None:
-        return _speed(worker.run(spec(side, rows), caches))
-
-    best = {
-        side: best_rows(functools.partial(speed, side), candidates) for side in sides
-    }
+    def run(side: str, rows: int, **settings: Any) -> dict[str, Any]:
+        batch = {"train.batch_size": rows, "eval.batch_size": rows}
+        spec = Spec(
+            side=side, experiment=case.experiment, changes=changes | batch, **settings
+        )
+        return worker.run(spec, caches)
 
     def turn(side: str, rows: int, number: int) -> dict[str, Any]:
         details = side == "ours" and number == 0
-        return worker.run(spec(side, rows, rounds=rounds, details=details), caches)
+        return run(side, rows, rounds=options.rounds, details=details)
 
-    best, turns = final_turns(turn, best, candidates)
-    device = devices.known(found["kind"])
-    return row(
-        case.label, rate, best, turns, None if device is None else device.flops, found
-    )
+    def speed(side: str, rows: int) -> float | None:
+        """Tokens a second; None if it did not fit."""
+        result = run(side, rows)
+        if result.get("out_of_memory"):
+            return None
+        return result["tokens"] / statistics.median(result["seconds"])
+
+    best = {"ours": best_rows(functools.partial(speed, "ours"), candidates)}
+    if options.peers and case.published is None:
+        best["peer"] = best_rows(functools.partial(speed, "peer"), candidates)
+    return final_turns(turn, best, candidates)
 
 
 def row(
-    label: str,
-    rate: float,
-    best: dict[str, int],
-    turns: dict[str, list[dict[str, Any]]],
-    peak: float | None,
-    found: dict[str, Any],
+    label: str, rate: float, best: dict[str, int], turns: Turns, found: dict[str, Any]
 ) -> dict[str, Any]:
     """The figures of one case."""
-    seconds = {
-        side: [s for turn in results for s in turn["seconds"]]
+    # Seconds a token: the sides' batches differ.
+    times = {
+        side: Seconds(
+            tuple(s / turn["tokens"] for turn in results for s in turn["seconds"])
+        )
         for side, results in turns.items()
     }
-    first = turns["ours"][0]
-    median = statistics.median(seconds["ours"])
-    flops, tokens = first["flops"] / median, first["tokens"] / median
-    figures: dict[str, Any] = {
+    first, device = turns["ours"][0], devices.known(found["kind"])
+    median = times["ours"].median * first["tokens"]
+    flops = first["flops"] / median
+    peer = times.get("peer")
+    return {
         "case": label,
         "dropout": f"{rate:g}",
         "rows": f"{best['ours']}",
-        "tokens/s": tokens,
-        "MFU": None if peak is None else flops / peak,
+        "tokens/s": first["tokens"] / median,
+        "MFU": None if device is None else flops / device.flops,
         "of limit": flops / found["matrix_rate"],
         "corruption": first["corruption"] / median,
         "input": first["input"],
-        "peer rows": None,
+        "peer rows": None if peer is None else f"{best['peer']}",
         "ratio": None,
         "at its best": None,
-    }
-    if "peer" in turns:
-        theirs = turns["peer"][0]["tokens"]
-        figures |= {
-            "peer rows": f"{best['peer']}",
-            "ratio": tokens / (theirs / statistics.median(seconds["peer"])),
-            "at its best": tokens / (theirs / min(seconds["peer"])),
-        }
-    return figures
-
-
-def _speed(result: dict[str, Any]) -> float | None:
-    """Tokens a second; None if it did not fit."""
-    if result.get("out_of_memory"):
-        return None
-    return result["tokens"] / statistics.median(result["seconds"])
+    } | ({} if peer is None else ratios(times["ours"], peer))
 
 
 def batch_sizes(row_length: int) -> list[int]:
@@ -264,7 +217,7 @@ def final_turns(
     measure: Callable[[str, int, int], dict[str, Any]],
     best: dict[str, int],
     candidates: Sequence[int],
-) -> tuple[dict[str, int], dict[str, list[dict[str, Any]]]]:
+) -> tuple[dict[str, int], Turns]:
     """Results of every side, in turns.
 
     What was measured once may not fit again beside its details: its side then takes the
@@ -281,21 +234,16 @@ def final_turns(
     Raises:
       UserError: if not even the first candidate fits.
     """
-    best, number = dict(best), 0
-    turns: dict[str, list[dict[str, Any]]] = {side: [] for side in best}
-    while number < _TURNS:
+    turns: Turns = {side: [] for side in best}
+    for number in range(_TURNS):
         for side, rows in best.items():
             result = measure(side, rows, number)
             if result.get("out_of_memory"):
                 smaller = [size for size in candidates if size < rows]
                 if not smaller:
                     raise _nothing_fits(rows)
-                best[side] = smaller[-1]
-                turns, number = {side: [] for side in best}, 0
-                break
+                return final_turns(measure, best | {side: smaller[-1]}, candidates)
             turns[side].append(result)
-        else:
-            number += 1
     return best, turns
 
 

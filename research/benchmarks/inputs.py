@@ -4,54 +4,57 @@ from __future__ import annotations
 
 import itertools
 import os
-import pathlib
 import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
 
 import numpy as np
 
 from research.benchmarks import ours
-from research.benchmarks.table import Table
+from research.benchmarks.table import Options, Table
+from research.config import experiments
 from research.config import parse as config_lib
-from research.config.sections import RunConfig
+from research.config.sections import DataConfig
 from research.data import corpora, loader, run_data
+from research.data.store import TokenStore
+from research.data.tokenizer import Tokenizer
 
 _SECONDS = 3.0
 _BATCH = 256
 _TOKENISED_BYTES = 8_000_000
 
 
-def measure() -> Table:
+def measure(options: Options) -> Table:
     """Tokens a second of the loader, bytes a second of the tokenizer."""
+    del options  # Neither rounds nor peers.
     with tempfile.TemporaryDirectory() as folder:
         changes = {"data.cache_dir": folder, "data.tokenizer.vocab_size": 8192}
         run = config_lib.parse(ours.config_of("masked_lm", changes))
         begin = time.perf_counter()
         corpus = run_data.load(run.data)
         built = time.perf_counter() - begin
-        rows: list[dict[str, Any]] = [
-            {
-                "what": f"loader, rows of {length}",
-                "rate": _loader_rate(corpus.train, length) / 1e6,
-                "unit": "M tokens/s",
-            }
+        figures = [
+            (
+                f"loader, rows of {length}",
+                _loader_rate(corpus.train, length) / 1e6,
+                "M tokens/s",
+            )
             for length in (128, 512)
         ]
-        rows.append(_tokenizer_row(corpus.tokenizer, run))
-        rows.append(
-            {
-                "what": "embedded corpus, tokenizer and store from nothing",
-                "rate": built,
-                "unit": "s",
-            }
-        )
-    return Table(title="input", rows=tuple(rows), notes=())
+        figures += [
+            (
+                f"tokeniser, {os.cpu_count()} cores",
+                _tokenizer_rate(corpus.tokenizer, run.data) / 1e6,
+                "MB of text/s",
+            ),
+            ("embedded corpus, tokenizer and store from nothing", built, "s"),
+        ]
+    columns = ("what", "rate", "unit")
+    return Table("input", [dict(zip(columns, row, strict=True)) for row in figures])
 
 
-def _loader_rate(store: Any, row_length: int) -> float:
+def _loader_rate(store: TokenStore, row_length: int) -> float:
     batches = loader.train_batches(
         store,
         row_length=row_length,
@@ -67,62 +70,67 @@ def _loader_rate(store: Any, row_length: int) -> float:
     return tokens / (time.perf_counter() - begin)
 
 
-def _tokenizer_row(tokenizer: Any, run: RunConfig) -> dict[str, Any]:
+def _tokenizer_rate(tokenizer: Tokenizer, data: DataConfig) -> float:
     texts, size = [], 0
-    corpus = corpora.open_corpus(run.data.source, text_field=run.data.text_field)
-    for text in corpus.documents():
+    for text in corpora.open_corpus(
+        data.source, text_field=data.text_field
+    ).documents():
         texts.append(text)
         size += len(text.encode())
         if size > _TOKENISED_BYTES:
             break
     begin = time.perf_counter()
     tokenizer.encode_batch(texts)
-    rate = size / (time.perf_counter() - begin)
-    cores = os.cpu_count() or 1
-    return {
-        "what": f"tokeniser, {cores} cores",
-        "rate": rate / 1e6,
-        "unit": "MB of text/s",
-    }
+    return size / (time.perf_counter() - begin)
 
 
-def startup(root: pathlib.Path) -> Table:
+def startup(options: Options) -> Table:
     """Seconds from the command to the first step, cold and with the cache."""
+    del options
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/xla"}
-        for label in ("store from nothing", "cold", "compilation cache"):
-            if label == "cold":
-                environment["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/xla2"
-            command = [
-                sys.executable,
-                "-m",
-                "research.pretrain",
-                "--config=experiments/masked_lm.py",
+        # The second run finds the token store, the third the compiled programs as well.
+        for label, cache in (
+            ("store from nothing", "xla"),
+            ("cold", "xla2"),
+            ("compilation cache", "xla2"),
+        ):
+            seconds = _seconds_to_first_step(
                 f"--workdir={folder}/{label.replace(' ', '_')}",
                 f"--config.data.cache_dir={folder}/data",
-                "--config.train.num_train_steps=1",
-                "--config.train.log_every_steps=1",
-                "--config.optimizer.warmup_steps=0",
-                "--config.eval.num_batches=1",
-            ]
-            begin = time.perf_counter()
-            with subprocess.Popen(
-                command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True
-            ) as process:
-                assert process.stdout is not None
-                seconds = next(
-                    (
-                        time.perf_counter() - begin
-                        for line in process.stdout
-                        if line.startswith("step 1")
-                    ),
-                    None,
-                )
-                process.stdout.read()
+                cache=f"{folder}/{cache}",
+            )
             rows.append({"start": label, "seconds to the first step": seconds})
     return Table(
         title="start-up of masked LM, 4 layers x 256, embedded corpus",
-        rows=tuple(rows),
+        rows=rows,
         notes=("cold: the token store is there, nothing is compiled yet",),
     )
+
+
+def _seconds_to_first_step(*arguments: str, cache: str) -> float | None:
+    """Of a run with a folder of compiled programs; None if it never gets there."""
+    command = [
+        sys.executable,
+        "-m",
+        "research.pretrain",
+        "--config=experiments/masked_lm.py",
+        "--config.train.num_train_steps=1",
+        "--config.train.log_every_steps=1",
+        "--config.optimizer.warmup_steps=0",
+        "--config.eval.num_batches=1",
+        *arguments,
+    ]
+    begin, found = time.perf_counter(), None
+    with subprocess.Popen(
+        command,
+        cwd=experiments.FOLDER.parent,
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cache},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if found is None and line.startswith("step 1"):
+                found = time.perf_counter() - begin
+    return found

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from objectives.types import Lengths
+from research.config.sections import RunConfig
 from research.errors import UserError
 
 # What the peers' own training scripts do beside forward and backward.
@@ -13,8 +14,8 @@ CLIP_NORM = 1.0
 LEARNING_RATE = 1e-3
 
 
-def libraries() -> tuple[Any, Any]:
-    """torch and transformers.
+def libraries(*others: str) -> tuple[Any, Any]:
+    """torch and transformers; `others` must be installed too.
 
     Raises:
       UserError: if the extra 'peers' is not installed.
@@ -22,6 +23,9 @@ def libraries() -> tuple[Any, Any]:
     try:
         import torch
         import transformers
+
+        for name in others:
+            __import__(name)
     except ImportError as error:
         raise UserError(
             f"the peers are not installed ({error.name}): make .venv/peers, or "
@@ -31,13 +35,41 @@ def libraries() -> tuple[Any, Any]:
     return torch, transformers
 
 
+def bert_config(model: Any, **others: Any) -> Any:
+    """transformers' config of a BERT of our model's sizes."""
+    return libraries()[1].BertConfig(
+        vocab_size=model.vocab_size,
+        hidden_size=model.emb_dim,
+        num_hidden_layers=model.num_layers,
+        num_attention_heads=model.num_heads,
+        intermediate_size=model.mlp_dim,
+        max_position_embeddings=model.max_seq_len,
+        **others,
+    )
+
+
+def gpt2_config(model: Any) -> Any:
+    """transformers' config of a GPT-2 of our model's sizes."""
+    return libraries()[1].GPT2Config(
+        vocab_size=model.vocab_size,
+        n_positions=model.max_seq_len,
+        n_embd=model.emb_dim,
+        n_layer=model.num_layers,
+        n_head=model.num_heads,
+        n_inner=model.mlp_dim,
+        resid_pdrop=model.dropout_rate,
+        embd_pdrop=model.dropout_rate,
+        attn_pdrop=model.attention_dropout_rate,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+
+
 def make(
-    kind: str,
+    run: RunConfig,
     lengths: Lengths,
     *,
-    model: Any,
-    batch_size: int,
-    gathered_head: bool,
+    gathered_head: bool = False,
     on_gpu: bool = False,
 ) -> Callable[[], None]:
     """One optimizer step of the peer on random tokens, as a function.
@@ -47,21 +79,24 @@ def make(
     autocast does; the function then returns before the step is done.
 
     Args:
-      kind: 'encoder', 'decoder' or 'encoder_decoder'.
+      run: ours, whose batch and model sizes the peer takes.
       lengths: of our objective, so that both read and predict the same positions.
-      model: our TransformerConfig, whose sizes the peer takes.
-      batch_size: rows of a step.
-      gathered_head: run the peer's head on the predicted positions only, as we do;
-        its own code projects every position.
+      gathered_head: run an encoder's head on the predicted positions only, as we do;
+        the peer's own code projects every position.
+      on_gpu: whether the peer trains there.
     """
-    torch, transformers = libraries()
+    torch, _ = libraries()
     torch.manual_seed(0)
-    build = {"encoder": _bert, "decoder": _gpt2, "encoder_decoder": _t5}[kind]
+    model: Any = run.model
+    batch_size = run.train.batch_size
     device = "cuda" if on_gpu else "cpu"
     with torch.device(device):
-        network, loss = build(
-            torch, transformers, model, lengths, batch_size, gathered_head
-        )
+        if model.architecture == "encoder":
+            network, loss = _bert(model, lengths, batch_size, gathered_head)
+        elif model.architecture == "decoder":
+            network, loss = _gpt2(model, lengths, batch_size)
+        else:
+            network, loss = _t5(model, lengths, batch_size)
     network.train()
     if on_gpu:
         torch.set_float32_matmul_precision("high")
@@ -79,15 +114,11 @@ def make(
     return step
 
 
-def _bert(torch, transformers, model, lengths, batch_size, gathered_head):
+def _bert(model, lengths, batch_size, gathered_head):
+    torch, transformers = libraries()
     network = transformers.BertForMaskedLM(
-        transformers.BertConfig(
-            vocab_size=model.vocab_size,
-            hidden_size=model.emb_dim,
-            num_hidden_layers=model.num_layers,
-            num_attention_heads=model.num_heads,
-            intermediate_size=model.mlp_dim,
-            max_position_embeddings=model.max_seq_len,
+        bert_config(
+            model,
             hidden_dropout_prob=model.dropout_rate,
             attention_probs_dropout_prob=model.attention_dropout_rate,
         )
@@ -110,29 +141,15 @@ def _bert(torch, transformers, model, lengths, batch_size, gathered_head):
     return network, loss
 
 
-def _gpt2(torch, transformers, model, lengths, batch_size, gathered_head):
-    del gathered_head  # Every position is predicted.
-    network = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=model.vocab_size,
-            n_positions=model.max_seq_len,
-            n_embd=model.emb_dim,
-            n_layer=model.num_layers,
-            n_head=model.num_heads,
-            n_inner=model.mlp_dim,
-            resid_pdrop=model.dropout_rate,
-            embd_pdrop=model.dropout_rate,
-            attn_pdrop=model.attention_dropout_rate,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
-    )
+def _gpt2(model, lengths, batch_size):
+    torch, transformers = libraries()
+    network = transformers.GPT2LMHeadModel(gpt2_config(model))
     tokens = torch.randint(0, model.vocab_size, (batch_size, lengths.inputs))
     return network, lambda: network(input_ids=tokens, labels=tokens).loss
 
 
-def _t5(torch, transformers, model, lengths, batch_size, gathered_head):
-    del gathered_head
+def _t5(model, lengths, batch_size):
+    torch, transformers = libraries()
     network = transformers.T5ForConditionalGeneration(
         transformers.T5Config(
             vocab_size=model.vocab_size,

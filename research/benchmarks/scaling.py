@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from research.benchmarks import ours
-from research.benchmarks.table import Table
+from research.benchmarks.table import Options, Table
 from research.machine import timing
 from research.planning import compiled
 from research.training import memory
@@ -24,55 +24,65 @@ MADE_UP = 8
 ROWS_PER_DEVICE = {"cpu": 8, "gpu": 64, "tpu": 64}
 AXES = ("data", "fsdp", "tensor")
 # Sizes that a tensor axis of 8 divides; base size on accelerators.
+_LARGE = {
+    **ours.sizes(12, 1024, 16, 4096),
+    **ours.vocabulary_of(32768),
+    "model.dtype": "bfloat16",
+    "data.row_length": 510,
+}
 MODEL: dict[str, dict[str, Any]] = {
     "cpu": {
-        "model.num_layers": 4,
-        "model.emb_dim": 256,
-        "model.num_heads": 8,
-        "model.mlp_dim": 1024,
-        "model.vocab_size": 8192,
-        "data.tokenizer.vocab_size": 8192,
+        **ours.sizes(4, 256, 8, 1024),
+        **ours.vocabulary_of(8192),
         "data.row_length": 126,
     },
-    "gpu": {
-        "model.dtype": "bfloat16",
-        "model.num_layers": 12,
-        "model.emb_dim": 1024,
-        "model.num_heads": 16,
-        "model.mlp_dim": 4096,
-        "model.vocab_size": 32768,
-        "data.tokenizer.vocab_size": 32768,
-        "data.row_length": 510,
-    },
+    "gpu": _LARGE,
+    "tpu": _LARGE,
 }
-MODEL["tpu"] = MODEL["gpu"]
-SHARED = {"model.scan_layers": True, "model.remat": "full"}
 
 
-def prepare() -> None:
-    """Makes up devices, for a process that has not looked at any yet."""
-    compiled.make_up_devices(MADE_UP)
-
-
-def measure(*, rounds: int) -> Table:
+def measure(options: Options) -> Table:
     """Every axis over 1, 2, 4, ... devices."""
+    # This process has not looked at any device yet.
+    compiled.make_up_devices(MADE_UP)
     devices = jax.devices()
     platform = devices[0].platform
     rows: list[dict[str, Any]] = []
-    alone = None
     for axis, count in meshes(len(devices), MODEL[platform]["model.num_heads"]):
         print(f"measuring {axis} = {count} ...", flush=True)
-        mine = ours.make(
-            "masked_lm", settings(platform, axis, count), devices=devices[:count]
+        changes = settings(platform, axis, count)
+        mine = ours.Ours("masked_lm", changes, devices=devices[:count])
+        times = timing.alternate({"": mine.steps}, rounds=options.rounds, repeats=1)
+        rate = mine.tokens / times[""].median
+        alone = rows[0]["tokens/s"] if rows else rate
+        allocated = memory.allocated_bytes(mine.compiled)
+        rows.append(
+            {
+                "mesh": "one device" if count == 1 else f"{axis} = {count}",
+                "rows": f"{mine.run.train.batch_size}",
+                "tokens/s": rate,
+                "efficiency": efficiency(rate, alone, count, platform),
+                "state per device": gib(memory.shard_bytes(mine.program.state)),
+                "allocated per device": "-" if allocated is None else gib(allocated),
+            }
         )
-        times = timing.alternate({"step": mine.step}, rounds=rounds, repeats=1)
-        rate = mine.tokens / times["step"].median
-        alone = rate if alone is None else alone
-        rows.append(_row(axis, count, mine, rate, alone, platform))
+    ideal = (
+        "devices are made up of one CPU and share its cores: efficiency is tokens/s "
+        "against one device, the price of splitting and no promise of speed"
+        if platform == "cpu"
+        else "efficiency: tokens/s a device against one device"
+    )
     return Table(
         title=f"scaling of masked LM over {len(devices)} x {devices[0].device_kind}",
-        rows=tuple(rows),
-        notes=notes(platform),
+        rows=rows,
+        notes=(
+            ideal,
+            "rows a device stay the same over data and fsdp; over tensor the batch does",
+            (
+                "state: parameters and optimizer; allocated: with temporaries, by XLA's "
+                "account"
+            ),
+        ),
     )
 
 
@@ -98,7 +108,8 @@ def settings(platform: str, axis: str, count: int) -> dict[str, Any]:
     batch = ROWS_PER_DEVICE[platform] * (1 if axis == "tensor" else count)
     return {
         **MODEL[platform],
-        **SHARED,
+        "model.scan_layers": True,
+        "model.remat": "full",
         f"parallel.{axis}": count,
         "train.batch_size": batch,
         "eval.batch_size": batch,
@@ -109,33 +120,3 @@ def settings(platform: str, axis: str, count: int) -> dict[str, Any]:
 def efficiency(rate: float, alone: float, count: int, platform: str) -> float:
     """Share of the ideal; made-up devices share one CPU, whose ideal is no gain."""
     return rate / alone if platform == "cpu" else rate / (count * alone)
-
-
-def _row(
-    axis: str, count: int, mine: ours.Ours, rate: float, alone: float, platform: str
-) -> dict[str, Any]:
-    program = mine.program
-    allocated = memory.allocated_bytes(mine.compiled)
-    return {
-        "mesh": "one device" if count == 1 else f"{axis} = {count}",
-        "rows": f"{program.config.train.batch_size}",
-        "tokens/s": rate,
-        "efficiency": efficiency(rate, alone, count, platform),
-        "state per device": gib(memory.shard_bytes(program.state)),
-        "allocated per device": "-" if allocated is None else gib(allocated),
-    }
-
-
-def notes(platform: str) -> tuple[str, ...]:
-    """What the columns mean."""
-    ideal = (
-        "devices are made up of one CPU and share its cores: efficiency is tokens/s "
-        "against one device, the price of splitting and no promise of speed"
-        if platform == "cpu"
-        else "efficiency: tokens/s a device against one device"
-    )
-    return (
-        ideal,
-        "rows a device stay the same over data and fsdp; over tensor the batch does",
-        "state: parameters and optimizer; allocated: with temporaries, by XLA's account",
-    )

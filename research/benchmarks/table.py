@@ -1,4 +1,4 @@
-"""What a suite measured, for people and for machines."""
+"""The tables of a suite, for people and as JSON."""
 
 from __future__ import annotations
 
@@ -10,8 +10,25 @@ from typing import Any
 import rich.console
 import rich.table
 
+from research.machine.timing import Seconds
+
 _SHARES = ("of limit", "share", "MFU", "corruption", "input", "efficiency")
 _RATIOS = ("ratio", "at its best", "gathered", "grouped", "padded")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a person chooses for all suites.
+
+    Attributes:
+      rounds: alternating rounds of each measurement.
+      peers: measure transformers + torch side by side.
+      glue: folder of GLUE's TSVs for fine-tuning; '' = made-up sentences.
+    """
+
+    rounds: int
+    peers: bool
+    glue: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +42,8 @@ class Table:
     """
 
     title: str
-    rows: tuple[dict[str, Any], ...]
-    notes: tuple[str, ...]
+    rows: list[dict[str, Any]]
+    notes: tuple[str, ...] = ()
 
     def show(self, console: rich.console.Console) -> None:
         """Prints the table."""
@@ -52,6 +69,14 @@ def _text(column: str, value: Any) -> str:
     if column in _RATIOS:
         return f"{value:.2f}x"
     return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
+
+
+def ratios(ours: Seconds, peer: Seconds) -> dict[str, float]:
+    """How many times as long the peer takes: its median and its fastest round."""
+    return {
+        "ratio": peer.median / ours.median,
+        "at its best": peer.best / ours.median,
+    }
 
 
 def to_json(tables: Sequence[Table]) -> str:

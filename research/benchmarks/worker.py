@@ -10,20 +10,17 @@ and no failure.
 from __future__ import annotations
 
 import dataclasses
-import gc
 import json
 import os
 import pathlib
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 OUT_OF_MEMORY = {"out_of_memory": True}
-# Steps before the clock starts, and sizes of what is measured beside a step.
-_WARMUP = 3
+# Sizes of what is measured beside a step.
 _MATRIX = 8192
 _INPUT_STEPS = 20
 
@@ -91,8 +88,9 @@ def is_out_of_memory(text: str) -> bool:
     return any(word in text for word in words)
 
 
-def limits() -> dict[str, Any]:
+def limits(spec: Spec) -> dict[str, Any]:
     """What this machine's accelerator is, and its measured rate of matrix products."""
+    del spec
     import jax
 
     from research.machine import timing
@@ -108,14 +106,19 @@ def measure_ours(spec: Spec) -> dict[str, Any]:
     """Seconds of our step; with details those of corruption and waiting for input."""
     from research.benchmarks import ours
 
-    mine = ours.make(spec.experiment, spec.changes)
+    mine = ours.Ours(spec.experiment, spec.changes)
+
+    def corrupt(count: int) -> None:
+        for _ in range(count):
+            mine.corrupt()
+
     found: dict[str, Any] = {
         "seconds": _timed(mine.steps, spec),
         "tokens": mine.tokens,
         "flops": mine.flops,
     }
     if spec.details:
-        found["corruption"] = min(_timed(_repeated(mine.corrupt), spec))
+        found["corruption"] = min(_timed(corrupt, spec))
         found["input"] = mine.input_wait(_INPUT_STEPS)
     return found
 
@@ -128,16 +131,9 @@ def measure_peer(spec: Spec) -> dict[str, Any]:
 
     torch, _ = peers.libraries()
     run = config_lib.parse(ours.config_of(spec.experiment, spec.changes))
-    objective = objective_section.provisional(run)
+    lengths = objective_section.provisional(run).lengths
     on_gpu = torch.cuda.is_available()
-    step = peers.make(
-        run.model.architecture,
-        objective.lengths,
-        model=run.model,
-        batch_size=run.train.batch_size,
-        gathered_head=False,
-        on_gpu=on_gpu,
-    )
+    step = peers.make(run, lengths, on_gpu=on_gpu)
 
     def steps(count: int) -> None:
         for _ in range(count):
@@ -146,35 +142,20 @@ def measure_peer(spec: Spec) -> dict[str, Any]:
             torch.cuda.synchronize()
 
     tokens = run.train.batch_size * run.data.row_length
-    return {"seconds": _timed(steps, spec), "tokens": tokens, "flops": None}
-
-
-def _repeated(function: Callable[[], Any]) -> Callable[[int], None]:
-    def repeat(count: int) -> None:
-        for _ in range(count):
-            function()
-
-    return repeat
+    return {"seconds": _timed(steps, spec), "tokens": tokens}
 
 
 def _timed(steps: Callable[[int], None], spec: Spec) -> list[float]:
-    """Seconds of a step in each round."""
-    steps(_WARMUP)
-    gc.collect()
-    found = []
-    for _ in range(spec.rounds):
-        begin = time.perf_counter()
-        steps(spec.steps)
-        found.append((time.perf_counter() - begin) / spec.steps)
-    return found
+    """Seconds of a step in each round, after a round that does not count."""
+    from research.machine import timing
+
+    rounds = {"": lambda: steps(spec.steps)}
+    times = timing.alternate(rounds, rounds=spec.rounds, repeats=1, warmup=1)
+    return [seconds / spec.steps for seconds in times[""].all]
 
 
-def main() -> None:
-    spec = Spec(**json.loads(sys.argv[1]))
-    sides = {"ours": measure_ours, "peer": measure_peer}
-    found = limits() if spec.side == "limits" else sides[spec.side](spec)
-    print(json.dumps(found))
-
+SIDES = {"limits": limits, "ours": measure_ours, "peer": measure_peer}
 
 if __name__ == "__main__":
-    main()
+    wanted = Spec(**json.loads(sys.argv[1]))
+    print(json.dumps(SIDES[wanted.side](wanted)))

@@ -5,7 +5,18 @@ import shutil
 
 import pytest
 
-from research.benchmarks import finetuning, gpu, ours, scaling, worker
+from research.benchmarks import (
+    finetuning,
+    generation,
+    gpu,
+    inputs,
+    ours,
+    scaling,
+    suites,
+    table,
+    training,
+    worker,
+)
 from research.config import parse as config_lib
 from research.errors import UserError
 
@@ -82,10 +93,13 @@ def test_batch_sizes_are_even_powers_of_two():
 def test_figures_of_a_case():
     mine = {"tokens": 1000, "flops": 99e12, "corruption": 0.002, "input": 0.004}
     turns = {
-        "ours": [mine | {"seconds": [0.2, 0.2]}, {"seconds": [0.2]}],
-        "peer": [{"tokens": 500, "seconds": [0.2, 0.25]}, {"seconds": [0.25]}],
+        "ours": [mine | {"seconds": [0.2, 0.2]}, {"tokens": 1000, "seconds": [0.2]}],
+        "peer": [
+            {"tokens": 500, "seconds": [0.2, 0.25]},
+            {"tokens": 500, "seconds": [0.25]},
+        ],
     }
-    figures = gpu.row("x", 0.1, {"ours": 8, "peer": 4}, turns, 989e12, LIMITS)
+    figures = gpu.row("x", 0.1, {"ours": 8, "peer": 4}, turns, LIMITS)
     assert figures["tokens/s"] == 5000
     assert figures["MFU"] == pytest.approx(495 / 989)
     assert figures["of limit"] == pytest.approx(495 / 700)
@@ -158,3 +172,35 @@ def test_cases_run_at_any_size(case):
     if case.published is None:
         pytest.importorskip("transformers")
         assert worker.measure_peer(spec)["tokens"] == 4 * 22
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("suite", "column"),
+    [
+        ("training", "of limit"),
+        ("corruption", "share"),
+        ("generation", "tokens/s"),
+        ("input", "rate"),
+    ],
+)
+def test_suites_run_at_any_size(suite, column, monkeypatch, tmp_path, capsys):
+    sizes = ours.sizes(1, 32, 2, 64)
+    monkeypatch.setattr(training, "SHARED", training.SHARED | TINY)
+    monkeypatch.setattr(training, "CORRUPTIONS", ("causal_lm",))
+    one = ours.Case(label="x", experiment="masked_lm", changes={})
+    monkeypatch.setattr(training, "CASES", (one,))
+    monkeypatch.setattr(generation, "MODEL", generation.MODEL | sizes)
+    monkeypatch.setattr(generation, "VOCAB_SIZES", (512,))
+    monkeypatch.setattr(generation, "NEW_TOKENS", 4)
+    monkeypatch.setattr(inputs, "_SECONDS", 0.1)
+    options = table.Options(rounds=1, peers=False)
+    suites.run(suite, options, tmp_path / "figures.json")
+    (found,) = json.loads((tmp_path / "figures.json").read_text())
+    assert all(row[column] > 0 for row in found["rows"])
+    assert found["title"] in capsys.readouterr().out
+
+
+def test_an_unknown_suite_is_refused():
+    with pytest.raises(UserError, match="Did you mean training"):
+        suites.run("trianing", table.Options(rounds=1, peers=False), None)
