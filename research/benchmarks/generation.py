@@ -15,7 +15,7 @@ from research.config import checks
 from research.config import parse as config_lib
 from research.config.sections import RunConfig
 from research.generation import decoding
-from research.generation.writer import language_model
+from research.generation.language_model import language_model
 from research.machine import timing
 from research.training import program
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -13,19 +12,6 @@ from jaxtyping import Array, Bool, Float, Int
 from models import ModelInputs
 from objectives.corruption.rows import read_both_ways
 from research.generation.language_model import LanguageModel
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """A token that may stand for a mask.
-
-    Attributes:
-      token_id: the token.
-      probability: by the model, all masks of the text hidden.
-    """
-
-    token_id: int
-    probability: float
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
@@ -54,22 +40,19 @@ def fill(
     tokens: Int[Array, "B L"],
     is_text: Bool[Array, "B L"],
     *,
-    mask_id: int,
     count: int,
-) -> list[list[list[Candidate]]]:
-    """The `count` most probable tokens of each mask of each text, best first."""
+) -> list[list[list[tuple[int, float]]]]:
+    """The `count` best (token, probability) of each mask of each text, best first.
+
+    All masks of a text are hidden at once.
+    """
     distribution = probabilities(language_model, params, tokens, is_text)
-    best, ids = (jax.device_get(x) for x in jax.lax.top_k(distribution, count))
-    found = []
-    for row, text in enumerate(jax.device_get(tokens)):
-        positions = [p for p, token in enumerate(text) if token == mask_id]
-        found.append(
-            [
-                [
-                    Candidate(int(number), float(probability))
-                    for number, probability in zip(ids[row, p], best[row, p])
-                ]
-                for p in positions
-            ]
-        )
-    return found
+    best, ids = jax.device_get(jax.lax.top_k(distribution, count))
+    is_mask = jax.device_get(tokens) == language_model.objective.vocabulary.mask_id
+    return [
+        [
+            [(int(token), float(p)) for token, p in zip(ids[row, at], best[row, at])]
+            for at in is_mask[row].nonzero()[0]
+        ]
+        for row in range(len(is_mask))
+    ]

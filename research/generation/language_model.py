@@ -22,23 +22,19 @@ class LanguageModel:
     Attributes:
       modules: the networks without their parameters.
       objective: whose readout turns hidden states into logits.
-      term: the loss term of that readout.
       prompt: what stands around a prompt, and how it is read.
       stop_ids: tokens that end a text.
-      pad_id: fills what is not text.
     """
 
     modules: Modules
     objective: Objective
-    term: str
     prompt: PromptFrame
     stop_ids: tuple[int, ...]
-    pad_id: int
 
     @property
-    def is_encoder_decoder(self) -> bool:
-        """Whether prompts are read by an encoder."""
-        return self.objective.architecture == "encoder_decoder"
+    def pad_id(self) -> int:
+        """The token that fills what is not text."""
+        return self.objective.vocabulary.pad_id
 
     def start(
         self,
@@ -66,19 +62,16 @@ class LanguageModel:
             positions=positions,
             bidirectional=bidirectional,
         )
-        if not self.is_encoder_decoder:
-            cache = model.init_cache(batch, length + max_new_tokens)
-            hidden, cache = model.decode_step(inputs, cache)
-            logits = self.logits(
-                params, _one_token(prompts[:, -1], positions[:, -1]), hidden[:, -1:]
-            )[:, 0]
-            return logits, cache, segments.sum(axis=1)
-        starts = jnp.full((batch,), self.prompt.start_id, jnp.int32)
-        first = _one_token(starts, jnp.zeros((batch,), jnp.int32))
-        cache = model.init_cache(batch, 1 + max_new_tokens, encoder=inputs)
-        hidden, cache = model.decode_step(first, cache)
-        logits = self.logits(params, first, hidden)[:, 0]
-        return logits, cache, jnp.ones((batch,), jnp.int32)
+        if self.objective.architecture == "encoder_decoder":
+            cache = model.init_cache(batch, 1 + max_new_tokens, encoder=inputs)
+            starts = jnp.full((batch,), self.prompt.start_id, jnp.int32)
+            logits, cache = self.step(params, starts, jnp.zeros_like(starts), cache)
+            return logits, cache, jnp.ones_like(starts)
+        cache = model.init_cache(batch, length + max_new_tokens)
+        hidden, cache = model.decode_step(inputs, cache)
+        last = _one_token(prompts[:, -1], positions[:, -1])
+        logits = self.logits(params, last, hidden[:, -1:])[:, 0]
+        return logits, cache, segments.sum(axis=1)
 
     def step(
         self,
@@ -103,9 +96,11 @@ class LanguageModel:
             values=jnp.zeros(shape, jnp.int32),
             loss_weights=jnp.ones(shape, jnp.float32),
         )
+        term = self.objective.token_term
+        assert term is not None, "an objective with a prompt predicts tokens"
         return logits(
             *self.objective.readout(
-                self.term,
+                term,
                 networks["heads"],
                 hidden,
                 everywhere,
@@ -113,6 +108,36 @@ class LanguageModel:
                 inputs,
             )
         )
+
+
+def language_model(
+    objective: Objective,
+    modules: Modules,
+    *,
+    stop_ids: tuple[int, ...] | None = None,
+) -> LanguageModel:
+    """The network of an objective as functions of its parameters.
+
+    Args:
+      objective: whose readout gives the logits.
+      modules: of the run.
+      stop_ids: tokens that end a text; None = those of the vocabulary that do.
+
+    Raises:
+      ValueError: if no term of the objective predicts tokens of the vocabulary.
+    """
+    if objective.token_term is None or objective.prompt is None:
+        raise ValueError(
+            f"The objective {objective.name} has no language-model head to write with."
+        )
+    if stop_ids is None:
+        vocabulary = objective.vocabulary
+        is_decoder = objective.architecture == "decoder"
+        ends = (vocabulary.eod_id,) if is_decoder else ()
+        stop_ids = tuple(end for end in (*ends, vocabulary.eos_id) if end >= 0)
+    return LanguageModel(
+        modules=modules, objective=objective, prompt=objective.prompt, stop_ids=stop_ids
+    )
 
 
 def _one_token(tokens: Int[Array, " B"], positions: Int[Array, " B"]) -> ModelInputs:

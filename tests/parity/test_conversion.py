@@ -339,12 +339,10 @@ def language_model(pair: Pair, stop_id: int) -> LanguageModel:
     return LanguageModel(
         modules=pair.modules,
         objective=pair.objective,
-        term=pair.objective.token_term,
         prompt=PromptFrame(
             start_id=(config.pad_token_id or 0) if start is None else start
         ),
         stop_ids=(stop_id,),
-        pad_id=0,
     )
 
 

@@ -11,7 +11,7 @@ import objectives
 from experiments import presets
 from models.inputs import ModelInputs
 from objectives.corruption import rows
-from research.generation.writer import language_model
+from research.generation.language_model import language_model
 from research.training import state
 from tests.helpers import CLS, EOS, SEP, tiny_config, toy_batch, toy_vocabulary
 
