@@ -14,22 +14,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
 
 from models import platform as platforms
 from objectives import cross_entropy
 from objectives.base import Objective
 from objectives.types import Example
-from research.training import flops, state
+from research.training import adaptation, flops
 from research.training.program import Program
-from research.training.state import Modules
 
 # Rows of the two traces whose difference is the cost of a row: even, for objectives that
 # pair rows, and no number of heads, by which axes are told apart.
 _FEW, _MORE = 34, 38
 # Float32 arrays of the size of a chunk of logits that are alive at a time.
 _LOGITS_ALIVE = 2
+# Gradients that are alive in a block's backward pass, as a share of all that its forward
+# pass can keep. This and the next number were measured on CPUs.
+_GRADIENTS_ALIVE = 0.5
+# XLA on CPUs keeps copies of residuals in other layouts, unless a scan stacks them.
+_CPU_COPIES = 0.3
 
-Line = tuple[float, float]  # Bytes for each row, and constant ones.
+Line = np.ndarray  # Bytes for each row, and constant ones.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,27 +44,27 @@ class Activations:
 
     Attributes:
       saved: kept from the forward to the backward pass under the remat policy.
-      block: what the backward pass of one block needs beside it, its gradients or
+      block: what the backward pass of one block needs beside it, its gradients and
         what it computes again.
-      sliced: copies of parts of stacked parameters, and of their gradients.
       logit_elements: logits of a row, of all terms together.
       max_logits: logits that are alive at a time, at most.
+      undone: whether XLA keeps everything although the config rematerialises blocks.
     """
 
     saved: Line
     block: Line
-    sliced: float
     logit_elements: int
     max_logits: int
+    undone: bool
 
     def saved_bytes(self, rows: int) -> float:
         """Kept for the backward pass, for so many rows at a time."""
-        return self.saved[0] * rows + self.saved[1]
+        return float(self.saved @ (rows, 1))
 
     def working_bytes(self, rows: int) -> float:
         """Alive only for a moment: a chunk of logits, then one block's backward pass."""
         logits = min(self.logit_elements * rows, self.max_logits)
-        return max(self.block[0] * rows + self.block[1], 4 * _LOGITS_ALIVE * logits)
+        return max(float(self.block @ (rows, 1)), 4 * _LOGITS_ALIVE * logits)
 
 
 def count(program: Program, platform: str) -> Activations:
@@ -76,107 +82,111 @@ def count(program: Program, platform: str) -> Activations:
 
 def _count(program: Program, objective: Objective, platform: str) -> Activations:
     config = program.model_config
-    rows = tuple(number * objective.denominator for number in (_FEW, _MORE))
     tensor = program.parallel.mesh.shape.get("tensor", 1)
-    sizes = frozenset(config.tensor_sizes.values())
-
-    def line(remat: str) -> tuple[Line, Kept]:
-        changed = dataclasses.replace(config, remat=remat)
-        modules = state.create_modules(changed, program.objective)
-        with platforms.planned_for(platform):
-            few, more = (trace(objective, modules, number) for number in rows)
-        less = few.num_bytes(sizes, tensor)
-        per_row = (more.num_bytes(sizes, tensor) - less) / (rows[1] - rows[0])
-        return (per_row, less - per_row * rows[0]), few
-
-    saved, kept = line(config.remat)
-    everything = saved if config.remat == "none" else line("none")[0]
-    # The last block keeps the keys and values of all positions, and the rest of those
-    # whose hidden states are read.
-    read = max(_share_read(part) for _, part, _ in objective.parts())
-    blocks = config.num_blocks - (1.0 - read) / 2
+    rows = [number * objective.denominator for number in (_FEW, _MORE)]
+    with platforms.planned_for(platform):
+        few, more = (
+            _traced_bytes(program, objective, number, platform) for number in rows
+        )
+    per_row = (more - few) / (rows[1] - rows[0])
+    saved, alone, everything = np.stack([per_row, few - per_row * rows[0]], axis=1)
+    copies = _CPU_COPIES * alone if platform == "cpu" else 0.0
     limit = cross_entropy.chunk_elements(platform)
     logits = sum(objective.lengths.targets.values()) * (config.vocab_size or 0)
     return Activations(
-        saved=saved,
-        block=(everything[0] / blocks, everything[1] / blocks),
-        sliced=kept.sliced_bytes(program.weights),
+        saved=saved + copies,
+        block=((1 + _GRADIENTS_ALIVE) * everything - saved) / config.num_blocks,
         logit_elements=logits // tensor,
         max_logits=limit // (program.parallel.num_row_shards * tensor),
+        undone=config.remat != "none" and np.array_equal(saved, everything),
     )
 
 
-def _share_read(objective: Objective) -> float:
-    """Share of the positions whose last hidden states a loss term reads."""
-    example = flops.abstract_example(objective, _FEW)
-    at = jax.eval_shape(objective.read_positions, example)
-    return 1.0 if at is None else min(at.shape[1] / objective.lengths.inputs, 1.0)
+def _traced_bytes(
+    program: Program, objective: Objective, rows: int, platform: str
+) -> np.ndarray:
+    """Bytes of so many rows' residuals on one device.
 
-
-@dataclasses.dataclass(frozen=True)
-class Kept:
-    """What the trace of a forward pass shows.
-
-    Attributes:
-      arrays: shapes and dtypes that pass to the backward pass. Parameters and inputs,
-        which exist anyway, do not count.
-      sliced: of each parameter, the share of it that is copied by slices.
+    Returns:
+      Three numbers: under the config's rematerialisation, those of them that no scan
+      stacks, and if nothing were rematerialised.
     """
 
-    arrays: list[Any]
-    sliced: list[float]
-
-    def num_bytes(self, sizes: frozenset[int] = frozenset(), tensor: int = 1) -> float:
-        """Bytes on one device, where features of these `sizes` are split `tensor`ways."""
-
-        def share(shape: tuple[int, ...]) -> float:
-            # Heads are one of the two axes before the last in queries, keys and values
-            # [B, T, N, H] and in pairs [B, N, T, S]; features are the last axis.
-            features = {*shape[-1:], *shape[-3:-1]} if len(shape) > 3 else {*shape[-1:]}
-            return 1.0 / tensor if len(shape) > 2 and features & sizes else 1.0
-
-        return sum(
-            share(x.shape) * math.prod(x.shape) * x.dtype.itemsize for x in self.arrays
-        )
-
-    def sliced_bytes(self, params: Any) -> float:
-        """Bytes of the slices of parameters with shardings, and of their gradients."""
-        return sum(
-            share
-            * math.prod(leaf.sharding.shard_shape(leaf.shape))
-            * (leaf.dtype.itemsize + 4)
-            for share, leaf in zip(self.sliced, jax.tree.leaves(params), strict=True)
-        )
-
-
-def trace(objective: Objective, modules: Modules, rows: int) -> Kept:
-    """Traces the forward pass of so many rows."""
-
-    def loss(params: Any, example: Example) -> jax.Array:
+    def loss(params: Any, constants: Any, example: Example) -> jax.Array:
+        weights = adaptation.join(params, constants, jnp.int32(0))
+        networks = program.modules.merge(weights)
         terms, _ = objective.losses(
-            modules.merge(params), example, rng=jax.random.key(0), deterministic=False
+            networks, example, rng=jax.random.key(0), deterministic=False
         )
         return sum((terms[name][0] for name in objective.terms), jnp.float32(0))
 
-    def residuals(params: Any, example: Example) -> list[jax.Array]:
-        return jax.tree.leaves(jax.vjp(lambda p: loss(p, example), params)[1])
+    params = program.state.params
+    others = (program.constants, flops.abstract_example(objective, rows))
+    forward = jax.make_jaxpr(loss)(params, *others)
+    leaves = [jax.tree.leaves(tree) for tree in (params, others)]
+    everything, _ = _residuals(_keeping(forward, in_scans=True), *leaves)
+    # XLA on CPUs merges what jax.checkpoint computes again with the forward pass, unless
+    # it stands in a loop of its own.
+    if platform == "cpu":
+        forward = _keeping(forward, in_scans=False)
+    saved, alone = _residuals(forward, *leaves)
+    sizes = frozenset(program.model_config.tensor_sizes.values())
+    tensor = program.parallel.mesh.shape.get("tensor", 1)
+    kinds = (saved, alone, everything)
+    return np.array([_num_bytes(arrays, sizes, tensor) for arrays in kinds])
 
-    example = flops.abstract_example(objective, rows)
-    jaxpr = jax.make_jaxpr(residuals)(modules.params, example).jaxpr
+
+def _keeping(closed: core.ClosedJaxpr, *, in_scans: bool) -> core.ClosedJaxpr:
+    """The same function without rematerialisation, in scans only if asked for."""
+
+    def keep(equation: core.JaxprEqn) -> core.JaxprEqn:
+        name, params = equation.primitive.name, dict(equation.params)
+        if name == "remat2":
+            params["policy"] = jax.checkpoint_policies.everything_saveable
+        elif name == "scan" and in_scans:
+            params["jaxpr"] = _keeping(params["jaxpr"], in_scans=True)
+        return equation.replace(params=params)
+
+    jaxpr = closed.jaxpr
+    return closed.replace(jaxpr=jaxpr.replace(eqns=[keep(e) for e in jaxpr.eqns]))
+
+
+def _residuals(
+    forward: core.ClosedJaxpr, params: list[Any], others: list[Any]
+) -> tuple[list[Any], list[Any]]:
+    """Arrays that pass to the backward pass, and those of them that no scan stacks.
+
+    Parameters and inputs, which exist anyway, do not count, nor do slices of them.
+    """
+    function = core.jaxpr_as_fun(forward)
+
+    def residuals(params: list[Any], others: list[Any]) -> list[jax.Array]:
+        return jax.tree.leaves(jax.vjp(lambda *p: function(*p, *others), *params)[1])
+
+    jaxpr = jax.make_jaxpr(residuals)(params, others).jaxpr
     exist = {id(variable) for variable in (*jaxpr.invars, *jaxpr.constvars)}
-    number = {id(variable): index for index, variable in enumerate(jaxpr.invars)}
-    sliced = [0.0] * len(jax.tree.leaves(modules.params))
+    stacked = set()
     for equation in jaxpr.eqns:
-        # Parameters of some of the stacked blocks. Slices exist beside the whole for as
-        # long as the blocks need them.
-        if equation.primitive.name not in ("slice", "squeeze"):
-            continue
-        source, (out,) = equation.invars[0], equation.outvars
-        if id(source) not in exist:
-            continue
-        exist.add(id(out))
-        share = math.prod(out.aval.shape) / math.prod(source.aval.shape)
-        if number.get(id(source), len(sliced)) < len(sliced) and share < 1.0:
-            sliced[number[id(source)]] += share
-    kept = {id(v): v.aval for v in jaxpr.outvars if id(v) not in exist}
-    return Kept([x for x in kept.values() if hasattr(x, "dtype")], sliced)
+        outputs = {id(variable) for variable in equation.outvars}
+        if equation.primitive.name == "scan":
+            stacked |= outputs
+        elif equation.primitive.name in ("slice", "squeeze") and (
+            id(equation.invars[0]) in exist
+        ):
+            exist |= outputs
+    kept = {id(v): v.aval for v in jaxpr.outvars if hasattr(v.aval, "dtype")}
+    found = {name: aval for name, aval in kept.items() if name not in exist}
+    alone = [aval for name, aval in found.items() if name not in stacked]
+    return list(found.values()), alone
+
+
+def _num_bytes(arrays: list[Any], sizes: frozenset[int], tensor: int) -> float:
+    """Bytes on one device, where features of these `sizes` are split `tensor` ways."""
+
+    def share(shape: tuple[int, ...]) -> float:
+        # Heads are one of the two axes before the last in queries, keys and values
+        # [B, T, N, H] and in pairs [B, N, T, S]; features are the last axis.
+        features = {*shape[-1:], *shape[-3:-1]} if len(shape) > 3 else {*shape[-1:]}
+        return 1.0 / tensor if len(shape) > 2 and features & sizes else 1.0
+
+    return sum(share(x.shape) * math.prod(x.shape) * x.dtype.itemsize for x in arrays)

@@ -29,8 +29,6 @@ class Memory:
       summed: the gradients once more, while they are summed over devices.
       gathered: parameters as computations use them, where fsdp splits them, and the
         gradients of those outside the blocks before they are split.
-      sliced: stacked layers once more and their gradients once more, where the last
-        one computes less than those that are scanned.
       activations: kept from the forward to the backward pass.
       working: one block's backward pass and a chunk of logits.
     """
@@ -40,7 +38,6 @@ class Memory:
     gradients: float
     summed: float
     gathered: float
-    sliced: float
     activations: float
     working: float
 
@@ -52,7 +49,7 @@ class Memory:
     @property
     def fixed(self) -> float:
         """All that does not grow with the rows."""
-        return self.exact + self.summed + self.gathered + self.sliced
+        return self.exact + self.summed + self.gathered
 
     @property
     def total(self) -> float:
@@ -76,7 +73,6 @@ def estimate(program: Program, kept: Activations, rows: int | None = None) -> Me
         gradients=gradients,
         summed=gradients if program.parallel.num_row_shards > 1 else 0,
         gathered=_gathered_bytes(program),
-        sliced=kept.sliced,
         activations=kept.saved_bytes(rows),
         working=kept.working_bytes(rows),
     )

@@ -94,7 +94,6 @@ def _memory(plan: Plan) -> Table:
         "gradients": needed.gradients,
         "gradients being summed over devices": needed.summed,
         "gathered parameters": needed.gathered,
-        "slices of scanned layers": needed.sliced,
         "activations kept for backward": needed.activations,
         "one block's backward, logits": needed.working,
     }
@@ -157,6 +156,11 @@ def notes(plan: Plan) -> Iterator[str]:
             yield "float32 runs at half of that: --config.model.dtype=bfloat16"
     yield from plan.program.model_config.advice(device.platform)
     yield "activations are an estimate; --compile asks XLA"
+    if plan.activations.undone:
+        yield (
+            f"remat={plan.program.model_config.remat!r} saves nothing on CPUs, where XLA "
+            f"keeps all activations of layers in a loop: --config.model.scan_layers=True"
+        )
     if plan.memory.total <= plan.usable:
         return
     parts = plan.fewest_microbatches

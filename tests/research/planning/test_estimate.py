@@ -1,5 +1,7 @@
 """Estimated memory by kind: exact where it can be, and beside what XLA allocates."""
 
+import itertools
+
 import jax
 import pytest
 
@@ -12,19 +14,24 @@ from research.training import program as program_lib
 from research.training import state as state_lib
 from tests.research.training import tiny
 
-# XLA's buffers against the estimate, on CPUs: fusion and reuse are its own affair.
-TOLERANCE = 0.25
+# The estimate over XLA's account, on CPUs: fusion and reuse are its own affair.
+LOWEST, HIGHEST = 0.85, 1.2
+OBJECTIVES = {
+    "encoder": "masked_lm",
+    "decoder": "causal_lm",
+    "encoder_decoder": "span_corruption",
+}
 
 
-def make(size, architecture, objective, *, devices=None, **overrides):
+def make(size, architecture, **overrides):
     config = base.get_config()
     config.model = presets.model(size, architecture=architecture)
-    config.objective = presets.objective(objective)
+    config.objective = presets.objective(OBJECTIVES[architecture])
     flat = {name.replace("__", "."): value for name, value in overrides.items()}
     config.update_from_flattened_dict(flat)
     run = config_lib.parse(config)
     vocabulary = checks.provisional_vocabulary(run.data.tokenizer)
-    return program_lib.create(run, vocabulary, devices=devices or jax.devices()[:1])
+    return program_lib.create(run, vocabulary, devices=jax.devices()[:1])
 
 
 def estimated(program, platform="cpu"):
@@ -32,45 +39,61 @@ def estimated(program, platform="cpu"):
     return estimate.estimate(program, kept)
 
 
+def layers(remat, scan, dropout=0.0):
+    return {
+        "model__remat": remat,
+        "model__scan_layers": scan,
+        "model__dropout_rate": dropout,
+    }
+
+
 CASES = [
-    pytest.param("tiny", "encoder", "masked_lm", {}, marks=pytest.mark.slow),
-    pytest.param(
-        *("tiny", "decoder", "causal_lm"),
-        {"model__remat": "full", "model__scan_layers": True},
-        marks=pytest.mark.slow,
+    ("tiny", "encoder", layers("dots", False)),
+    ("tiny", "decoder", layers("full", True)),
+    *(
+        pytest.param("mini", architecture, layers(*how), marks=pytest.mark.slow)
+        for architecture, *how in (
+            *itertools.product(OBJECTIVES, ("none", "dots", "full"), (False, True)),
+            *itertools.product(["decoder"], ("none", "full"), (False, True), (0.1,)),
+        )
     ),
-    pytest.param("small", "encoder", "masked_lm", {}, marks=pytest.mark.slow),
-    pytest.param(
-        *("small", "encoder", "masked_lm"),
-        {"model__remat": "dots", "model__scan_layers": True},
-        marks=pytest.mark.slow,
-    ),
-    pytest.param(
-        *("small", "encoder", "masked_lm"),
-        {"model__remat": "full", "model__scan_layers": True, "train__batch_size": 64},
-        marks=pytest.mark.slow,
-    ),
-    pytest.param(
-        *("small", "decoder", "causal_lm"),
-        {"train__num_microbatches": 4},
-        marks=pytest.mark.slow,
-    ),
-    pytest.param(
-        "small", "encoder_decoder", "span_corruption", {}, marks=pytest.mark.slow
+    *(
+        pytest.param("small", *case, marks=pytest.mark.slow)
+        for case in (
+            ("encoder", {"train__batch_size": 4} | layers("none", True)),
+            ("encoder", {"train__batch_size": 64} | layers("full", True)),
+            ("decoder", {"train__num_microbatches": 4}),
+        )
     ),
 ]
 
 
-@pytest.mark.parametrize(("size", "architecture", "objective", "overrides"), CASES)
-def test_the_estimate_is_what_xla_allocates(size, architecture, objective, overrides):
-    program = make(size, architecture, objective, **overrides)
+@pytest.mark.parametrize(("size", "architecture", "overrides"), CASES)
+def test_the_estimate_is_what_xla_allocates(size, architecture, overrides):
+    program = make(size, architecture, **overrides)
     needed = estimated(program)
     compiled = program.lower_train_step(program.objective).compile()
     arguments = compiled.memory_analysis().argument_size_in_bytes
     # The batch and some counters come on top of the state.
     assert arguments == pytest.approx(needed.weights + needed.optimizer, rel=0.01)
-    allocated = memory.allocated_bytes(compiled)
-    assert needed.total == pytest.approx(allocated, rel=TOLERANCE)
+    ratio = needed.total / memory.allocated_bytes(compiled)
+    assert LOWEST < ratio < HIGHEST
+
+
+def test_remat_of_a_loop_is_undone_on_cpus_and_nowhere_else():
+    """XLA on CPUs merges what is computed again with what was computed before."""
+
+    def kept(platform, **changes):
+        program = tiny.program("causal_lm", model__num_layers=4, **changes)
+        return activations.count(program, platform)
+
+    loop, scan = layers("full", False), layers("full", True)
+    nothing = kept("cpu", **layers("none", False))
+    undone, works = kept("cpu", **loop), kept("gpu", **loop)
+    assert undone.undone and undone.saved_bytes(8) == nothing.saved_bytes(8)
+    for found in (works, kept("cpu", **scan)):
+        assert not found.undone
+        assert found.saved_bytes(8) < nothing.saved_bytes(8) / 2
 
 
 @pytest.mark.parametrize(("moments", "each"), [("float32", 8), ("bfloat16", 6)])
@@ -113,26 +136,10 @@ def test_tensor_splits_heads_and_features():
 def test_the_last_layer_keeps_only_what_is_read(scan):
     def kept(num_layers):
         program = tiny.program(model__num_layers=num_layers, model__scan_layers=scan)
-        return estimated(program).activations
+        return estimated(program, "gpu").activations
 
     last, whole = kept(1), kept(3) - kept(2)
     assert last < 0.75 * whole
-
-
-def test_what_a_scan_copies_for_a_shorter_last_layer():
-    """Stacked parameters and their gradients, unless all layers are the same."""
-
-    def sliced(objective="masked_lm", **changes):
-        values = {"model__num_layers": 3, "model__scan_layers": True, **changes}
-        program = tiny.program(objective, **values)
-        weights = memory.shard_bytes(program.state.params)
-        return estimated(program).sliced / weights
-
-    assert 1 < sliced() < 2
-    assert sliced("causal_lm") == 0
-    assert sliced(model__scan_layers=False) == 0
-    assert sliced(model__num_layers=1) == 0
-    assert sliced(model__remat="full") == 0
 
 
 def test_remat_keeps_less():
@@ -141,7 +148,9 @@ def test_remat_keeps_less():
         remat: tiny.program("causal_lm", model__remat=remat)
         for remat in ("none", "dots", "full")
     }
-    kept = {remat: estimated(made).activations for remat, made in programs.items()}
+    kept = {
+        remat: estimated(made, "gpu").activations for remat, made in programs.items()
+    }
     model = programs["full"].model_config
     positions = tiny.BATCH_SIZE * programs["full"].objective.lengths.inputs
     # Query, key and value, attention's output, and both layers of the MLP.
@@ -151,11 +160,9 @@ def test_remat_keeps_less():
 
 
 def test_fused_attention_keeps_no_weights():
-    program = tiny.program(model__dtype="bfloat16", model__head_dim=8)
-    assert estimated(program, "gpu").activations < estimated(program).activations
-    dropped = tiny.program(
-        model__dtype="bfloat16", model__head_dim=8, model__attention_dropout_rate=0.1
-    )
-    assert estimated(dropped, "gpu").activations == pytest.approx(
-        estimated(dropped).activations
-    )
+    def kept(**changes):
+        program = tiny.program(model__dtype="bfloat16", model__head_dim=8, **changes)
+        return estimated(program, "gpu").activations
+
+    explicit = kept(model__attention="explicit")
+    assert kept() < explicit < kept(model__attention_dropout_rate=0.1)
