@@ -61,10 +61,13 @@ class Activations:
         """Kept for the backward pass, for so many rows at a time."""
         return float(self.saved @ (rows, 1))
 
-    def working_bytes(self, rows: int) -> float:
-        """Alive only for a moment: a chunk of logits, then one block's backward pass."""
-        logits = min(self.logit_elements * rows, self.max_logits)
-        return max(float(self.block @ (rows, 1)), 4 * _LOGITS_ALIVE * logits)
+    def block_bytes(self, rows: int) -> float:
+        """Alive in one block's backward pass."""
+        return float(self.block @ (rows, 1))
+
+    def logit_bytes(self, rows: int) -> float:
+        """Alive while a chunk of logits is computed, before any block's backward pass."""
+        return 4 * _LOGITS_ALIVE * min(self.logit_elements * rows, self.max_logits)
 
 
 def count(program: Program, platform: str) -> Activations:
@@ -89,7 +92,10 @@ def _count(program: Program, objective: Objective, platform: str) -> Activations
             _traced_bytes(program, objective, number, platform) for number in rows
         )
     per_row = (more - few) / (rows[1] - rows[0])
-    saved, alone, everything = np.stack([per_row, few - per_row * rows[0]], axis=1)
+    # What does not grow with rows are gradients of tables, split like their parameters.
+    split = program.parallel.mesh.shape.get("fsdp", 1) * tensor
+    constant = (few - per_row * rows[0]) / split
+    saved, alone, everything = np.stack([per_row, constant], axis=1)
     copies = _CPU_COPIES * alone if platform == "cpu" else 0.0
     limit = cross_entropy.chunk_elements(platform)
     logits = sum(objective.lengths.targets.values()) * (config.vocab_size or 0)

@@ -8,7 +8,6 @@ allocates.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +26,10 @@ class Memory:
       optimizer: its state: two moments a parameter for AdamW.
       gradients: float32, summed over microbatches.
       summed: the gradients once more, while they are summed over devices.
-      gathered: parameters as computations use them, where fsdp splits them, and the
-        gradients of those outside the blocks before they are split.
+      gathered: parameters of blocks as computations use them, where fsdp splits them.
       activations: kept from the forward to the backward pass.
-      working: one block's backward pass and a chunk of logits.
+      working: beside them, a chunk of logits with whole embeddings and heads, or one
+        block's backward pass.
     """
 
     weights: float
@@ -47,14 +46,10 @@ class Memory:
         return self.weights + self.optimizer + self.gradients
 
     @property
-    def fixed(self) -> float:
-        """All that does not grow with the rows."""
-        return self.exact + self.summed + self.gathered
-
-    @property
     def total(self) -> float:
-        """All kinds."""
-        return self.fixed + self.activations + self.working
+        """The peak: gradients are summed after the backward pass."""
+        backward = self.gathered + self.activations + self.working
+        return self.exact + max(backward, self.summed)
 
 
 def estimate(program: Program, kept: Activations, rows: int | None = None) -> Memory:
@@ -67,14 +62,16 @@ def estimate(program: Program, kept: Activations, rows: int | None = None) -> Me
     """
     rows = rows_at_a_time(program) if rows is None else rows
     gradients = shard_bytes(program.state.params, jnp.float32)
+    all_blocks, block, others = _gathered_bytes(program)
+    rematerialised = program.model_config.remat != "none" and not kept.undone
     return Memory(
         weights=shard_bytes(program.weights),
         optimizer=shard_bytes(program.state.opt_state),
         gradients=gradients,
         summed=gradients if program.parallel.num_row_shards > 1 else 0,
-        gathered=_gathered_bytes(program),
+        gathered=block if rematerialised else all_blocks,
         activations=kept.saved_bytes(rows),
-        working=kept.working_bytes(rows),
+        working=max(kept.logit_bytes(rows) + others, kept.block_bytes(rows)),
     )
 
 
@@ -86,26 +83,21 @@ def rows_at_a_time(program: Program) -> int:
     )
 
 
-def _gathered_bytes(program: Program) -> float:
-    """Whole parameters beside their shards: all, or under remat one block's.
+def _gathered_bytes(program: Program) -> tuple[float, float, float]:
+    """Whole parameters beside their shards: of all blocks, of one, and of the rest.
 
-    Outside the blocks nothing is scanned, so whole gradients stand beside them.
+    Those of the rest come with their gradients, before these are split.
     """
     shape = program.parallel.mesh.shape
     if shape.get("fsdp", 1) == 1:
-        return 0.0
-    blocks = sum(leaf.size for leaf in _layer_params(program))
-    everything = sum(leaf.size for leaf in jax.tree.leaves(program.weights))
-    config = program.model_config
-    alive = blocks if config.remat == "none" else blocks / config.num_blocks
-    others = 2 * 4 * (everything - blocks)  # Embeddings and heads, in float32.
-    return (others + alive * config.compute_dtype.itemsize) / shape["tensor"]
-
-
-def _layer_params(program: Program) -> list[Any]:
-    """Parameters of the blocks, as shapes."""
-    return [
-        leaf
+        return 0.0, 0.0, 0.0
+    blocks = sum(
+        leaf.size
         for path, leaf in jax.tree_util.tree_leaves_with_path(program.weights)
         if any(getattr(part, "key", None) == "layers" for part in path)
-    ]
+    )
+    everything = sum(leaf.size for leaf in jax.tree.leaves(program.weights))
+    config, tensor = program.model_config, shape["tensor"]
+    gathered = blocks * config.compute_dtype.itemsize / tensor
+    others = 2 * 4 * (everything - blocks) / tensor  # In float32.
+    return gathered, gathered / config.num_blocks, others

@@ -104,9 +104,8 @@ class Plan:
         """Rows that fit on one device at a time; 0 if none."""
 
         def is_too_much(rows: int) -> bool:
-            kept = self.activations
-            used = self.memory.fixed + kept.saved_bytes(rows) + kept.working_bytes(rows)
-            return used > self.usable
+            needed = estimate.estimate(self.program, self.activations, rows)
+            return needed.total > self.usable
 
         return bisect.bisect_left(range(1, 2**24), True, key=is_too_much)
 

@@ -93,7 +93,7 @@ def _memory(plan: Plan) -> Table:
         f"optimizer ({plan.config.optimizer.name})": needed.optimizer,
         "gradients": needed.gradients,
         "gradients being summed over devices": needed.summed,
-        "gathered parameters": needed.gathered,
+        "gathered parameters of blocks": needed.gathered,
         "activations kept for backward": needed.activations,
         "one block's backward, logits": needed.working,
     }

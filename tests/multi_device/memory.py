@@ -1,6 +1,6 @@
 """Compiles one train step and prints what XLA allocates on each device, in bytes.
 
-    python -m tests.multi_device.memory SIZE FSDP TENSOR BATCH_SIZE
+    python -m tests.multi_device.memory SIZE FSDP TENSOR BATCH_SIZE ARCHITECTURE REMAT
 
 A last line of JSON: arguments, temporaries, our estimate of both, the all-gathers of the
 program as lists of shapes, the memory of this process before it compiles, and
@@ -25,18 +25,25 @@ from research.training import program
 # 1.1B parameters.
 BILLION = dict(num_layers=22, emb_dim=2048, num_heads=32, mlp_dim=8192)
 
+OBJECTIVES = {
+    "encoder": "masked_lm",
+    "decoder": "causal_lm",
+    "encoder_decoder": "span_corruption",
+}
+
 
 def main() -> None:
     size = sys.argv[1]
-    fsdp, tensor, batch_size = (int(argument) for argument in sys.argv[2:])
+    fsdp, tensor, batch_size = (int(argument) for argument in sys.argv[2:5])
+    architecture, remat = sys.argv[5:]
     config = base.get_config()
     config.model = presets.model(
-        "base" if size == "billion" else size, architecture="encoder"
+        "base" if size == "billion" else size, architecture=architecture
     )
     if size == "billion":
         config.model.update(BILLION)
-    config.model.update(remat="full", scan_layers=True)
-    config.objective = presets.objective("masked_lm")
+    config.model.update(remat=remat, scan_layers=True)
+    config.objective = presets.objective(OBJECTIVES[architecture])
     config.data.row_length = 126
     config.data.tokenizer.vocab_size = 30522
     config.train.batch_size = config.eval.batch_size = batch_size

@@ -18,8 +18,17 @@ VOCAB_SIZE = 30522
 TOLERANCE = 0.25
 
 
-def compiled(size: str, *, fsdp: int, tensor: int = 1, batch_size: int) -> dict:
-    arguments = (size, str(fsdp), str(tensor), str(batch_size))
+def compiled(
+    size: str,
+    *,
+    fsdp: int,
+    tensor: int = 1,
+    batch_size: int,
+    architecture: str = "encoder",
+    remat: str = "full",
+) -> dict:
+    numbers = (str(number) for number in (fsdp, tensor, batch_size))
+    arguments = (size, *numbers, architecture, remat)
     process = runner.start("tests.multi_device.memory", *arguments, num_devices=8)
     return json.loads(runner.finish(process).strip().splitlines()[-1])
 
@@ -35,6 +44,23 @@ def test_base_size_over_eight_devices():
     assert total(sharded) <= total(replicated) / 4
     for found in (replicated, sharded):
         assert found["estimated"] == pytest.approx(total(found), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(("fsdp", "tensor"), [(8, 1), (1, 2)])
+@pytest.mark.parametrize("remat", ["none", "dots"])
+@pytest.mark.parametrize("architecture", ["encoder", "decoder", "encoder_decoder"])
+def test_the_estimate_on_a_mesh_is_what_xla_allocates(
+    architecture, remat, fsdp, tensor
+):
+    found = compiled(
+        "mini",
+        fsdp=fsdp,
+        tensor=tensor,
+        batch_size=64,
+        architecture=architecture,
+        remat=remat,
+    )
+    assert found["estimated"] == pytest.approx(total(found), rel=TOLERANCE)
 
 
 @pytest.mark.parametrize(("fsdp", "tensor"), [(8, 1), (2, 2)])
