@@ -10,7 +10,7 @@ rotary positions, which mean the same in either direction.
 
 Command:
     python -m research.pretrain --config=experiments/hybrid.py --workdir=runs/h
-    ... --config.objective.shares="(3, 1)" --config.objective.weights="(0.75, 0.25)"
+    ... --config.objective.shares="(3, 1)"
     ... --config.objective.masked.masked_lm.noise_density=0.3
 
 Time: 1000 steps of 32 rows take 40 minutes (1.2e14 FLOPs).

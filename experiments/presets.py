@@ -282,13 +282,12 @@ def objective(*names: str, **overrides) -> ml_collections.ConfigDict:
 def mixture(**components: tuple) -> ml_collections.ConfigDict:
     """The objective section of a mixture: NAME=(section, share), or with a weight.
 
-    Each component's loss weighs as much as its share of the rows unless a third value
-    says otherwise: mixture(causal=(objective("causal_lm"), 3), ...).
+    Each component's loss counts by its share of the rows, times a third value if there
+    is one: mixture(causal=(objective("causal_lm"), 3), masked=(..., 1, 2.0)).
     """
     shares = tuple(values[1] for values in components.values())
     weights = tuple(
-        float(values[2]) if len(values) > 2 else values[1] / sum(shares)
-        for values in components.values()
+        float(values[2]) if len(values) > 2 else 1.0 for values in components.values()
     )
     inner = {name: values[0] for name, values in components.items()}
     return ml_collections.ConfigDict(

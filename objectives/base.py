@@ -82,6 +82,11 @@ class Objective:
         raise NotImplementedError
 
     @property
+    def has_own_networks(self) -> bool:
+        """Whether there are other networks than one backbone and heads on it."""
+        return type(self).networks is not Objective.networks
+
+    @property
     def head_name(self) -> str:
         """Name of the objective's heads among those of a run.
 
@@ -108,11 +113,6 @@ class Objective:
             "model": models.create(config, rngs=rngs),
             "heads": self.init_heads(config, rngs=rngs),
         }
-
-    @property
-    def trained(self) -> tuple[str, ...]:
-        """Where the parameters are that the objective's steps move: path prefixes."""
-        return ("model", *(f"heads/{name}" for name in self.head_names))
 
     def read_at(self, term: str, target: Target) -> Int[Array, "B P"] | None:
         """Positions whose hidden states the term's readout needs; None = all."""

@@ -11,6 +11,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+import models
 from models.backbone import BackboneConfig
 from models.inputs import ModelInputs
 from models.pytree import pytree
@@ -71,6 +72,14 @@ class Components(Objective):
             raise ValueError(f"{self.kind} has no components: name at least one.")
         if len(set(names)) < len(names):
             raise ValueError(f"{self.kind} names a component twice: {names}.")
+        for name, component in self.components:
+            if "/" in name:
+                raise ValueError(f"{self.kind}: the name {name!r} holds a '/'.")
+            if component.row_length != self.row_length:
+                raise ValueError(
+                    f"{self.kind}: {name!r} takes rows of {component.row_length} "
+                    f"tokens, not of {self.row_length} as the others."
+                )
         if len({component.exported for _, component in self.components}) > 1:
             raise ValueError(
                 f"The components of {self.kind} export different networks: "
@@ -119,25 +128,43 @@ class Components(Objective):
         Raises:
           ValueError: if two components mean different things by one name.
         """
-        networks: dict[str, nnx.Module] = {}
+        networks: dict[str, Any] = {}
         heads: dict[str, nnx.Module] = {}
         for name, component in self.components:
-            found = component.networks(config, rngs=rngs)
-            own_heads = found.pop("heads")
+            if component.has_own_networks:
+                found = component.networks(config, rngs=rngs)
+                own_heads = found.pop("heads")
+            else:
+                # One backbone serves them all; building it again takes seconds.
+                if "model" not in networks:
+                    networks["model"] = models.create(config, rngs=rngs)
+                found, own_heads = {}, component.init_heads(config, rngs=rngs)
             assert isinstance(own_heads, Heads), "combinators name their heads"
             _unite(heads, own_heads.by_name(), f"heads of {name!r}")
             _unite(networks, found, f"networks of {name!r}")
         return {**networks, "heads": Heads(heads)}
 
+    def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> Heads:
+        """The heads of all components under their names."""
+        heads: dict[str, nnx.Module] = {}
+        for name, component in self.components:
+            found = component.init_heads(config, rngs=rngs)
+            assert isinstance(found, Heads), "combinators name their heads"
+            _unite(heads, found.by_name(), f"heads of {name!r}")
+        return Heads(heads)
+
+    @property
+    def has_own_networks(self) -> bool:
+        return any(component.has_own_networks for _, component in self.components)
+
+    @property
+    def row_wise(self) -> bool:  # type: ignore[override]
+        return all(component.row_wise for _, component in self.components)
+
     @property
     def head_names(self) -> tuple[str, ...]:
         names = (name for _, c in self.components for name in c.head_names)
         return tuple(dict.fromkeys(names))
-
-    @property
-    def trained(self) -> tuple[str, ...]:
-        found = (prefix for _, c in self.components for prefix in c.trained)
-        return tuple(dict.fromkeys(found))
 
     def read_at(self, term: str, target: Target) -> Int[Array, "B P"] | None:
         component, own = self._owner(term)

@@ -85,20 +85,23 @@ class Composed(Objective):
 
     def networks(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> dict[str, Any]:
         """Backbone and heads of all stages, or the only stage's own networks."""
-        if all(type(s).networks is Objective.networks for s in self.stages):
+        if not self.has_own_networks:
             return super().networks(config, rngs=rngs)
         (stage,) = self.stages
         networks = stage.networks(config, rngs=rngs)
         return {**networks, "heads": Heads({stage.head_name: networks["heads"]})}
 
     @property
-    def head_names(self) -> tuple[str, ...]:
-        return tuple(stage.head_name for stage in self.stages)
+    def has_own_networks(self) -> bool:
+        return any(stage.has_own_networks for stage in self.stages)
 
     @property
-    def trained(self) -> tuple[str, ...]:
-        prefixes = (prefix for stage in self.stages for prefix in stage.trained)
-        return tuple(dict.fromkeys(prefixes))
+    def row_wise(self) -> bool:  # type: ignore[override]
+        return all(stage.row_wise for stage in self.stages)
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        return tuple(stage.head_name for stage in self.stages)
 
     def read_at(self, term: str, target: Target) -> Int[Array, "B P"] | None:
         return self._owner(term).read_at(term, target)
@@ -166,4 +169,4 @@ class Composed(Objective):
 
 def _is_simple(stage: Objective) -> bool:
     """Whether a stage has the shared losses and no networks of its own."""
-    return stage.reads_one_pass and type(stage).networks is Objective.networks
+    return stage.reads_one_pass and not stage.has_own_networks

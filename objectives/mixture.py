@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ class Mixture(Components):
     So every device and every microbatch holds the same shares. The corpus is shuffled
     anew at each epoch, so a text meets each component in proportion to its share.
 
-        loss = sum over components c of weight_c * (loss of c's rows / their weight)
+        loss = sum over c of weight_c * share_c * (loss of c's rows / their targets)
 
     Each component is divided by its own targets in the whole batch: pooled, a
     component with few targets a row (masked LM: 15%) would count less than its share.
@@ -47,7 +48,7 @@ class Mixture(Components):
 
     Attributes:
       shares: rows of each component in every `denominator` rows.
-      weights: factor of each component's loss.
+      weights: factor of each component's loss, besides its share of the rows.
 
     Raises:
       ValueError: for shares or weights that are no positive numbers, one for each
@@ -59,9 +60,15 @@ class Mixture(Components):
 
     def __post_init__(self):
         super().__post_init__()
+        if any(component.switches for _, component in self.components):
+            raise ValueError(
+                "A mixture holds phases: let phases hold the mixture instead."
+            )
         for field in ("shares", "weights"):
             values = getattr(self, field)
-            if len(values) != len(self.components) or not all(v > 0 for v in values):
+            if len(values) != len(self.components) or not all(
+                0 < value < math.inf for value in values
+            ):
                 raise ValueError(
                     f"mixture.{field} = {values}: must be a positive number for each "
                     f"of the components {', '.join(n for n, _ in self.components)}."
@@ -81,7 +88,12 @@ class Mixture(Components):
 
     @property
     def terms(self) -> dict[str, Term]:
-        factors = dict(zip(dict(self.components), self.weights, strict=True))
+        factors = {
+            name: weight * share
+            for (name, _), weight, share in zip(
+                self.components, self.weights, self.component_shares, strict=True
+            )
+        }
         return {
             name: dataclasses.replace(
                 term, weight=term.weight * factors[name.partition("/")[0]]

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any
 
-from jaxtyping import Array
-
-from objectives.base import Networks, Objective
-from objectives.components import Components, MixedExample
+from objectives.base import Objective
+from objectives.components import Components
 from objectives.corruption.selection import round_share
-from objectives.mixture import Losses, Mixture
+from objectives.mixture import Mixture
 from objectives.scoring import Scoring
-from objectives.statistics import Statistic
-from objectives.types import PromptFrame, Term, TokenBatch
+from objectives.types import PromptFrame, Term
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,17 +102,6 @@ class Phases(Components):
             name: last.get(name, dataclasses.replace(term, weight=0.0))
             for name, term in super().terms.items()
         }
-
-    def corrupt(self, rng: Array, batch: TokenBatch) -> MixedExample:
-        """That of the last phase; training asks `at`."""
-        return self._last.corrupt(rng, batch)
-
-    def losses(self, networks: Networks, example: Any, **settings: Any) -> Losses:
-        """Those of the last phase; training asks `at`."""
-        return self._last.losses(networks, example, **settings)
-
-    def statistics(self, rng: Array, batch: TokenBatch) -> dict[str, Statistic]:
-        return self._last.statistics(rng, batch)
 
     @property
     def token_term(self) -> str | None:

@@ -12,8 +12,6 @@ from models.inputs import ModelInputs
 from objectives.corruption.rows import indices
 from objectives.types import Example, Target
 
-KINDS = ("exact", "pseudo", "bound")
-
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
@@ -22,19 +20,16 @@ class Scoring:
     Attributes:
       kind: what the sum of log-probabilities is. 'exact': a log-likelihood by the chain
         rule. 'pseudo': one pass a token, each predicted from all others (Salazar et
-        al. 2020). 'bound': no more than the log-likelihood. Scores of different kinds
-        do not compare.
+        al. 2020). Scores of different kinds do not compare.
       arrange: (tokens [B, L], lengths [B], hidden [B] or None) to an Example whose one
         target is summed. `hidden` is the index of the token that a pass of 'pseudo'
-        predicts, None for the other kinds.
-      num_samples: draws of a 'bound'.
+        predicts, None for 'exact'.
     """
 
     kind: str
     arrange: Callable[
         [Int[Array, "B L"], Int[Array, " B"], Int[Array, " B"] | None], Example
     ]
-    num_samples: int = 0
 
 
 def example_of(inputs: ModelInputs, targets: dict[str, Target]) -> Example:

@@ -127,7 +127,10 @@ class Classification(Labelled):
             raise ValueError(
                 f"readout = {self.reads!r}: must be one of {', '.join(READOUTS)}."
             )
-        if self.reads == "cls" and self.architecture != "encoder":
+        reads_both_ways = self.architecture == "encoder" or (
+            self.architecture == "decoder" and self.reading != "causal"
+        )
+        if self.reads == "cls" and not reads_both_ways:
             raise ValueError(
                 f"readout = 'cls' with architecture = {self.architecture!r}: the first "
                 f"token sees nothing else; use 'last' or 'mean'."

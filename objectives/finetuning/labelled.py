@@ -21,13 +21,14 @@ class Labelled(Objective):
 
     Attributes:
       decoder_start_id: what an encoder-decoder's decoder reads first.
-      both_ways: whether a decoder reads the text as an encoder does, not causally.
+      reading: how a decoder reads rows, the `attention` that it was pretrained with:
+        'causal', 'bidirectional' as an encoder, or 'prefix', the whole row as one.
     """
 
     architectures: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "encoder_decoder")
 
     decoder_start_id: int
-    both_ways: bool
+    reading: str
 
     @property
     def lengths(self) -> Lengths:
@@ -69,7 +70,11 @@ class Labelled(Objective):
             return dataclasses.replace(
                 inputs, tokens=tokens, token_type_ids=None, encoder=inputs
             )
-        return read_both_ways(inputs, self.architecture) if self.both_ways else inputs
+        if self.architecture == "decoder" and self.reading == "prefix":
+            return dataclasses.replace(inputs, bidirectional=inputs.segment_ids > 0)
+        if self.reading == "bidirectional":
+            return read_both_ways(inputs, self.architecture)
+        return inputs
 
     def logits(
         self, networks: Networks, inputs: ModelInputs, *, rngs: Any = None

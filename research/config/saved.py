@@ -10,6 +10,18 @@ from typing import Any
 ADDED: Mapping[str, Mapping[str, Any]] = {"train": {"trainable": ".*"}}
 
 
+def refusal(values: Mapping[str, Any]) -> str:
+    """Why this version cannot go on with the run of a saved config, or ''."""
+    is_old = "trainable" not in values.get("train", {})
+    rule = values.get("optimizer", {}).get("name")
+    if is_old and rule == "adafactor" and values.get("model", {}).get("scan_layers"):
+        return (
+            "Adafactor takes each of the scanned layers by itself now, where it took all "
+            "of them as one block: the run would go on with other updates"
+        )
+    return ""
+
+
 def complete(values: Mapping[str, Any]) -> dict[str, Any]:
     """The saved config of a run, with the fields that were added since."""
     return {

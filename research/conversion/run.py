@@ -21,7 +21,7 @@ from research.data import tokenizer_files
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError
 from research.machine import files
-from research.training import program, rngs, state, streamed, workdir
+from research.training import initialise, program, rngs, state, streamed, workdir
 
 # Embeddings are padded to multiples of up to some hundreds; more is another tokenizer's.
 _MAX_SPARE_ROWS = 1024
@@ -198,7 +198,10 @@ def export_workdir(
             f"{source} has backbone {model_config.backbone!r}: only 'transformer' has a "
             f"form that transformers can load."
         )
-    params, step = streamed.open_params(source / "checkpoints", which)
+    if initialise.has_constants(run):
+        params, step = initialise.run_weights(source, which)
+    else:
+        params, step = streamed.open_params(source / "checkpoints", which)
     objective = objective_section.create(run, vocabulary)
     came = origin.load(source)
     # Until it is trained, a checkpoint goes as it came: without heads drawn here.

@@ -73,12 +73,16 @@ def compile_step(config: RunConfig, num_devices: int) -> Compiled:
         devices=devices[:num_devices],
     )
     kept = activations.count(program, devices[0].platform)
-    lowered = program.lower_train_step(program.objective)
-    allocated = memory.allocated_bytes(lowered.compile())
-    if allocated is None:
+    starts = (0, *program.objective.switches)
+    phases = dict.fromkeys(program.objective.at(start) for start in starts)
+    sizes = [
+        memory.allocated_bytes(program.lower_train_step(phase).compile())
+        for phase in phases
+    ]
+    if None in sizes:
         raise UserError(f"XLA gives no account of memory on {devices[0].platform}.")
     return Compiled(
         devices=f"{num_devices} x {devices[0].device_kind}",
-        allocated=allocated,
+        allocated=max(size for size in sizes if size is not None),
         estimated=estimate.estimate(program, kept),
     )

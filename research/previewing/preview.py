@@ -97,8 +97,10 @@ def draw(
     For a mixture these are the first rows of each component, for phases those of the
     phase of the step.
     """
-    console.print(_title(objective))
+    if objective.switches:
+        console.print(_phases(objective, run.train.num_train_steps))
     objective = objective.at(step)
+    console.print(_title(objective))
     first = next(batches)
     clean = np.asarray(first[1].tokens)
     examples = examples_of(jax.jit(objective.corrupt)(*first))
@@ -130,6 +132,16 @@ def draw(
         )
         console.rule(f"statistics over {count * size} rows", align="left")
         console.print(statistics.show(found))
+
+
+def _phases(objective: Objective, num_train_steps: int) -> Text:
+    """'clm: steps 0 to 499', a line for each phase."""
+    starts = (0, *objective.switches, num_train_steps)
+    text = Text.assemble((objective.name, "bold"), "\n")
+    for start, end in itertools.pairwise(starts):
+        names = ", ".join(objective.at(start).terms)
+        text.append(f"steps {start} to {end - 1}: {names}\n")
+    return text
 
 
 def _documents(example: Example) -> str:

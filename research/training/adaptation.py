@@ -68,10 +68,6 @@ def _merged(first: Params, second: Params) -> Params:
     return merged
 
 
-# How weights follow from params and constants.
-ADAPTATIONS: dict[str, Effective] = {"none": join}
-
-
 @jax.jit
 def fingerprint(tree: Any) -> UInt32[Array, ""]:
     """A checksum of all bits of a tree, the same on any mesh: integers add exactly."""

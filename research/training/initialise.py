@@ -143,20 +143,34 @@ def run_weights(folder: pathlib.Path, which: str = "last") -> tuple[Params, int]
     """
     params, step = checkpoints.load_params(folder / "checkpoints", which)
     config = config_lib.parse(workdir.load_config(folder))
-    frozen = objective_section.provisional(config).frozen
-    if config.train.trainable == EVERYTHING and not frozen:
+    if not has_constants(config):
         return params, step
     with user_errors():
         vocabulary = tokenizer_files.load(folder / "tokenizer").vocabulary()
     parts = program_lib.create(
         config, vocabulary, parallel=parallelism.one_device(jax.local_devices()[0])
     )
-    constants = parts.constants_of(weights(parts, say=lambda line: None))
-    check_constants(folder, constants)
+    try:
+        begun = weights(parts, say=lambda line: None)
+    except UserError as error:
+        raise UserError(
+            f"{folder} learned only a part of its parameters; the others come from "
+            f"config.train.init_from = {config.train.init_from!r}: {error}"
+        ) from error
+    constants = parts.constants_of(begun)
+    check_constants(folder, constants, has_begun=True)
     return adaptation.join(params, constants, jnp.int32(0)), step
 
 
-def check_constants(folder: pathlib.Path, constants: Params) -> None:
+def has_constants(config: RunConfig) -> bool:
+    """Whether a run has parameters that it does not learn."""
+    frozen = objective_section.provisional(config).frozen
+    return config.train.trainable != EVERYTHING or bool(frozen)
+
+
+def check_constants(
+    folder: pathlib.Path, constants: Params, *, has_begun: bool
+) -> None:
     """Compares constants with those that a run began with, or notes them if it begins.
 
     Raises:
@@ -166,7 +180,7 @@ def check_constants(folder: pathlib.Path, constants: Params) -> None:
         return
     path = folder / CONSTANTS
     found = int(adaptation.fingerprint(constants))
-    if not path.exists():
+    if not (has_begun and path.exists()):
         if jax.process_index() == 0:
             workdir.write_json(path, {"fingerprint": found})
         return

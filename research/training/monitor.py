@@ -29,12 +29,14 @@ class Monitor:
       optimizer: settings that the message about a step that is not finite names.
       row_length: tokens of a row.
       terms: names of the loss terms.
+      switches: steps at which the objective changes: a line ends there, and the loss
+        may jump.
       writer: where values go; None on hosts that write nothing.
       say: prints a line.
       first_step: the step the session begins at.
       seconds_before: training time of earlier sessions.
       unlogged: sums of the steps that earlier sessions took after their last line.
-      flops_per_token: of training, for TFLOP/s and MFU.
+      flops_per_token: of training at a step, for TFLOP/s and MFU.
       last_checkpoint: returns the step of the newest checkpoint.
     """
 
@@ -45,18 +47,20 @@ class Monitor:
         optimizer: OptimizerConfig,
         row_length: int,
         terms: tuple[str, ...],
+        switches: tuple[int, ...],
         writer: metrics.Writer | None,
         say: Callable[[str], None],
         first_step: int,
         seconds_before: float,
         unlogged: Mapping[str, tuple[float, float]],
-        flops_per_token: float,
+        flops_per_token: Callable[[int], float],
         last_checkpoint: Callable[[], int | None],
     ):
         self._train = train
         self._optimizer = optimizer
         self._tokens_per_step = train.batch_size * row_length
         self._terms = terms
+        self._switches = switches
         self._writer = writer
         self._say = say
         self._flops_per_token = flops_per_token
@@ -135,9 +139,11 @@ class Monitor:
                 )
         else:
             self._not_finite(step, fetched)
-        steps = self._train.num_train_steps
-        if step % self._train.log_every_steps == 0 or step == steps:
+        ends = (self._train.num_train_steps, *self._switches)
+        if step % self._train.log_every_steps == 0 or step in ends:
             self._log(step)
+        if step in self._switches:
+            self._spikes = SpikeDetector(self._train.spike_deviations)
 
     def _not_finite(self, step: int, fetched: StepMetrics) -> None:
         allowed = self._train.max_skipped_steps
@@ -193,15 +199,16 @@ class Monitor:
         self._seconds += seconds
         self._session_seconds += seconds
         rate = steps * self._tokens_per_step / seconds
+        flops = rate * self._flops_per_token(step - 1)
         speed: dict[str, Any] = {
             "tokens": step * self._tokens_per_step,
             "tokens_per_second": rate,
             "step_seconds": seconds / steps,
-            "teraflops": rate * self._flops_per_token / 1e12,
+            "teraflops": flops / 1e12,
             "input_wait": self._waited / seconds,
             "seconds": self._seconds,
         }
         if self._peak is not None:
-            speed["mfu"] = rate * self._flops_per_token / self._peak
+            speed["mfu"] = flops / self._peak
         self._start, self._waited, self._paused = now, 0.0, 0.0
         return speed

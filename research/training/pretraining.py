@@ -83,8 +83,9 @@ def pretrain(
                 f"this session with {first_step}"
             )
         start, constants = _restore_or_init(parts, checkpoints, say)
-        initialise.check_constants(folder, constants)
         steps.train(first_step)  # Nothing is recorded of a run that does not compile.
+        has_begun = checkpoints.latest_step is not None
+        initialise.check_constants(folder, constants, has_begun=has_begun)
         writer, seconds, unlogged = _record(folder, config, first_step)
         if writer is not None:
             closing.callback(writer.close)
@@ -93,6 +94,7 @@ def pretrain(
             optimizer=run.optimizer,
             row_length=run.data.row_length,
             terms=tuple(parts.objective.terms),
+            switches=parts.objective.switches,
             writer=writer,
             say=say,
             first_step=first_step,
@@ -168,10 +170,19 @@ def _record(
     return metrics.Writer(folder, first_step), seconds, unlogged
 
 
-def _flops_per_token(parts: Program) -> float:
+def _flops_per_token(parts: Program) -> Callable[[int], float]:
+    """Training FLOPs of a token at a step, counted once for each phase."""
     trainable = parts.config.train.trainable
-    count = flops.count(parts.model_config, parts.objective, trainable)
-    return count.training / count.tokens
+    counts = {
+        start: flops.count(parts.model_config, parts.objective.at(start), trainable)
+        for start in (0, *parts.objective.switches)
+    }
+
+    def at(step: int) -> float:
+        count = counts[max(start for start in counts if start <= step)]
+        return count.training / count.tokens
+
+    return at
 
 
 def _quiet_unless_first(say: Callable[[str], None] | None) -> Callable[[str], None]:

@@ -97,12 +97,17 @@ class Program:
 
     def lower_train_step(self, objective: Objective) -> jax.stages.Lowered:
         """The train step of an objective for XLA, from shapes and shardings alone."""
+        trained: tuple[str, ...] = ()
+        if self.optimizer.units:
+            own = state.create_modules(self.model_config, objective)
+            trained = state.trained_units(own, objective)
         train_step = step.make_train_step(
             objective,
             self.modules,
             self.optimizer,
             num_microbatches=self.config.train.num_microbatches,
             distribution=self.parallel.distribution,
+            trained=trained,
         )
         batch = self.batch_shapes(self.config.train.batch_size)
         return self.parallel.lower(
@@ -173,7 +178,7 @@ def create(
     rule = optimizer.create(
         config.optimizer,
         config.train.num_train_steps,
-        objective.trained if objective.switches else (),
+        state.trained_units(modules, objective) if objective.switches else (),
     )
     params, constants = _split(config, objective, modules.params)
     shapes = jax.eval_shape(

@@ -67,6 +67,12 @@ def create_modules(config: BackboneConfig, objective: Objective) -> Modules:
     )
 
 
+def trained_units(modules: Modules, objective: Objective) -> tuple[str, ...]:
+    """Path prefixes of the parameters that an objective's steps move."""
+    networks = [n for n in modules.graphs if n not in ("heads", *objective.frozen)]
+    return (*networks, *(f"heads/{name}" for name in objective.head_names))
+
+
 def init_params(
     config: BackboneConfig, objective: Objective, rng: Key[Array, ""]
 ) -> Params:

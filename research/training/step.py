@@ -94,6 +94,7 @@ def make_train_step(
     num_microbatches: int,
     distribution: Distribution = ONE_DEVICE,
     effective: Effective = adaptation.join,
+    trained: tuple[str, ...] = (),
 ) -> TrainStep:
     """The step (state, constants, batch) of an objective, for jax.jit or jax.pmap.
 
@@ -104,6 +105,7 @@ def make_train_step(
       num_microbatches: parts of the batch that are computed one after another.
       distribution: how the step is spread over devices.
       effective: params and constants to the weights of the networks.
+      trained: the optimizer's units that the step moves, where it has any.
     """
 
     def train_step(
@@ -129,8 +131,9 @@ def make_train_step(
             loss_fn, state.params, microbatches(example, num_microbatches)
         )
         grads, terms, metrics = distribution.add((grads, terms, metrics))
+        metrics = {**counts, **metrics}
         return _apply(
-            objective, optimizer, state, grads, terms, {**counts, **metrics}, weights
+            objective, optimizer, trained, state, grads, terms, metrics, weights
         )
 
     return train_step
@@ -199,6 +202,7 @@ def _accumulate(
 def _apply(
     objective: Objective,
     optimizer: Optimizer,
+    trained: tuple[str, ...],
     state: TrainState,
     grads: Params,
     terms: dict[str, WeightedSum],
@@ -212,7 +216,7 @@ def _apply(
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     rate = optimizer.schedule(state.step)
     params, opt_state = optimizer.apply(
-        grads, state.opt_state, state.params, rate, objective.trained
+        grads, state.opt_state, state.params, rate, trained
     )
 
     def keep(new: Array, old: Array) -> Array:

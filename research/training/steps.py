@@ -72,10 +72,11 @@ class Steps:
         """The compiled step for a step number.
 
         Raises:
-          TooLittleMemory: for it, or for the evaluation as soon as that is known.
+          TooLittleMemory: for it, or for another step as soon as that is known.
         """
-        if self._evaluation.done():
-            self._evaluation.result()
+        for ahead in (self._evaluation, *self._train.values()):
+            if ahead.done():
+                ahead.result()
         return self._train[self._program.objective.at(step_number)].result()
 
     def evaluation(self) -> Callable[..., Any]:

@@ -85,6 +85,11 @@ def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
     """
     if not (workdir / CONFIG).is_file():
         return
+    if reason := saved.refusal(_read_config(workdir)):
+        raise UserError(
+            f"workdir {workdir}{written_by(workdir)}: {reason}. Choose another workdir, "
+            f"or go on with that version."
+        )
     different = differing_fields(load_config(workdir), config)
     refused = {
         name: values
@@ -140,6 +145,10 @@ def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     Raises:
       UserError: if there is none.
     """
+    return ml_collections.ConfigDict(plain(saved.complete(_read_config(workdir))))
+
+
+def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
     path = workdir / CONFIG
     try:
         values = json.loads(path.read_text())
@@ -151,7 +160,7 @@ def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no config but {type(values).__name__}.")
-    return ml_collections.ConfigDict(plain(saved.complete(values)))
+    return values
 
 
 def save_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:

@@ -1,5 +1,6 @@
 """Rows dealt out among objectives: exact shares, own denominators, shared networks."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import models
 import objectives
 from experiments import presets
 from objectives import Mixture
@@ -142,7 +144,7 @@ def test_equal_lengths_and_directions_share_a_pass():
 def test_a_component_has_its_own_weight():
     objective = hybrid(weights=(0.7, 0.3))
     weights = {name: term.weight for name, term in objective.terms.items()}
-    assert weights == {"causal/clm": 0.7, "masked/mlm": 0.3}
+    assert weights == pytest.approx({"causal/clm": 1.4 / 3, "masked/mlm": 0.1})
 
 
 def test_heads_are_shared_by_name():
@@ -152,8 +154,7 @@ def test_heads_are_shared_by_name():
         "prefix_lm",
     }
     assert "few" not in heads
-    trained = denoisers().trained
-    assert trained == ("model", "heads/span_corruption", "heads/prefix_lm")
+    assert denoisers().head_names == ("span_corruption", "prefix_lm")
 
 
 def test_heads_of_one_name_need_equal_settings():
@@ -175,6 +176,28 @@ def test_rows_that_do_not_divide_are_refused():
 def test_shares_are_positive_and_one_each(shares, weights):
     with pytest.raises(ValueError, match=r"mixture.shares .* causal, masked"):
         hybrid(shares, weights)
+
+
+def test_what_is_no_component_is_refused():
+    causal = component("causal_lm", "decoder")
+    with pytest.raises(ValueError, match="the name 'a/b' holds a '/'"):
+        mixture("decoder", {"a/b": causal}, (1,))
+    longer = dataclasses.replace(causal, row_length=R + 1)
+    with pytest.raises(ValueError, match="takes rows of 25 tokens, not of 24"):
+        mixture("decoder", {"a": causal, "b": longer}, (1, 1))
+
+
+def test_one_backbone_is_built_for_all(monkeypatch):
+    built = []
+    create = models.create
+
+    def counted(config, *, rngs):
+        built.append(config)
+        return create(config, rngs=rngs)
+
+    monkeypatch.setattr(models, "create", counted)
+    denoisers().networks(tiny_config("encoder_decoder"), rngs=nnx.Rngs(0))
+    assert len(built) == 1
 
 
 def test_parts_and_names():

@@ -42,8 +42,8 @@ def test_a_phase_names_its_terms_and_what_it_trains():
     objective = phases()
     assert list(objective.at(0).terms) == ["clm/clm"]
     assert list(objective.at(6).terms) == ["mlm/mlm"]
-    assert objective.at(0).trained == ("model", "heads/causal_lm")
-    assert objective.trained == ("model", "heads/causal_lm", "heads/masked_lm")
+    assert objective.at(0).head_names == ("causal_lm",)
+    assert objective.head_names == ("causal_lm", "masked_lm")
     weights = {name: term.weight for name, term in objective.terms.items()}
     assert weights == {"clm/clm": 0.0, "mlm/mlm": 1.0}
 

@@ -267,7 +267,7 @@ def program_for(config, num_classes):
             reads="cls" if config.architecture == "encoder" else "last",
             with_pooler=config.architecture != "decoder",
             decoder_start_id=0,
-            both_ways=False,
+            reading="causal",
         ),
     )
 

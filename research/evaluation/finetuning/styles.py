@@ -213,7 +213,7 @@ def _head_style(
 ) -> HeadStyle:
     readout = settings.readout
     if readout == "auto":
-        readout = "cls" if config.architecture == "encoder" else "last"
+        readout = "cls" if role(trained) == "encoder" else "last"
     length = readable_length(config, settings.max_length)
     vocabulary = trained.vocabulary
     objective = Classification(
@@ -223,16 +223,16 @@ def _head_style(
         num_classes=max(MIN_CLASSES, task.num_classes),
         reads=readout,
         # GPT has a bare linear layer; BERT, T5 and BART a tanh layer before it.
-        with_pooler=config.architecture != "decoder",
+        with_pooler=role(trained) != "decoder",
         decoder_start_id=decoder_start_id(trained),
-        both_ways=reads_both_ways(trained),
+        reading=trained.objective.attention,
     )
     return HeadStyle(
         objective=objective,
         task=task,
         tokenizer=trained.tokenizer,
         framing=encoding.sentence_framing(
-            trained.tokenizer, vocabulary, config.architecture, length
+            trained.tokenizer, vocabulary, role(trained), length
         ),
         num_token_types=config.num_token_types,
         unit_scores=settings.unit_scores,
@@ -264,7 +264,7 @@ def _text_style(
         loss_weight=1.0,
         z_loss=settings.z_loss,
         loss_normalizing_factor=0.0,
-        bidirectional_inputs=reads_both_ways(trained),
+        bidirectional_inputs=trained.objective.attention != "causal",
         isolate_documents=False,
         free=settings.style == "text_to_text_free",
         answer_length=answer_length,
@@ -287,9 +287,16 @@ def answers_of(task: Task) -> tuple[tuple[str, ...], np.ndarray]:
     return tuple(f"{score:.1f}" for score in grid), grid.astype(np.float32)
 
 
-def reads_both_ways(trained: TrainedRun) -> bool:
-    """Whether a decoder was pretrained to read a text both ways, or one as a prefix."""
-    return trained.objective.attention != "causal"
+def role(trained: TrainedRun) -> str:
+    """The architecture that texts are framed for and heads stand on.
+
+    A decoder that was pretrained to read texts in both directions has the role of an
+    encoder: it knows [CLS] and [SEP].
+    """
+    architecture = trained.model_config.architecture
+    is_decoder = architecture == "decoder"
+    both_ways = is_decoder and trained.objective.attention == "bidirectional"
+    return "encoder" if both_ways else architecture
 
 
 def decoder_start_id(trained: TrainedRun) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from research.errors import UserError
-from research.evaluation.finetuning import encoding
+from research.evaluation.finetuning import encoding, styles
 from research.training.trained_run import TrainedRun
 
 
@@ -135,9 +135,8 @@ def cut_into_rows(
     Raises:
       UserError: rows too short to hold a question and a window.
     """
-    architecture = trained.model_config.architecture
     framing = encoding.sentence_framing(
-        trained.tokenizer, trained.vocabulary, architecture, max_length
+        trained.tokenizer, trained.vocabulary, styles.role(trained), max_length
     )
     queries = trained.tokenizer.encode_batch([q.question.strip() for q in questions])
     contexts = sorted({question.context for question in questions})
@@ -154,7 +153,7 @@ def cut_into_rows(
             windows,
             framing,
             # An encoder's first token sees everything; in a decoder only the last does.
-            null_is_last=architecture != "encoder",
+            null_is_last=styles.role(trained) != "encoder",
         )
     return tuple(rows)
 

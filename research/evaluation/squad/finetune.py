@@ -20,7 +20,6 @@ from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.finetuning.styles import (
     decoder_start_id,
     readable_length,
-    reads_both_ways,
 )
 from research.evaluation.squad import data, scoring
 from research.evaluation.squad.data import Question, Row, Windows
@@ -145,7 +144,7 @@ def make_program(trained: TrainedRun, settings: FinetuneSettings) -> Program:
         vocabulary=trained.vocabulary,
         row_length=readable_length(config, settings.max_length),
         decoder_start_id=decoder_start_id(trained),
-        both_ways=reads_both_ways(trained),
+        reading=trained.objective.attention,
     )
     return loop.make_program(config, objective)
 

@@ -129,11 +129,11 @@ def test_a_fingerprint_sees_every_bit_and_place():
 
 def test_changed_constants_are_refused(tmp_path):
     constants = {"model": {"kernel": jnp.ones(3)}}
-    initialise.check_constants(tmp_path, constants)
-    initialise.check_constants(tmp_path, constants)
+    initialise.check_constants(tmp_path, constants, has_begun=False)
+    initialise.check_constants(tmp_path, constants, has_begun=True)
     changed = {"model": {"kernel": jnp.full(3, 2.0)}}
     with pytest.raises(UserError, match="does not train are not those it began with"):
-        initialise.check_constants(tmp_path, changed)
+        initialise.check_constants(tmp_path, changed, has_begun=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

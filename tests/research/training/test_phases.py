@@ -95,7 +95,7 @@ def test_a_mixture_is_the_weighted_sum_of_its_components(num_microbatches):
     means = {
         name: float(value / weight) for name, (value, weight) in metrics.sums.items()
     }
-    expected = 0.75 * means["causal/clm"] + 0.25 * means["masked/mlm"]
+    expected = 0.75 * means["causal/clm"] + 0.25 * means["masked/mlm"]  # By shares.
     assert means["loss"] == pytest.approx(expected, rel=1e-6)
     once = program("mixture", train__num_microbatches=1)
     state, constants = once.init()

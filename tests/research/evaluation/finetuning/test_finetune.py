@@ -226,17 +226,25 @@ def test_a_model_reads_no_more_than_its_positions():
     assert style.framing.max_length == 512
 
 
-@pytest.mark.parametrize(("stage", "both_ways"), [("causal_lm", 0), ("prefix_lm", 1)])
-def test_a_decoder_reads_as_it_was_pretrained(stage, both_ways):
+@pytest.mark.parametrize(
+    ("stage", "reading", "role"),
+    [
+        ("causal_lm", "causal", "decoder"),
+        ("prefix_lm", "prefix", "decoder"),
+        ("masked_lm", "bidirectional", "encoder"),
+    ],
+)
+def test_a_decoder_reads_as_it_was_pretrained(stage, reading, role):
     decoder = toy.backbone("decoder", stage=stage, num_token_types=0)
-    for style, field in (
-        ("head", "both_ways"),
-        ("text_to_text", "bidirectional_inputs"),
-    ):
-        made = styles.make_style(
-            decoder, decoder.model_config, TASKS["sst2"], settings(style=style)
-        )
-        assert getattr(made.objective, field) == both_ways
+    task, config = TASKS["sst2"], decoder.model_config
+    head = styles.make_style(decoder, config, task, settings(style="head"))
+    assert head.objective.reading == reading
+    # What was pretrained on [CLS] text [SEP] is fine-tuned on it.
+    vocabulary = decoder.vocabulary
+    first = vocabulary.cls_id if role == "encoder" else vocabulary.eod_id
+    assert head.framing.start == (first,)
+    text = styles.make_style(decoder, config, task, settings(style="text_to_text"))
+    assert text.objective.bidirectional_inputs == (reading != "causal")
 
 
 def test_token_types(encoder):
