@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from research.errors import UserError
-from research.training import checkpoints, pretraining, program, workdir
+from research.training import checkpoints, pretraining, steps, workdir
 from tests.research.training import tiny
 
 CLOCKS = ("tokens_per_second", "step_seconds", "teraflops", "input_wait", "seconds")
@@ -200,18 +200,18 @@ class Runs:
 def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("compile_train_step", "compile_eval_step"):
-            patch.setattr(program.Program, name, _once(getattr(program.Program, name)))
+            patch.setattr(steps, name, _once(getattr(steps, name)))
         yield Runs(tmp_path_factory.mktemp("damage"))
 
 
-def _once(method: Callable) -> Callable:
+def _once(compile_one: Callable) -> Callable:
     """The compiled step of an earlier run of the same config."""
     compiled: dict = {}
 
-    def compile_step(self, *arguments):
-        key = (self.config.train.seed, *arguments)
+    def compile_step(program, *arguments):
+        key = (program.config.train.seed, *arguments)
         if key not in compiled:
-            compiled[key] = method(self, *arguments)
+            compiled[key] = compile_one(program, *arguments)
         return compiled[key]
 
     return compile_step
