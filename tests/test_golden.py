@@ -14,7 +14,10 @@ def cases():
     """Papers' sizes and comparisons with the slow tests: their objectives are in others."""
     for name in golden.names():
         runs = golden.runs(name).values()
-        is_slow = len(runs) > 1 or any(run.model.emb_dim > 256 for run in runs)
+        is_slow = len(runs) > 1 or any(
+            run.model.emb_dim > 256 or len(run.objective.get("mixture", ())) > 2
+            for run in runs
+        )
         marks = [pytest.mark.slow] if is_slow else []
         yield pytest.param(name, marks=marks)
 

@@ -13,7 +13,15 @@ from models.inputs import ModelInputs
 from objectives.corruption import rows
 from research.generation.language_model import language_model
 from research.training import state
-from tests.helpers import CLS, EOS, SEP, tiny_config, toy_batch, toy_vocabulary
+from tests.helpers import (
+    CLS,
+    EOS,
+    SEP,
+    quick_jit,
+    tiny_config,
+    toy_batch,
+    toy_vocabulary,
+)
 
 VOCABULARY = toy_vocabulary()
 
@@ -52,24 +60,27 @@ def test_a_decoder_reads_prompts_as_it_was_trained(name):
     objective = create(name, "decoder", bidirectional_inputs=True)
     config = tiny_config("decoder")
     modules = state.create_modules(config, objective)
-    params = state.init_params(config, objective, jax.random.key(0))
+    params = quick_jit(state.init_params, static_argnums=(0, 1))(
+        config, objective, jax.random.key(0)
+    )
     clean = rows.clean(
         toy_batch(1, 24, vocabulary=VOCABULARY, document_length=None), VOCABULARY
     )
-    example = objective.corrupt(jax.random.key(1), clean)
+    example = quick_jit(objective.corrupt)(jax.random.key(1), clean)
     weights = np.asarray(next(iter(example.targets.values())).loss_weights)[0]
     trained = jax.tree.map(np.asarray, example.inputs)
     # The prompt: up to and with what the first target is predicted from.
     count = np.flatnonzero(weights)[0] + 1
     if name == "span_corruption":
         count = int(trained.bidirectional[0].sum()) + 1
-    model = modules.merge(params)["model"]
-    hidden = model(ModelInputs(**_part(example.inputs, count)))[:, -1]
+    inputs = ModelInputs(**_part(example.inputs, count))
+    hidden = quick_jit(lambda p: modules.merge(p)["model"](inputs)[:, -1])(params)
     network = language_model(objective, modules)
     tokens = jnp.pad(jnp.asarray(trained.tokens[:, :count]), ((0, 0), (3, 0)))
     is_prompt = jnp.arange(count + 3)[None] >= 3
-    logits, _, _ = network.start(params, tokens, is_prompt, 2)
-    expected = hidden @ model.embedding.T
+    start = quick_jit(lambda p: network.start(p, tokens, is_prompt, 2)[0])
+    logits = start(params)
+    expected = hidden @ params["model"]["token_embedding"].T
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
