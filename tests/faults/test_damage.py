@@ -148,7 +148,7 @@ class Runs:
 
         def say(line: str) -> None:
             said.append(line)
-            if stop and line.startswith("step 3/"):
+            if stop and line.startswith("step 4  held-out"):
                 os.kill(os.getpid(), signal.SIGTERM)
 
         pretraining.pretrain(config, self.folder / name, say=say)
