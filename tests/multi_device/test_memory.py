@@ -81,4 +81,4 @@ def test_a_billion_parameters_compile_without_being_allocated():
     # The weights alone would be 4 bytes each.
     assert found["process"] < 4 * found["params"] / 2
     assert found["live"] < 1e6
-    assert found["estimated"] == pytest.approx(total(found), rel=TOLERANCE)
+    assert found["estimated"] == pytest.approx(total(found), rel=0.3)

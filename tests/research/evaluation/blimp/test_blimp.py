@@ -147,9 +147,6 @@ def test_decisions_equal_those_of_transformers(family, tmp_path):
 
     pair = make_pair(family, tmp_path)
     trained = types.SimpleNamespace(
-        config=types.SimpleNamespace(
-            objective=types.SimpleNamespace(name=tuple(pair.checkpoint.stages))
-        ),
         vocabulary=pair.objective.vocabulary,
         model_config=pair.config,
         objective=pair.objective,
