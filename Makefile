@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 WORKDIR ?= runs/quickstart
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-.PHONY: quickstart test test-all lint format bench clean
+.PHONY: quickstart test test-all lint format fuzz bench clean
 
 # The report that the README shows: three objectives on an embedded corpus.
 quickstart: .venv
@@ -23,6 +23,12 @@ test-all: .venv/dev .venv/peers
 	$(PYTEST)
 	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false $(PYTEST) -m "not slow" \
 		tests/models tests/objectives
+
+# Random bad input to the real commands, two minutes of it; a person may take hours.
+SECONDS ?= 120
+SEED ?= 0
+fuzz: .venv/dev
+	$(BIN)/python -m tests.fuzz --seconds=$(SECONDS) --seed=$(SEED)
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .
