@@ -16,6 +16,7 @@ import collections
 import hashlib
 import importlib
 import json
+import logging
 import os
 import pathlib
 import random
@@ -69,10 +70,8 @@ def start(attempt: kinds.Attempt, folder: pathlib.Path) -> int:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if code == 0 and attempt.params_of is not None:
             write_params(attempt.params_of)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
+    except Exception:
+        logging.getLogger(__name__).exception("not one of the project's errors")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
