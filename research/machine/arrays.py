@@ -28,23 +28,20 @@ def load(path: pathlib.Path, like: Any) -> tuple[Any, dict[str, Any]] | None:
     Returns:
       None if there is no file, or it is damaged, or holds another tree.
     """
-    wanted = _named(like)
+    wanted = dict(_named(like))
     try:
-        with np.load(path) as file:
-            meta = json.loads(str(file[_META]))
-            leaves = [file[name] for name, _ in wanted]
-            known = len(file.files) == len(wanted) + 1
-    # A damaged zip file raises errors of a dozen classes.
-    except Exception:  # noqa: BLE001
+        found = files.read_arrays(path)
+        meta = files.parse_json(str(found.pop(_META, "")), str(path))
+    except (FileNotFoundError, files.Damaged):
         return None
-    pairs = list(zip(leaves, [leaf for _, leaf in wanted], strict=True))
-    if not known or any(
-        (found.shape, found.dtype.itemsize) != (leaf.shape, leaf.dtype.itemsize)
-        for found, leaf in pairs
+    if found.keys() != wanted.keys() or any(
+        (found[name].shape, found[name].dtype.itemsize)
+        != (leaf.shape, leaf.dtype.itemsize)
+        for name, leaf in wanted.items()
     ):
         return None
     # numpy reads a type that it does not know, bfloat16, as bytes.
-    values = [found.view(leaf.dtype) for found, leaf in pairs]
+    values = [found[name].view(leaf.dtype) for name, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(like), values), meta
 
 

@@ -1,14 +1,24 @@
-"""Atomic writes of files and folders: a reader sees all of the content or none of it."""
+"""Atomic writes of files and folders, and readers of small files.
+
+A reader sees all of what was written or none of it. What cannot be read is refused in one
+line that names the file.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from research.errors import UserError
 
 TEMPORARY = ".writing-"
 
@@ -22,6 +32,19 @@ def write(path: pathlib.Path, content: str | bytes) -> None:
     data = content.encode("utf-8") if isinstance(content, str) else content
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def append_line(path: pathlib.Path, line: str) -> None:
+    """Appends a line and waits until it is on the disk.
+
+    A last line without its end, which a kill cut off, is dropped.
+    """
+    with path.open("ab+") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -71,3 +94,86 @@ def _sync(path: pathlib.Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class Damaged(UserError):
+    """A file does not hold what it should; the text names it."""
+
+
+def read_json(path: pathlib.Path, **fields: type | tuple[type, ...]) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+      path: of the file.
+      **fields: names that the object must have, each with the type of its value.
+
+    Raises:
+      Damaged: it holds no JSON object, or one without these fields.
+      OSError: it cannot be read.
+    """
+    return parse_json(path.read_bytes(), str(path), **fields)
+
+
+def read_json_lines(
+    path: pathlib.Path, *, appended: bool = False, **fields: type | tuple[type, ...]
+) -> list[dict[str, Any]]:
+    """The objects in a file of one JSON object a line; empty lines are left out.
+
+    Args:
+      path: of the file.
+      appended: whether lines are appended to it. One without its end was then cut off by
+        a kill, and is left out.
+      **fields: as of `read_json`.
+
+    Raises:
+      Damaged: naming the file and the line.
+      OSError: it cannot be read.
+    """
+    lines = path.read_bytes().split(b"\n")
+    if appended:
+        lines.pop()
+    return [
+        parse_json(line, f"{path}, line {number}", **fields)
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+
+
+def parse_json(
+    text: str | bytes, where: str, **fields: type | tuple[type, ...]
+) -> dict[str, Any]:
+    """The object that a text is in JSON, which `where` names in messages.
+
+    Raises:
+      Damaged: as `read_json`.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{where} is not JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise Damaged(f"{where} holds no JSON object but a {type(values).__name__}.")
+    for name, kind in fields.items():
+        if name not in values:
+            raise Damaged(f"{where} lacks {name!r}.")
+        if not isinstance(values[name], kind):
+            raise Damaged(f"{where}: {name!r} cannot be {values[name]!r}.")
+    return values
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name; that of an .npy file under ''.
+
+    Raises:
+      Damaged: it cannot be read.
+      OSError: there is no such file.
+    """
+    with path.open("rb") as file:
+        try:
+            found = np.load(file)
+            return (
+                dict(found) if isinstance(found, np.lib.npyio.NpzFile) else {"": found}
+            )
+        # A damaged zip file raises errors of a dozen classes.
+        except Exception as error:
+            raise Damaged(f"{path} holds no arrays: {error}.") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -44,14 +43,10 @@ class RunStore(Generic[AnyRow]):
     def _read(self) -> list[AnyRow]:
         if not self.path.exists():
             return []
-        rows = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(self.row_class(**json.loads(line)))
-            except (json.JSONDecodeError, TypeError):
-                # Cut off by a kill, or written by an older version: run again.
-                continue
-        return rows
+        names = {field.name for field in dataclasses.fields(self.row_class)}  # type: ignore[arg-type]
+        lines = files.read_json_lines(self.path, appended=True)
+        # A row of an older version has other fields: that run is done again.
+        return [self.row_class(**line) for line in lines if line.keys() == names]
 
     def get(self, key: str) -> AnyRow | None:
         """The finished run with this key."""
@@ -64,21 +59,12 @@ class RunStore(Generic[AnyRow]):
         with files.replacing(path) as temporary:
             np.savez(temporary, **dict[str, Any](predictions))
         text = json.dumps(dataclasses.asdict(row))  # type: ignore[call-overload]
-        with self.path.open("ab+") as file:
-            # A line that a kill cut off has no end: begin a new one.
-            file.seek(0, os.SEEK_END)
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                text = text if file.read(1) == b"\n" else "\n" + text
-            file.write(text.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        files.append_line(self.path, text)
         self._rows[row.key] = row
 
     def predictions(self, key: str) -> dict[str, np.ndarray]:
         """Predictions of every split of a finished run."""
-        with np.load(self._predictions_path(key)) as arrays:
-            return dict(arrays)
+        return files.read_arrays(self._predictions_path(key))
 
     def _predictions_path(self, key: str) -> pathlib.Path:
         return self.workdir / PREDICTIONS_FOLDER / f"{key}.npz"
