@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 from research.config import command_line
 from research.errors import UserError
-from research.machine import host_memory, hosts
+from research.machine import host_memory, hosts, peers
 from research.training import pretraining
 
 
@@ -29,8 +29,8 @@ def define_flags() -> None:
         "FIRST:LAST, steps to trace into workdir/plugins/profile, counted from 0",
     )
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0")
-    flags.DEFINE_integer("num_processes", None, "of the whole run")
-    flags.DEFINE_integer("process_id", None, "of this process, from 0")
+    flags.DEFINE_integer("num_processes", None, "of the whole run", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "of this process, from 0", lower_bound=0)
 
 
 def main(given: flags.FlagValues) -> int:
@@ -40,6 +40,7 @@ def main(given: flags.FlagValues) -> int:
     hosts.initialise(given.coordinator, given.num_processes, given.process_id)
     steps = _parse_steps(given.profile_steps)
     result = pretraining.pretrain(given.config, given.workdir, profile_steps=steps)
+    peers.leave()
     return result.exit_code
 
 
@@ -47,7 +48,7 @@ def _parse_steps(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     first, _, last = text.partition(":")
-    if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
+    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
         raise UserError(f"--profile_steps={text}: must be FIRST:LAST, such as 10:15.")
     return int(first), int(last)
 

@@ -20,9 +20,10 @@ from research.comparison.statistics import Scores
 from research.config import saved
 from research.errors import UserError
 from research.evaluation.interface import Metric, Result
-from research.training.workdir import CONFIG, METRICS, read_metrics, written_by
+from research.training import workdir as workdir_lib
+from research.training.workdir import CONFIG, METRICS, written_by
 
-COMPARISON_FILE = "comparison.json"
+COMPARISON_FILE = workdir_lib.COMPARISON
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,6 +186,10 @@ def _outcome(folder: pathlib.Path) -> tuple[str, dict[str, Any], str]:
             return "done", value, ""
         except outcomes.DamagedError as error:
             return "damaged", {}, str(error)
+    try:
+        workdir_lib.read_metrics(folder)
+    except UserError as error:
+        return "damaged", {}, str(error)
     failures = outcomes.failures(folder)
     if not failures:
         return "unfinished" if folder.exists() else "missing", {}, ""
@@ -220,7 +225,7 @@ def _read_run(
     # Absent before the run starts, and shown by the report only.
     with contextlib.suppress(OSError, ValueError):
         config = json.loads((folder / CONFIG).read_text())
-    lines = read_metrics(folder)
+    lines = [] if state == "damaged" else workdir_lib.read_metrics(folder)
     return Run(
         job=job,
         state=state,

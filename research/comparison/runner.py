@@ -21,6 +21,7 @@ from research.comparison.jobs import Job
 from research.comparison.pretraining import Stopped
 from research.comparison.report import build
 from research.comparison.view import View
+from research.config import kinds
 from research.config import parse as run_config
 from research.errors import UserError, nearest
 from research.evaluation import table
@@ -159,10 +160,7 @@ def adopt(config: ComparisonConfig, workdir: pathlib.Path) -> None:
         _check_same(config, saved, workdir)
         if saved.raw == config.raw:
             return
-    elif (workdir / workdir_lib.CONFIG).exists():
-        raise UserError(
-            f"workdir {workdir} holds a single run, not a comparison. Choose another."
-        )
+    workdir_lib.check_kind(workdir, kinds.COMPARISON)
     outcomes.write(path, {"config": raw})
 
 

@@ -71,19 +71,23 @@ def _bounds(path: str, values: Any, **limits: tuple[float, float]) -> list[str]:
     for name, (low, high) in limits.items():
         value = getattr(values, name)
         if not low <= value <= high:
-            top = "" if high == np.inf else f" and at most {high:g}"
+            limits_given = [f"at least {low:g}"] if low > -np.inf else []
+            limits_given += [f"at most {high:,}"] if high < np.inf else []
             problems.append(
-                f"config.{path}.{name} = {value!r}: must be at least {low:g}{top}."
+                f"config.{path}.{name} = {value!r}: must be "
+                f"{' and '.join(limits_given)}."
             )
     return problems
 
 
-_ANY = np.inf
+_ANY = np.inf  # Up to what `strict` takes of any number.
+_MAX_BLOCKS = 2**12
+_MOST = 2**24  # Of rows, tokens, pieces and features; more takes hours to refuse.
 _TINY = float(np.finfo(np.float32).tiny)  # The least positive value of a float32.
 
 
 def _check_data(data: DataConfig) -> list[str]:
-    problems = _bounds("data", data, row_length=(2, _ANY), num_workers=(1, _ANY))
+    problems = _bounds("data", data, row_length=(2, _MOST), num_workers=(1, 4096))
     if not 0.0 < data.heldout_fraction < 1.0:
         problems.append(
             f"config.data.heldout_fraction = {data.heldout_fraction}: must be between "
@@ -99,7 +103,7 @@ def _check_data(data: DataConfig) -> list[str]:
             "config.data.tokenizer.kind = 'file' needs config.data.tokenizer.path: "
             "tokenizer.json, vocab.txt, a GPT-2 folder or a sentencepiece model."
         )
-    problems += _bounds("data.tokenizer", tokenizer, num_sentinels=(0, _ANY))
+    problems += _bounds("data.tokenizer", tokenizer, num_sentinels=(0, 2**16))
     # Byte-level BPE starts from 256 bytes; fewer pieces leave nothing to learn.
     if (
         tokenizer.kind != "file"
@@ -109,10 +113,20 @@ def _check_data(data: DataConfig) -> list[str]:
             f"config.data.tokenizer.vocab_size = {tokenizer.vocab_size}: must be at "
             f"least num_sentinels + 300 = {tokenizer.num_sentinels + 300}."
         )
-    return problems
+    return problems + _bounds("data.tokenizer", tokenizer, vocab_size=(0, _MOST))
 
 
-def _check_optimizer(optimizer: OptimizerConfig, train: TrainConfig) -> list[str]:
+def _check_model(model: BackboneConfig) -> list[str]:
+    """Bounds of any backbone's sizes; what they mean, its own class checks."""
+    sizes = {
+        field.name: (-np.inf, _MAX_BLOCKS if field.name == "num_layers" else _MOST)
+        for field in dataclasses.fields(model)
+        if type(getattr(model, field.name)) is int
+    }
+    return _bounds("model", model, **sizes)
+
+
+def _check_optimizer(optimizer: OptimizerConfig) -> list[str]:
     problems = _bounds(
         "optimizer",
         optimizer,
@@ -136,20 +150,6 @@ def _check_optimizer(optimizer: OptimizerConfig, train: TrainConfig) -> list[str
             f"config.optimizer.final_learning_rate = {optimizer.final_learning_rate}: "
             f"must not exceed learning_rate = {optimizer.learning_rate}."
         )
-    steps = train.num_train_steps
-    if optimizer.warmup_steps > steps and optimizer.schedule != "rsqrt":
-        problems.append(
-            f"config.optimizer.warmup_steps = {optimizer.warmup_steps}: more than "
-            f"config.train.num_train_steps = {steps}; lower it (a twentieth of the "
-            f"steps is usual) or train longer."
-        )
-    decay_steps = round(optimizer.decay_fraction * steps)
-    if optimizer.schedule == "wsd" and optimizer.warmup_steps + decay_steps > steps:
-        problems.append(
-            f"config.optimizer: warmup_steps = {optimizer.warmup_steps} and the decay "
-            f"of {decay_steps} steps (decay_fraction) exceed "
-            f"config.train.num_train_steps = {steps}; lower one of them."
-        )
     return problems
 
 
@@ -158,7 +158,7 @@ def _check_train(train: TrainConfig) -> list[str]:
         "train",
         train,
         seed=(0, 2**32 - 1),
-        batch_size=(1, _ANY),
+        batch_size=(1, _MOST),
         num_microbatches=(1, _ANY),
         num_train_steps=(1, 2**31 - 1),
         log_every_steps=(1, _ANY),
@@ -192,8 +192,8 @@ def _check_periods(evaluation: EvalConfig, checkpoint: CheckpointConfig) -> list
         "eval",
         evaluation,
         every_steps=(1, _ANY),
-        num_batches=(1, _ANY),
-        batch_size=(1, _ANY),
+        num_batches=(1, _MOST),
+        batch_size=(1, _MOST),
     ) + _bounds("checkpoint", checkpoint, every_steps=(1, _ANY), keep_last=(1, _ANY))
 
 
@@ -216,7 +216,7 @@ def _check_tensor(model: BackboneConfig, parallel: ParallelConfig) -> list[str]:
     """Tensor parallelism splits nothing unevenly."""
     problems = []
     for name, size in model.tensor_sizes.items():
-        if size % parallel.tensor:
+        if parallel.tensor > 0 and size % parallel.tensor:
             problems.append(
                 f"config.model.{name} = {size} is not divisible by "
                 f"config.parallel.tensor = {parallel.tensor}: change one of them."
@@ -225,8 +225,9 @@ def _check_tensor(model: BackboneConfig, parallel: ParallelConfig) -> list[str]:
 
 
 CHECKS: dict[Callable[..., list[str]], tuple[str, ...]] = {
+    _check_model: ("model",),
     _check_data: ("data",),
-    _check_optimizer: ("optimizer", "train"),
+    _check_optimizer: ("optimizer",),
     _check_train: ("train",),
     _check_periods: ("eval", "checkpoint"),
     _check_parallel: ("parallel",),

@@ -57,6 +57,11 @@ SQUAD = Kind(
 KINDS = (RUN, COMPARISON, GLUE, SQUAD)
 
 
+def of(values: Mapping[str, Any]) -> Kind | None:
+    """The kind of a config; None if it is of none."""
+    return next((kind for kind in KINDS if kind.mark in values), None)
+
+
 def check(values: Mapping[str, Any], expected: Kind) -> None:
     """Refuses a config of another kind.
 
@@ -65,13 +70,12 @@ def check(values: Mapping[str, Any], expected: Kind) -> None:
     """
     if expected.mark in values:
         return
-    for kind in KINDS:
-        if kind.mark in values:
-            raise UserError(
-                f"this is the config of {kind.name}, which {_listed(kind)}. The config "
-                f"of {expected.name} is needed here: begin with {expected.complete}, or "
-                f"take an experiment that does."
-            )
+    if kind := of(values):
+        raise UserError(
+            f"this is the config of {kind.name}, which {_listed(kind)}. The config of "
+            f"{expected.name} is needed here: begin with {expected.complete}, or take an "
+            f"experiment that does."
+        )
 
 
 def _listed(kind: Kind) -> str:

@@ -49,13 +49,18 @@ def _problem(
         if not isinstance(section, ml_collections.ConfigDict):
             return f"{where} is a value, not a section: it has no field {name!r}."
         # The name of the tuple, if an element of it is given: 'name' of 'name[0]'.
-        name = name.partition("[")[0]
+        name, bracket, index = name.partition("[")
         if name not in section:
             valid = tuple(section.keys())
             elsewhere = tuple(_paths(config, flag))
             return strict.unknown_name(where, name, valid, elsewhere)
         # A placeholder is None and knows its type.
         section, kind = section[name], section.get_type(name)
+        if bracket:
+            size = len(section) if isinstance(section, (tuple, list)) else 0
+            if not (index[:-1].isdecimal() and int(index[:-1]) < size):
+                return f"{where}.{name} has {size} elements: there is no [{index}."
+            return None
     if kind is int and not _is_integer(value):
         return f"{'.'.join(names)} = {value}: must be a whole number{_whole(value)}."
     if issubclass(kind, ml_collections.ConfigDict) and not _is_dict(value):

@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 
 from research.errors import nearest
 
+# Of any number in a config: FLOPs of a budget are the largest.
+LARGEST_FLOAT, LARGEST_INT = 1e30, 2**53
+
 Section = TypeVar("Section")
 
 
@@ -111,6 +114,12 @@ def check_type(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
                 check_type(element, item, f"{where}[{index}]", problems)
                 for index, item in enumerate(value)
             )
+        largest = LARGEST_FLOAT if float in allowed else LARGEST_INT
+        if isinstance(value, (int, float)) and not abs(value) <= largest:
+            problems.append(
+                f"{where} = {value!r}: must be finite and at most {largest:g}."
+            )
+            return None
         is_float = type(value) is int and float in allowed and int not in allowed
         return float(value) if is_float else value
     given, wanted = _type_name(type(value)), _type_name(hint)

@@ -15,7 +15,7 @@ from research.data.errors import DataError
 from research.data.roles import TOKENIZER_FILE
 from research.data.store import TokenStore
 from research.data.tokenizer import Tokenizer
-from research.machine import files
+from research.machine import checksums, files
 
 TOKENIZER_FOLDER = "tokenizer"
 RECORD = "data.json"
@@ -43,7 +43,7 @@ def write(
         "checksum": store.contents_checksum(train.header),
         "text": text,
     }
-    files.write(workdir / RECORD, json.dumps(record, indent=1) + "\n")
+    checksums.write(workdir / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def read(workdir: pathlib.Path) -> Record | None:
@@ -56,11 +56,11 @@ def read(workdir: pathlib.Path) -> Record | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        checksums.check(workdir, RECORD)
+        return files.read_json(path, source=str, store=str, checksum=str)
+    except files.Damaged as error:
         raise DataError(
-            f"{path} is damaged ({error}). Delete it if the corpus has not changed since "
-            "the run began."
+            f"{error} Or delete {path} if the corpus has not changed since the run began."
         ) from None
 
 

@@ -25,7 +25,7 @@ from objectives.vocabulary import Vocabulary
 from research.data import pieces, roles
 from research.data.errors import DataError
 from research.data.roles import COUNTS_FILE, NAMES, SPECIALS_FILE, TOKENIZER_FILE
-from research.machine import files
+from research.machine import checksums
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -218,10 +218,10 @@ class Tokenizer:
         if self.unigram_counts is not None:
             counts = io.BytesIO()
             np.save(counts, self.unigram_counts)
-            files.write(folder / COUNTS_FILE, counts.getvalue())
-        files.write(folder / SPECIALS_FILE, json.dumps(tokens, indent=1) + "\n")
+            checksums.write(folder / COUNTS_FILE, counts.getvalue())
+        checksums.write(folder / SPECIALS_FILE, json.dumps(tokens, indent=1) + "\n")
         # Last: where this file is, the others are.
-        files.write(folder / TOKENIZER_FILE, self.definition)
+        checksums.write(folder / TOKENIZER_FILE, self.definition)
 
     def _role_names(self) -> dict[str, str]:
         return {

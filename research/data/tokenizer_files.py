@@ -29,6 +29,7 @@ from research.data.roles import (
     sentinels,
 )
 from research.data.tokenizer import Tokenizer
+from research.machine import checksums
 
 CONFIG_FILE = "tokenizer_config.json"
 VOCABULARY_FILES = ("encoder.json", "vocab.json")
@@ -41,6 +42,7 @@ def load(path: str | pathlib.Path) -> Tokenizer:
 
     Raises:
       DataError: there is nothing of a known kind, or it is damaged.
+      Damaged: a file has changed since it was written here.
     """
     path = pathlib.Path(path).expanduser()
     if path.is_dir():
@@ -52,6 +54,7 @@ def load(path: str | pathlib.Path) -> Tokenizer:
             f"Tokenizer {str(path)!r} not found. Give data.tokenizer.path a file or a "
             f"folder of one of these kinds:\n{_kinds()}"
         )
+    checksums.check(folder)
     settings = _settings(folder) if path.is_dir() else {}
     with _reading(file):
         definition = _read(file, settings)

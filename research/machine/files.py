@@ -29,7 +29,7 @@ def write(path: pathlib.Path, content: str | bytes) -> None:
     Raises:
       OSError: the disk is full or not writable; the file is as it was.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = content.encode() if isinstance(content, str) else content
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
@@ -39,9 +39,12 @@ def append_line(path: pathlib.Path, line: str) -> None:
 
     A last line without its end, which a kill cut off, is dropped.
     """
-    with path.open("ab+") as file:
+    with _naming(path), path.open("ab+") as file:
+        size = file.seek(0, os.SEEK_END)
         file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
+        whole = file.read(size).rfind(b"\n") + 1
+        if whole < size:
+            file.truncate(whole)
         file.write(line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
@@ -55,12 +58,13 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     writers that go by the suffix.
     """
     temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _naming(path):
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -85,6 +89,16 @@ def making_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _naming(path: pathlib.Path) -> Iterator[None]:
+    """Gives errors of the disk the name of the file; that of a full disk has none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
 
 
 def _sync(path: pathlib.Path) -> None:
@@ -129,14 +143,18 @@ def read_json_lines(
       Damaged: naming the file and the line.
       OSError: it cannot be read.
     """
-    lines = path.read_bytes().split(b"\n")
-    if appended:
-        lines.pop()
-    return [
+    *lines, last = path.read_bytes().split(b"\n")
+    if last and not appended:
+        lines.append(last)
+    found = [
         parse_json(line, f"{path}, line {number}", **fields)
         for number, line in enumerate(lines, 1)
         if line.strip()
     ]
+    if last and appended:
+        with contextlib.suppress(Damaged):
+            found.append(parse_json(last, str(path), **fields))
+    return found
 
 
 def parse_json(

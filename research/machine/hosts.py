@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jax._src import distributed  # Its client is public in orbax only.
 
 from research.errors import USAGE_ERROR, UserError
+from research.machine import peers
 
 # Environment variables of launchers: (number of processes, number of this process).
 LAUNCHERS = {
@@ -43,6 +46,16 @@ def initialise(
     """
     if coordinator is None and not _launched_with_others():
         return
+    if coordinator is not None and not re.fullmatch(r"\S+:\d{1,5}", coordinator):
+        raise UserError(
+            f"--coordinator={coordinator}: must be HOST:PORT of process 0, such as "
+            f"node1:1234."
+        )
+    if num_processes is not None and not -1 < (process_id or 0) < num_processes:
+        raise UserError(
+            f"--process_id={process_id}: must be 0 to {num_processes - 1} for "
+            f"--num_processes={num_processes}."
+        )
     if coordinator is not None and (num_processes is None) != (process_id is None):
         raise UserError(
             "--num_processes and --process_id go together: give both, or neither for "
@@ -71,6 +84,7 @@ def initialise(
         raise UserError(f"{message} {str(error).splitlines()[0]}") from error
     finally:
         timer.cancel()
+    peers.watch(distributed.global_state)
 
 
 def _give_up(message: str) -> None:

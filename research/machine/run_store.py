@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from research.machine import files
+from research.machine import checksums, files
 
 RESULTS_FILE = "results.jsonl"
 PREDICTIONS_FOLDER = "predictions"
@@ -44,6 +44,7 @@ class RunStore(Generic[AnyRow]):
         if not self.path.exists():
             return []
         names = {field.name for field in dataclasses.fields(self.row_class)}  # type: ignore[arg-type]
+        checksums.check(self.workdir, RESULTS_FILE)
         lines = files.read_json_lines(self.path, appended=True)
         # A row of an older version has other fields: that run is done again.
         return [self.row_class(**line) for line in lines if line.keys() == names]
@@ -60,6 +61,7 @@ class RunStore(Generic[AnyRow]):
             np.savez(temporary, **dict[str, Any](predictions))
         text = json.dumps(dataclasses.asdict(row))  # type: ignore[call-overload]
         files.append_line(self.path, text)
+        checksums.record(self.workdir, RESULTS_FILE)
         self._rows[row.key] = row
 
     def predictions(self, key: str) -> dict[str, np.ndarray]:

@@ -8,26 +8,20 @@ The checksum of every file is written beside it.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
-import zlib
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from research.errors import UserError
+from research.machine import checksums, files
+from research.machine.files import Damaged
 from research.training.partitioning import path_name
 from research.training.state import Params
 
-CHECKSUMS = "checksums.json"
 PARAMS, PROGRESS = "params", "progress"
-_CHUNK = 2**24
-
-
-class Damaged(Exception):
-    """A checkpoint whose files are not what was written."""
 
 
 class Handler(ocp.PyTreeCheckpointHandler):
@@ -37,12 +31,8 @@ class Handler(ocp.PyTreeCheckpointHandler):
         """Runs when the files are written and before orbax renames their folder."""
         super().finalize(directory)
         folder = pathlib.Path(directory)
-        sums = {
-            str(path.relative_to(folder)): _checksum(path)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
-        (folder / CHECKSUMS).write_text(json.dumps(sums))
+        written = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        checksums.record(folder, *(str(path.relative_to(folder)) for path in written))
 
 
 @ocp.args.register_with_handler(Handler, for_save=True)
@@ -63,14 +53,6 @@ def restore_as(values: dict[str, Any]) -> Restore:
     return Restore(item=values, restore_args=how)
 
 
-def _checksum(path: pathlib.Path) -> int:
-    value = 0
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            value = zlib.crc32(chunk, value)
-    return value
-
-
 def verify(checkpoint: pathlib.Path) -> None:
     """Compares a checkpoint's files with their checksums.
 
@@ -78,30 +60,22 @@ def verify(checkpoint: pathlib.Path) -> None:
       Damaged: naming the first file that is missing or different.
     """
     for item in (PARAMS, PROGRESS):
-        try:
-            sums = json.loads((checkpoint / item / CHECKSUMS).read_text())
-        except (OSError, ValueError) as error:
-            raise Damaged(f"{item}/{CHECKSUMS} cannot be read") from error
-        for name, value in sums.items():
-            path = checkpoint / item / name
-            if not path.is_file():
-                raise Damaged(f"{item}/{name} is missing")
-            if _checksum(path) != value:
-                raise Damaged(f"{item}/{name} has changed")
+        sums = checkpoint / item / checksums.CHECKSUMS
+        if not sums.is_file():
+            raise Damaged(f"{sums} is missing")
+        if problem := checksums.find_problem(checkpoint / item):
+            raise Damaged(problem)
     # What orbax itself adds. It is small, and unreadable metadata would stop it.
-    for path in (checkpoint / "metrics/metrics", checkpoint / "_CHECKPOINT_METADATA"):
-        try:
-            if path.is_file():
-                json.loads(path.read_text())
-        except ValueError as error:
-            raise Damaged(f"{path.relative_to(checkpoint)} cannot be read") from error
+    saved_loss(checkpoint.parent, int(checkpoint.name))
+    if (metadata := checkpoint / "_CHECKPOINT_METADATA").is_file():
+        files.read_json(metadata)
 
 
 def steps_in(folder: pathlib.Path) -> list[int]:
     """Steps of the finished checkpoints in a folder, ascending."""
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
 def choose(folder: pathlib.Path, which: str) -> int:
@@ -128,7 +102,7 @@ def choose(folder: pathlib.Path, which: str) -> int:
                 f"'last'."
             )
         return min(known, key=lambda step: known[step])
-    if str(which).isdigit() and int(which) in steps:
+    if str(which).isdecimal() and int(which) in steps:
         return int(which)
     raise UserError(
         f"{folder} has no checkpoint {which!r}: use 'last', 'best' or one of "
@@ -137,9 +111,15 @@ def choose(folder: pathlib.Path, which: str) -> int:
 
 
 def saved_loss(folder: pathlib.Path, step: int) -> float | None:
-    """Held-out loss of a checkpoint; None if it was not evaluated."""
+    """Held-out loss of a checkpoint; None if it was not evaluated.
+
+    Raises:
+      Damaged: it cannot be read.
+    """
     path = folder / str(step) / "metrics/metrics"
-    return json.loads(path.read_text())["loss"] if path.is_file() else None
+    if not path.is_file():
+        return None
+    return files.read_json(path, loss=(int, float))["loss"]
 
 
 def load_params(folder: pathlib.Path, which: str = "last") -> tuple[Params, int]:

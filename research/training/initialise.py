@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from research.config.sections import RunConfig
 from research.data import tokenizer_files
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError, user_errors
+from research.machine import checksums, files
 from research.training import adaptation, checkpoints, parallelism, workdir
 from research.training import program as program_lib
 from research.training.adaptation import EVERYTHING, Params
@@ -184,7 +184,8 @@ def check_constants(
         if jax.process_index() == 0:
             workdir.write_json(path, {"fingerprint": found})
         return
-    if json.loads(path.read_text())["fingerprint"] != found:
+    checksums.check(folder, CONSTANTS)
+    if files.read_json(path, fingerprint=int)["fingerprint"] != found:
         raise UserError(
             f"The parameters that {folder} does not train are not those it began with: "
             f"the run in train.init_from has changed, or another version of the code "

@@ -41,7 +41,7 @@ class Result:
       peak_bytes: memory of its compiled steps on one device; None where unknown.
     """
 
-    state: TrainState
+    state: TrainState = dataclasses.field(repr=False)
     step: int
     heldout: HeldoutLoss | None
     stopped_by: str | None

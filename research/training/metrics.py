@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from research.machine import checksums, files
 from research.training.workdir import METRICS, UNLOGGED, writing
 
 
@@ -98,15 +99,16 @@ class Writer:
     ) -> None:
         """Writes the sums since the last 'train' line, for a run that resumes here."""
         line = json.dumps({"step": step, "seconds": seconds, "sums": sums})
-        with writing(self._unlogged), self._unlogged.open("a") as file:
-            # The line break comes first: it ends a line that a kill cut short.
-            file.write("\n" + line)
+        with writing(self._unlogged):
+            files.append_line(self._unlogged, line)
+            checksums.record(self._path.parent, METRICS, UNLOGGED)
 
     def close(self) -> None:
         """Closes both files."""
         # Closing writes what is buffered, which may fail on a full disk.
         with writing(self._path), contextlib.closing(self._events):
             self._lines.close()
+            checksums.record(self._path.parent, METRICS)
 
 
 def progress_line(

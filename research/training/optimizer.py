@@ -21,7 +21,7 @@ from research.config.sections import OptimizerConfig
 from research.training import schedules
 
 # Last parts of the names of parameters that weight decay leaves alone.
-UNDECAYED = ("bias", "scale")
+UNDECAYED = ("bias", "scale", "relative_bias")
 # Name of the states of all units in a chain.
 UNITS = "units"
 
@@ -104,7 +104,10 @@ def unit_of(path: tuple[Any, ...], units: tuple[str, ...]) -> str:
 
 
 def decay_mask(params: Any) -> Any:
-    """True for every parameter that weight decay shrinks: no bias, no norm's scale."""
+    """True for every parameter that weight decay shrinks: no bias, no norm's scale.
+
+    Fine-tuning takes the same.
+    """
 
     def decayed(path: tuple[Any, ...], _: Any) -> bool:
         return str(getattr(path[-1], "key", path[-1])) not in UNDECAYED

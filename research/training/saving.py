@@ -22,10 +22,10 @@ from orbax.checkpoint import checkpoint_managers
 from research.config.sections import CheckpointConfig
 from research.errors import UserError
 from research.machine import hosts
+from research.machine.files import Damaged
 from research.training.checkpoints import (
     PARAMS,
     PROGRESS,
-    Damaged,
     Handler,
     Save,
     flatten,
@@ -61,6 +61,7 @@ class Checkpoints:
         say: Callable[[str], None] = print,
     ):
         self._folder = folder
+        self._writing: int | None = None  # Step of the checkpoint under way.
         with hosts.together("checkpoints_verified"):
             if jax.process_index() == 0:
                 with writing(folder, None):
@@ -113,6 +114,9 @@ class Checkpoints:
         Raises:
           UserError: if this or the previous checkpoint cannot be written.
         """
+        # Else the next one would be blamed for it.
+        self.wait()
+        self._writing = step
         items = _items(state)
         is_known = loss is not None and math.isfinite(loss)
         with writing(self._folder, step):
@@ -126,7 +130,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until everything is on disk; UserError if it could not be written."""
-        with writing(self._folder, self._manager.latest_step()):
+        with writing(self._folder, self._writing):
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
@@ -255,8 +259,8 @@ def _unreadable(folder: pathlib.Path, steps: list[int]) -> list[tuple[int, str]]
     for step in steps:
         try:
             saved_loss(folder, step)
-        except (ValueError, KeyError, TypeError):
-            found.append((step, "metrics/metrics cannot be read"))
+        except Damaged as error:
+            found.append((step, str(error)))
     return found
 
 

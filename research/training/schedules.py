@@ -14,7 +14,19 @@ from jaxtyping import Array, Float, Int
 
 from research.config.sections import OptimizerConfig
 
+# Of the steps, where the configured warmup does not fit into them.
+SHORT_WARMUP = 0.1
 Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
+
+
+def warmup_steps(config: OptimizerConfig, num_train_steps: int) -> int:
+    """The configured ones, or a tenth of the steps before a decay if there are fewer."""
+    if config.schedule == "rsqrt":
+        return config.warmup_steps
+    decay = round(config.decay_fraction * num_train_steps)
+    steps = num_train_steps - (decay if config.schedule == "wsd" else 0)
+    fits = config.warmup_steps <= steps
+    return config.warmup_steps if fits else int(SHORT_WARMUP * steps)
 
 
 def create(config: OptimizerConfig, num_train_steps: int) -> Schedule:
@@ -24,7 +36,8 @@ def create(config: OptimizerConfig, num_train_steps: int) -> Schedule:
     is the inverse square root of T5 (Raffel et al. 2020), flat over the warmup.
     """
     peak, final = config.learning_rate, config.final_learning_rate
-    warmup, decay = config.warmup_steps, round(config.decay_fraction * num_train_steps)
+    warmup = warmup_steps(config, num_train_steps)
+    decay = round(config.decay_fraction * num_train_steps)
     left = num_train_steps - warmup
     flat = float(max(warmup, 1))
     if config.schedule == "rsqrt":

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jax
 
 from research.data.run_data import Data, describe_text
-from research.training import metrics
+from research.training import metrics, schedules
 from research.training.heldout import HeldoutLoss
 from research.training.loop import Result
 from research.training.program import Program
@@ -38,6 +38,12 @@ def opening(program: Program, data: Data, first_step: int) -> str:
         f"{mesh if len(devices) > 1 else ''}"
     )
     lines = [what, tokens, steps]
+    warmup = schedules.warmup_steps(config.optimizer, config.train.num_train_steps)
+    if warmup < config.optimizer.warmup_steps:
+        lines.append(
+            f"config.optimizer.warmup_steps = {config.optimizer.warmup_steps} is more "
+            f"than this run has: it warms up for {warmup} steps"
+        )
     if first_step:
         lines.append(f"going on from the checkpoint of step {first_step}")
     return "\n".join(lines)

@@ -23,7 +23,7 @@ from research.training import initialise, program, rngs, state, workdir
 from research.training.adaptation import Params
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class TrainedRun:
     """A run's weights and what is needed to use them.
 
@@ -47,6 +47,9 @@ class TrainedRun:
     params: Params
     step: int
     workdir: pathlib.Path
+
+    def __repr__(self) -> str:
+        return f"TrainedRun({self.objective.name}, step {self.step} of {self.workdir})"
 
     @functools.cached_property
     def objective(self) -> Objective:

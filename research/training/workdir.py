@@ -4,6 +4,7 @@ config.json     the config as it was run
 run.json        data checksum; commit, versions and devices of every session
 metrics.jsonl   one object a logged step
 unlogged.jsonl  one object a checkpoint: sums since the last logged step
+checksums.json  of these files, see research/machine/checksums.py
 checkpoints/    tokenizer/    events.out.tfevents.*
 """
 
@@ -20,14 +21,15 @@ from typing import Any
 import jax
 import ml_collections
 
-from research.config import saved
+from research.config import kinds, saved
 from research.config.parse import differing_fields, parse, plain
 from research.config.sections import RunConfig
 from research.errors import UserError
-from research.machine import files, locking, provenance
+from research.machine import checksums, files, locking, provenance
 
 CONFIG, RUN, METRICS, LOCK = "config.json", "run.json", "metrics.jsonl", ".lock"
 UNLOGGED = "unlogged.jsonl"
+COMPARISON = "comparison.json"  # Of a folder that holds the runs of a comparison.
 IMPORTED = "huggingface"  # Files of the checkpoint that a run was imported from.
 
 # Fields that may change when a run is resumed: none of them changes what is trained.
@@ -83,6 +85,7 @@ def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
     Raises:
       UserError: listing the fields that differ and may not.
     """
+    check_kind(workdir, kinds.RUN)
     if not (workdir / CONFIG).is_file():
         return
     if reason := saved.refusal(_read_config(workdir)):
@@ -105,6 +108,25 @@ def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
             f"workdir {workdir} holds a run of another config{written_by(workdir)}:\n"
             f"{listed}\n"
             f"Set these back to go on with it, or choose another workdir."
+        )
+
+
+def check_kind(folder: pathlib.Path, kind: kinds.Kind) -> None:
+    """Refuses a folder that holds another kind of work, whose files would be lost.
+
+    Raises:
+      UserError: naming what it holds.
+    """
+    if (folder / COMPARISON).exists():
+        found: kinds.Kind | None = kinds.COMPARISON
+    elif (folder / CONFIG).exists():
+        found = kinds.of(_read_config(folder))
+    else:
+        return
+    if found is not kind:
+        raise UserError(
+            f"workdir {folder} holds {found.name if found else 'another config'}, and "
+            f"{kind.name} needs a folder of its own: choose another --workdir."
         )
 
 
@@ -149,18 +171,10 @@ def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
 
 
 def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
-    path = workdir / CONFIG
-    try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(
-            f"{workdir} is not the workdir of a run: no {CONFIG}."
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no config but {type(values).__name__}.")
-    return values
+    if not (workdir / CONFIG).is_file():
+        raise UserError(f"{workdir} is not the workdir of a run: no {CONFIG}.")
+    checksums.check(workdir, CONFIG)
+    return files.read_json(workdir / CONFIG)
 
 
 def save_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
@@ -169,9 +183,9 @@ def save_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> Non
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
-    """Writes a JSON file."""
+    """Writes a JSON file of a workdir, and its checksum."""
     with writing(path):
-        files.write(path, json.dumps(values, indent=2) + "\n")
+        checksums.write(path, json.dumps(values, indent=2) + "\n")
 
 
 @contextlib.contextmanager
@@ -213,11 +227,12 @@ def _sessions(path: pathlib.Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        return list(json.loads(path.read_bytes())["sessions"])
-    except (ValueError, KeyError, TypeError) as error:
+        checksums.check(path.parent, path.name)
+        return files.read_json(path, sessions=list)["sessions"]
+    except files.Damaged as error:
         raise UserError(
-            f"{path} is damaged ({error}). Restore it, or delete it to go on: it "
-            f"holds only the record of earlier sessions."
+            f"{error} {path} holds only the record of earlier sessions: delete it to go "
+            f"on."
         ) from error
 
 
@@ -230,33 +245,33 @@ def trim_metrics(
 
     Returns:
       Seconds of training up to the step, and sums of the steps after its last line.
+
+    Raises:
+      Damaged: if the lines are not those that were written.
     """
-    path = workdir / METRICS
-    sums: Mapping[str, tuple[float, float]] = {}
-    seconds = 0.0
-    if (workdir / UNLOGGED).is_file():
-        for line in read_lines(workdir / UNLOGGED):
-            if line["step"] == step:
-                sums, seconds = line["sums"], line["seconds"]
+    kept = [line for line in read_metrics(workdir) if line["step"] <= step]
+    unlogged = [line for line in _lines(workdir / UNLOGGED) if line["step"] == step]
+    for name, lines in ((METRICS, kept), (UNLOGGED, unlogged)):
+        if (workdir / name).is_file():
+            with writing(workdir / name):
+                text = "".join(json.dumps(line) + "\n" for line in lines)
+                checksums.write(workdir / name, text)
+    last = unlogged[-1] if unlogged else {"seconds": 0.0, "sums": {}}
+    seconds = [last["seconds"], *(line.get("seconds", 0.0) for line in kept)]
+    return max(seconds), last["sums"]
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, without one that a kill cut short.
+
+    Raises:
+      Damaged: if they are not those that were written.
+    """
+    return _lines(workdir / METRICS)
+
+
+def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
     if not path.is_file():
-        return seconds, sums
-    kept = [line for line in read_lines(path) if line["step"] <= step]
-    with writing(path):
-        files.write(path, "".join(json.dumps(line) + "\n" for line in kept))
-    return max([seconds, *(line.get("seconds", 0.0) for line in kept)]), sums
-
-
-def read_metrics(workdir: pathlib.Path) -> list[Mapping[str, Any]]:
-    """The lines of metrics.jsonl."""
-    path = workdir / METRICS
-    return read_lines(path) if path.is_file() else []
-
-
-def read_lines(path: pathlib.Path) -> list[Mapping[str, Any]]:
-    """Objects of a JSON lines file, without lines that a crash cut or damaged."""
-    lines = []
-    # Read as bytes: after a crash, blocks that were never written may not be text.
-    for text in path.read_bytes().splitlines():
-        with contextlib.suppress(ValueError):
-            lines.append(json.loads(text))
-    return lines
+        return []
+    checksums.check(path.parent, path.name)
+    return files.read_json_lines(path, appended=True, step=int)

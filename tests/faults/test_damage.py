@@ -57,11 +57,6 @@ REFUSED = "refused"
 ASIDE = "set aside"
 # Nothing is said; parameters and metrics.jsonl are as if never damaged.
 HARMLESS = "harmless"
-# Nothing is said; parameters are as if never damaged, and metrics.jsonl is not.
-UNRECORDED = "unrecorded"
-
-# Where the flipped bit decides.
-EITHER = f"{HARMLESS}|{REFUSED}"
 
 ALL_REFUSED = (REFUSED,) * 4
 ALL_ASIDE = (ASIDE,) * 4
@@ -72,16 +67,16 @@ ALL_HARMLESS = (HARMLESS,) * 4
 OUTCOMES = {
     "config.json": ALL_REFUSED,
     "data.json": ALL_REFUSED,
-    # Nothing is read from it but the list of sessions, which a new one is added to.
-    "run.json": (EITHER, REFUSED, REFUSED, HARMLESS),
+    "run.json": ALL_REFUSED,
+    "checksums.json": ALL_REFUSED,
     "tokenizer/tokenizer.json": ALL_REFUSED,
-    "tokenizer/special_tokens_map.json": (EITHER, REFUSED, REFUSED, HARMLESS),
-    # A run takes the counts of its token store.
-    "tokenizer/unigram_counts.npy": (HARMLESS, REFUSED, REFUSED, HARMLESS),
+    # Equal in both runs.
+    "tokenizer/special_tokens_map.json": (REFUSED, REFUSED, REFUSED, HARMLESS),
+    "tokenizer/unigram_counts.npy": ALL_REFUSED,
+    "tokenizer/checksums.json": ALL_REFUSED,
     "events.out.tfevents.*": ALL_HARMLESS,
-    # No checksum stands for these two: what was logged before is lost or changed.
-    "metrics.jsonl": (f"{HARMLESS}|{UNRECORDED}",) * 4,
-    "unlogged.jsonl": (f"{HARMLESS}|{UNRECORDED}",) * 4,
+    "metrics.jsonl": ALL_REFUSED,
+    "unlogged.jsonl": ALL_REFUSED,
 }
 PARTS = ("params", "progress")
 OUTCOMES_OF_A_CHECKPOINT = {
@@ -179,7 +174,7 @@ class Runs:
             return "other parameters"
         if any("is damaged" in line for line in said):
             return ASIDE if numbers == lines else "another record"
-        return HARMLESS if numbers == lines else UNRECORDED
+        return HARMLESS if numbers == lines else "another record"
 
     def _counterpart(self, file: str) -> pathlib.Path:
         """The same file of the other run; files with names of their own by number."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import socket
 
 import pytest
 
+from research.errors import USAGE_ERROR
 from research.training import checkpoints, workdir
 from tests.faults.harness import EXPERIMENT
 from tests.multi_device import runner
@@ -150,7 +152,31 @@ def test_a_host_whose_first_host_dies_ends():
     _, (code, out, errors) = wait("dies")
     assert code != 0
     assert "went on" not in out
-    assert "another task died" in errors
+    assert "error: process 0 on" in errors or "another task died" in errors
+
+
+def test_a_host_that_is_killed_ends_the_others_with_one_line(experiment, tmp_path):
+    port = runner.free_port()
+    first, second = (
+        start(
+            experiment,
+            tmp_path / "run",
+            f"--coordinator=localhost:{port}",
+            "--num_processes=2",
+            f"--process_id={number}",
+            "--config.train.num_train_steps=100000",
+            num_devices=1,
+        )
+        for number in range(2)
+    )
+    while not first.stdout.readline().startswith("step "):
+        assert first.poll() is None, first.stderr.read()
+    second.kill()
+    second.communicate()
+    _, errors = first.communicate(timeout=20)
+    assert first.returncode == USAGE_ERROR
+    (line,) = errors.strip().splitlines()
+    assert line.startswith(f"error: process 1 on {socket.gethostname()} has ended")
 
 
 def test_a_host_that_does_not_come_is_an_error(experiment, tmp_path):

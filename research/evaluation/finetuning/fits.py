@@ -14,10 +14,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from research.config.parse import plain
+from research.config.kinds import Kind
 from research.machine import compilation_cache, files, provenance
 from research.machine.run_store import RunStore
-from research.training import trained_run
+from research.training import trained_run, workdir
 from research.training.trained_run import TrainedRun
 
 PRETRAINED, RANDOM = "pretrained", "random"
@@ -95,17 +95,19 @@ def key_of(*identity: Any) -> str:
 
 
 def open_workdir(
-    config: ml_collections.ConfigDict, checkpoint: str, folder: pathlib.Path
+    config: ml_collections.ConfigDict, kind: Kind, checkpoint: str, folder: pathlib.Path
 ) -> TrainedRun:
     """Loads the run of a workdir `checkpoint` and writes config.json to `folder`.
 
     Raises:
-      UserError: if there is no such run or checkpoint.
+      UserError: if there is no such run or checkpoint, or `folder` holds another kind of
+        work than `kind`.
     """
     compilation_cache.enable()
+    workdir.check_kind(folder, kind)
     trained = trained_run.load(checkpoint, which=config.which)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write(folder / "config.json", json.dumps(plain(config), indent=2))
+    workdir.save_config(folder, config)
     return trained
 
 

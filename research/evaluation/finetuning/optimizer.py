@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from models.pytree import pytree
-from research.training.optimizer import UNDECAYED
+from research.training.optimizer import decay_mask
 
 SCHEDULES = ("linear", "cosine", "constant")
 
@@ -84,15 +84,6 @@ def adamw(h: Hyperparameters) -> optax.GradientTransformation:
         optax.scale_by_learning_rate(lambda step: learning_rate(h, step)),
         optax.stateless(scale_each),
     )
-
-
-def decay_mask(params: Any) -> Any:
-    """True for every parameter that weight decay shrinks."""
-
-    def decayed(path: tuple[Any, ...], _: Any) -> bool:
-        return path[-1].key not in (*UNDECAYED, "relative_bias")
-
-    return jax.tree_util.tree_map_with_path(decayed, params)
 
 
 def learning_rate(

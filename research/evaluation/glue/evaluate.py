@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import ml_collections
 
+from research.config import kinds
 from research.evaluation.finetuning import fits as fits_lib
 from research.evaluation.finetuning.fits import PRETRAINED
 from research.evaluation.glue import config as config_lib
@@ -46,7 +47,7 @@ def evaluate(
         config=parsed,
         source=source,
         checkpoint=checkpoint,
-        trained=fits_lib.open_workdir(config, checkpoint, folder),
+        trained=fits_lib.open_workdir(config, kinds.GLUE, checkpoint, folder),
         store=RunStore(folder, GlueRow),
         say=functools.partial(print, flush=True),
     )

@@ -7,6 +7,7 @@ import pathlib
 
 import ml_collections
 
+from research.config import kinds
 from research.evaluation.finetuning import fits as fits_lib
 from research.evaluation.finetuning.fits import PRETRAINED, RANDOM
 from research.evaluation.squad import tables
@@ -32,7 +33,7 @@ def evaluate(
     fits = SquadFits(
         config=parsed,
         checkpoint=checkpoint,
-        trained=fits_lib.open_workdir(config, checkpoint, folder),
+        trained=fits_lib.open_workdir(config, kinds.SQUAD, checkpoint, folder),
         train=train,
         dev=dev,
         store=RunStore(folder, SquadRow),

@@ -296,8 +296,8 @@ def test_seeds_may_be_added(tmp_path, monkeypatch):
 
 def test_a_workdir_of_a_single_run_is_refused(tmp_path, monkeypatch):
     install(monkeypatch, Fakes())
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="holds a single run"):
+    (tmp_path / "config.json").write_text('{"train": {}}')
+    with pytest.raises(UserError, match="holds a pretraining run, and a comparison"):
         runner.run(fixtures.comparison(), tmp_path)
 
 

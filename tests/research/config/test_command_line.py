@@ -72,6 +72,10 @@ MISTAKES = {
         [BASE, "--config.train=abc"],
         "config.train is a section: set a field of it, such as --config.train.batch_size=",
     ),
+    "an element that is not there": (
+        ["--config=experiments/masked_lm.py", "--config.objective.name[7]=x"],
+        "config.objective.name has 1 elements: there is no [7].",
+    ),
     "an argument that is no flag": ([BASE, "stray"], "unknown arguments: stray. All"),
     "a folder": (
         ["--config=experiments"],

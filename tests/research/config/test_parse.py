@@ -50,13 +50,33 @@ WRONG = {
         {"train__num_microbatches": 3},
         "config.train.batch_size = 8 is not divisible by config.train.num_microbatches",
     ),
-    "warmup": (
-        {"optimizer__warmup_steps": 9},
-        "warmup_steps = 9: more than config.train.num_train_steps = 8",
+    "no tensor parallelism": (
+        {"parallel__tensor": 0},
+        "config.parallel.tensor = 0: must be at least 1",
     ),
-    "wsd": (
-        {"optimizer__schedule": "wsd", "optimizer__decay_fraction": 0.9},
-        "the decay of 7 steps (decay_fraction) exceed",
+    "not a number": (
+        {"optimizer__decay_fraction": float("nan")},
+        "config.optimizer.decay_fraction = nan: must be finite",
+    ),
+    "infinite": (
+        {"objective__masked_lm__noise_density": float("inf")},
+        "noise_density = inf: must be finite",
+    ),
+    "more rows than there are": (
+        {"train__batch_size": 10**20},
+        "config.train.batch_size = 100000000000000000000: must be finite and at most",
+    ),
+    "features": (
+        {"model__emb_dim": 10**12},
+        "config.model.emb_dim = 1000000000000: must be at most 16,777,216",
+    ),
+    "layers": (
+        {"model__num_layers": 10**6},
+        "config.model.num_layers = 1000000: must be at most 4,096",
+    ),
+    "pieces": (
+        {"data__tokenizer__vocab_size": 10**10},
+        "vocab_size = 10000000000: must be at least 0 and at most 16,777,216",
     ),
     "schedule": (
         {"optimizer__schedule": "cosin"},

@@ -151,13 +151,14 @@ def test_first_moment_in_bfloat16_second_in_float32():
 
 
 def test_weight_decay_leaves_biases_and_norms_alone():
-    program = tiny.program()
+    program = tiny.program(model__position="relative_bias")
     mask = optimizer.decay_mask(program.modules.params)
     decayed = {name: flag for name, flag in _flat(mask).items()}
     assert decayed["model/token_embedding"]
     assert decayed["model/stack/layers/0/attention/query/kernel"]
+    assert not decayed["model/stack/relative_bias"]
     for name, flag in decayed.items():
-        is_exempt = name.endswith(("/bias", "/scale"))
+        is_exempt = name.endswith(("/bias", "/scale", "relative_bias"))
         assert flag is not is_exempt, name
 
 

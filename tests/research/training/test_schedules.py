@@ -56,6 +56,24 @@ def test_peak_is_reached_and_no_step_is_wasted(schedule):
     assert (values > 0).all()
 
 
+@pytest.mark.parametrize(
+    ("schedule", "decay_fraction", "warmup"),
+    [("linear", 0.9, 10), ("wsd", 0.9, 1), ("rsqrt", 0.9, 1000)],
+)
+def test_a_warmup_that_does_not_fit_is_a_tenth(schedule, decay_fraction, warmup):
+    config = dataclasses.replace(
+        tiny.run_config().optimizer,
+        schedule=schedule,
+        decay_fraction=decay_fraction,
+        warmup_steps=1000,
+    )
+    assert schedules.warmup_steps(config, TOTAL) == warmup
+    fits = dataclasses.replace(config, warmup_steps=warmup)
+    for step in (0, 5, TOTAL - 1):
+        found, wanted = (schedules.create(c, TOTAL)(step) for c in (config, fits))
+        assert float(found) == float(wanted)
+
+
 def test_without_warmup_the_first_step_is_the_peak():
     config = dataclasses.replace(tiny.run_config().optimizer, warmup_steps=0)
     for name in SCHEDULES:

@@ -9,7 +9,11 @@ import sys
 
 import pytest
 
+from experiments import glue, squad
+from research.config import kinds
 from research.errors import UserError
+from research.evaluation.finetuning import fits
+from research.machine import checksums
 from research.training import workdir
 from tests.research.training import tiny
 
@@ -95,6 +99,27 @@ def test_what_changes_no_result_may_change(tmp_path):
     )
 
 
+def test_another_kind_of_work_is_refused(tmp_path):
+    workdir.save_config(tmp_path, tiny.config())
+    before = (tmp_path / workdir.CONFIG).read_text()
+    workdir.check_kind(tmp_path, kinds.RUN)
+    for module, kind in ((glue, kinds.GLUE), (squad, kinds.SQUAD)):
+        with pytest.raises(
+            UserError, match=f"holds a pretraining run, and {kind.name}"
+        ):
+            fits.open_workdir(module.get_config(), kind, str(tmp_path), tmp_path)
+    assert (tmp_path / workdir.CONFIG).read_text() == before
+    other = tmp_path / "glue"
+    other.mkdir()
+    workdir.save_config(other, glue.get_config())
+    workdir.check_kind(other, kinds.GLUE)
+    with pytest.raises(UserError, match="holds an evaluation on GLUE"):
+        workdir.check_config(other, tiny.config())
+    (tmp_path / workdir.COMPARISON).write_text("{}")
+    with pytest.raises(UserError, match="holds a comparison"):
+        workdir.check_config(tmp_path, tiny.config())
+
+
 def test_no_run_is_an_error(tmp_path):
     with pytest.raises(UserError, match="is not the workdir of a run"):
         workdir.load_config(tmp_path)
@@ -115,6 +140,21 @@ def test_metrics_after_the_checkpoint_and_half_lines_are_dropped(tmp_path):
     assert path.read_text().endswith("\n")
 
 
+def test_a_line_that_changed_is_refused_by_name(tmp_path):
+    path = tmp_path / workdir.METRICS
+    path.write_text('{"step": 2, "loss": 3.0}\n[]\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2 holds no JSON object"):
+        workdir.read_metrics(tmp_path)
+    path.write_text('{"step": 2, "loss": 3.0}\n')
+    checksums.record(tmp_path, workdir.METRICS)
+    with path.open("a") as file:
+        file.write('{"step": 4, "loss": 2.0}\n')
+    assert len(workdir.read_metrics(tmp_path)) == 2
+    path.write_text(path.read_text().replace("3.0", "3.1"))
+    with pytest.raises(UserError, match=r"metrics\.jsonl has changed"):
+        workdir.trim_metrics(tmp_path, 4)
+
+
 def test_bytes_that_are_no_text_are_dropped_like_half_lines(tmp_path):
     lines = [{"step": 2, "loss": 3.0, "seconds": 1.5}, {"step": 4, "split": "eval"}]
     whole = "".join(json.dumps(line) + "\n" for line in lines).encode()
@@ -129,7 +169,7 @@ def test_bytes_that_are_no_text_are_dropped_like_half_lines(tmp_path):
 def test_damaged_sessions_are_an_error_that_says_what_to_do(tmp_path, content):
     path = tmp_path / workdir.RUN
     path.write_text(content)
-    with pytest.raises(UserError, match=r"run\.json is damaged .* delete it to go on"):
+    with pytest.raises(UserError, match=r"run\.json .* delete it to go on"):
         workdir.add_session(tmp_path, 4)
     path.unlink()
     workdir.add_session(tmp_path, 4)
@@ -148,7 +188,7 @@ def test_a_full_disk_is_an_error_with_its_file(tmp_path, monkeypatch):
     assert f"{tmp_path / workdir.CONFIG} could not be written: No space left" in text
     assert "run the same command again" in text
     assert workdir.load_config(tmp_path).train.seed == 0
-    assert [path.name for path in tmp_path.iterdir()] == [workdir.CONFIG]
+    assert {p.name for p in tmp_path.iterdir()} == {workdir.CONFIG, "checksums.json"}
 
 
 def test_sums_that_no_line_has_told_are_found_at_their_step(tmp_path):
@@ -160,8 +200,7 @@ def test_sums_that_no_line_has_told_are_found_at_their_step(tmp_path):
         {"step": 5, "seconds": 4.0, "sums": {"loss": [6, 2]}},
     ]
     lines = [json.dumps(line) for line in unlogged]
-    text = "\n".join([lines[0], '{"step": 4, "sec', *lines[1:]])
-    (tmp_path / workdir.UNLOGGED).write_text(text)
+    (tmp_path / workdir.UNLOGGED).write_text("\n".join(lines))
     assert workdir.trim_metrics(tmp_path, 5) == (4.0, {"loss": [6, 2]})
     assert workdir.trim_metrics(tmp_path, 4) == (3.0, {})
 
@@ -180,6 +219,7 @@ def without_trainable(workdir_of_run, commit="af48e5f"):
     values = json.loads(path.read_text())
     del values["train"]["trainable"]
     path.write_text(json.dumps(values))
+    (workdir_of_run / "checksums.json").unlink()
     sessions = [{"step": 0, "commit": commit}]
     (workdir_of_run / workdir.RUN).write_text(json.dumps({"sessions": sessions}))
 
@@ -212,5 +252,5 @@ def test_a_config_that_this_version_cannot_read_names_the_one_that_wrote_it(tmp_
 @pytest.mark.parametrize("content", ["[]", "3", "null", '"text"'])
 def test_a_config_that_is_no_object_is_an_error(tmp_path, content):
     (tmp_path / workdir.CONFIG).write_text(content)
-    with pytest.raises(UserError, match="holds no config but"):
+    with pytest.raises(UserError, match="holds no JSON object but"):
         workdir.load_config(tmp_path)
