@@ -15,7 +15,7 @@ import pathlib
 from absl import flags
 
 from research.config import command_line
-from research.errors import UserError
+from research.errors import UserError, user_errors
 from research.generation import session
 
 
@@ -50,7 +50,8 @@ def main(given: flags.FlagValues) -> None:
         raise UserError("give --prompt=..., --prompts_file=... or --interactive.")
     prompts = list(given.prompt)
     if given.prompts_file:
-        prompts += pathlib.Path(given.prompts_file).read_text().splitlines()
+        with user_errors(), open(given.prompts_file, encoding="utf-8") as file:
+            prompts += [line.rstrip("\n") for line in file]
     session.run(
         pathlib.Path(given.checkpoint),
         prompts,

@@ -161,7 +161,6 @@ def random_run(train: Split, shape: str) -> TrainedRun:
     vocabulary = tokenizer.vocabulary()
     empty = TrainedRun(
         config=config,
-        raw=raw,
         tokenizer=tokenizer,
         vocabulary=vocabulary,
         model_config=program.resolve_model(config.model, vocabulary),

@@ -45,11 +45,8 @@ def alternate(
 ) -> dict[str, Seconds]:
     """Times several functions in turn, A B A B ..., so that drift affects all of them.
 
-    Args:
-      steps: functions by name; each returns when its work is done.
-      rounds: turns of each.
-      repeats: calls a turn; a turn counts as the mean of its calls.
-      warmup: calls of each before the first turn.
+    A turn counts as the mean of its `repeats` calls; functions return when their work is
+    done.
     """
     for step in steps.values():
         for _ in range(warmup):

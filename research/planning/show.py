@@ -22,16 +22,9 @@ from research.training.memory import gib
 def plan_and_show(
     config: RunConfig, *, device: str | None, num_devices: int | None, compile_too: bool
 ) -> None:
-    """Plans a run and prints the plan.
+    """Plans a run as `plan.create` does, and prints the plan.
 
-    Args:
-      config: of the run.
-      device: a name that `target.find` knows; None = this machine's.
-      num_devices: None = the fewest that `config.parallel` asks for.
-      compile_too: compile the train step as well and show what XLA allocates.
-
-    Raises:
-      UserError: if mesh, batch, model and devices do not fit each other.
+    With `compile_too`, also what XLA allocates for the compiled train step.
     """
     count = num_devices or plan_lib.fewest_devices(config.parallel)
     if compile_too:

@@ -123,14 +123,9 @@ def saved_loss(folder: pathlib.Path, step: int) -> float | None:
 
 
 def load_params(folder: pathlib.Path, which: str = "last") -> tuple[Params, int]:
-    """Parameters of a run, as nested dicts of arrays on the default device.
+    """Parameters of a checkpoint, as nested dicts of arrays on one device, and its step.
 
-    Args:
-      folder: workdir / 'checkpoints'.
-      which: 'last', 'best' (lowest held-out loss) or a step.
-
-    Returns:
-      The parameters and their step.
+    `which` is 'last', 'best' (lowest held-out loss) or a step.
 
     Raises:
       UserError: if there is no such checkpoint or it is damaged.

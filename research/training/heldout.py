@@ -67,15 +67,9 @@ def evaluate(
     numbers: Iterable[jax.Array],
     objective: Objective,
 ) -> HeldoutLoss:
-    """The held-out loss of parameters.
+    """The held-out loss of (params, constants, step); all arguments are on the devices.
 
-    Args:
-      eval_step: compiled `training.step.make_eval_step`.
-      weights: (params, constants, step) of the state.
-      batches: held-out batches on the devices.
-      seed: of the run, on the devices.
-      numbers: of the batches, on the devices; they choose the corruption.
-      objective: its terms' weights, and whose vocabulary the baseline uses.
+    `numbers` are those of the batches: they and the seed choose the corruption.
     """
     # Dispatched one after another; fetched together, so that nothing waits in between.
     results = [

@@ -66,18 +66,7 @@ def train(
 ) -> Result:
     """Trains from `first_step` to the end of the config, or until asked to stop.
 
-    Args:
-      program: of the run.
-      steps: its compiled steps.
-      state: at `first_step`; donated.
-      constants: parameters that are not learned.
-      first_step: steps already taken.
-      train_store, heldout_store: tokens.
-      checkpoints: of the run.
-      monitor: follows the steps.
-      writer: of held-out values; None on hosts that write nothing.
-      say: prints a line.
-      profile: which steps to trace.
+    The state is donated. `writer` is None on hosts that write nothing.
 
     Raises:
       NonFinite: after the checkpoints under way are on disk.

@@ -51,14 +51,10 @@ def host_bytes() -> int:
 
 @contextlib.contextmanager
 def explained(what: str, advice: str) -> Iterator[None]:
-    """Turns running out of memory inside into an error that names settings to change.
-
-    Args:
-      what: does not fit: 'the step'.
-      advice: which settings to change.
+    """Turns running out of memory inside into an error with the advice.
 
     Raises:
-      TooLittleMemory: with what XLA says and which settings to change.
+      TooLittleMemory: with what XLA says.
     """
     try:
         yield
@@ -76,14 +72,8 @@ def explained(what: str, advice: str) -> Iterator[None]:
 def check(weights: Any, state: TrainState, there_is: float, advice: str) -> None:
     """Refuses, before compiling, a step whose state cannot fit into a device.
 
-    Args:
-      weights: of all networks, as shapes with shardings.
-      state: likewise.
-      there_is: bytes that a device has.
-      advice: which settings to change.
-
     Raises:
-      TooLittleMemory: with what is needed, what there is and which settings to change.
+      TooLittleMemory: with what is needed, what there is and the advice.
     """
     used, optimizer = shard_bytes(weights), shard_bytes(state.opt_state)
     gradients = shard_bytes(state.params, jnp.float32)
@@ -101,15 +91,10 @@ def check_compiled(
     """Refuses a compiled step that needs more than a device has, before it runs.
 
     CPUs would hand out memory that does not exist, and end the process when it is used.
-
-    Args:
-      compiled: the step.
-      what: it is: 'the compiled step'.
-      advice: which settings to change.
-      beside: bytes that a device holds meanwhile and the step does not take.
+    `beside` are bytes that a device holds meanwhile and the step does not take.
 
     Raises:
-      TooLittleMemory: with what is needed, what there is and which settings to change.
+      TooLittleMemory: with what is needed, what there is and the advice.
     """
     there_is = device_bytes(jax.local_devices()[0])
     needed = allocated_bytes(compiled)

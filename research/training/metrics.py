@@ -48,12 +48,8 @@ class Means:
 class Writer:
     """Writes metrics.jsonl and the TensorBoard event file of one session.
 
-    Args:
-      workdir: folder of both files.
-      first_step: TensorBoard hides values of earlier sessions from this step on.
-
-    Raises:
-      UserError: if the files cannot be written.
+    TensorBoard hides values of earlier sessions from `first_step` on. Every method raises
+    a UserError if the files cannot be written.
     """
 
     def __init__(self, workdir: pathlib.Path, first_step: int):

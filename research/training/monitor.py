@@ -25,15 +25,9 @@ class Monitor:
     """Reports each step while the device computes the next one.
 
     Args:
-      train: settings of the run.
-      optimizer: settings that the message about a step that is not finite names.
-      row_length: tokens of a row.
-      terms: names of the loss terms.
-      switches: steps at which the objective changes: a line ends there, and the loss
-        may jump.
+      switches: steps at which the objective changes: a line ends there, and the loss may
+        jump.
       writer: where values go; None on hosts that write nothing.
-      say: prints a line.
-      first_step: the step the session begins at.
       seconds_before: training time of earlier sessions.
       unlogged: sums of the steps that earlier sessions took after their last line.
       flops_per_token: of training at a step, for TFLOP/s and MFU.

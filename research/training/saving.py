@@ -42,12 +42,7 @@ _TENSORSTORE_ERROR = re.compile(r"\s*([^:\[\]]+?) \[os_error_code=")
 
 
 class Checkpoints:
-    """The checkpoints of one run.
-
-    Args:
-      folder: workdir / 'checkpoints'.
-      config: which checkpoints to keep.
-      say: prints what happened to damaged checkpoints.
+    """The checkpoints of one run; `say` prints what happened to damaged ones.
 
     Raises:
       UserError: if there are checkpoints and all of them are damaged.

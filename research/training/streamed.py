@@ -61,10 +61,7 @@ class _OneByOne(ocp.type_handlers.NumpyHandler):
 def save_params(folder: pathlib.Path, params: Any, *, step: int = 0) -> None:
     """Writes parameters without an optimizer's state, for an imported run.
 
-    Args:
-      folder: workdir / 'checkpoints'.
-      params: nested dicts of arrays, NumPy's or deferred ones.
-      step: number of the checkpoint.
+    They are nested dicts of arrays, NumPy's or deferred ones.
 
     Raises:
       UserError: if they cannot be written.
@@ -99,15 +96,7 @@ def save_params(folder: pathlib.Path, params: Any, *, step: int = 0) -> None:
 def open_params(
     folder: pathlib.Path, which: str = "last"
 ) -> tuple[checkpoints.Params, int]:
-    """Parameters of a run as nested dicts of deferred arrays, and their step.
-
-    Args:
-      folder: workdir / 'checkpoints'.
-      which: 'last', 'best' (lowest held-out loss) or a step.
-
-    Raises:
-      UserError: if there is no such checkpoint or it is damaged.
-    """
+    """As `checkpoints.load_params`, with deferred arrays."""
     item, step = checkpoints.find_params(folder, which)
     handler = checkpoints.Handler()
 

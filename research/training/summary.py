@@ -54,11 +54,7 @@ def closing(
 ) -> str:
     """Losses beside their unigram baselines, cost, and the workdir.
 
-    Args:
-      total: steps of the whole run.
-      result: of this session.
-      values: of the last log line; empty if there was none.
-      folder: the workdir.
+    `total` are the steps of the whole run, `values` those of the last log line, if any.
     """
     if result.step < total:
         return (

@@ -9,7 +9,6 @@ import pathlib
 from collections.abc import Callable
 
 import jax
-import ml_collections
 
 from models.backbone import BackboneConfig
 from objectives.base import Objective
@@ -29,7 +28,6 @@ class TrainedRun:
 
     Attributes:
       config: of the run, checked.
-      raw: the same as it was saved.
       tokenizer: the run's.
       vocabulary: the tokenizer's, with the training split's unigram counts.
       model_config: `config.model` with the vocabulary's size.
@@ -40,7 +38,6 @@ class TrainedRun:
     """
 
     config: RunConfig
-    raw: ml_collections.ConfigDict
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     model_config: BackboneConfig
@@ -59,17 +56,12 @@ class TrainedRun:
 
 
 def load(path: str | os.PathLike[str], which: str = "last") -> TrainedRun:
-    """Loads a run from its workdir.
-
-    Args:
-      path: workdir of a pretraining run, or of a converted checkpoint.
-      which: 'last', 'best' (lowest held-out loss), or a step.
+    """Loads a run from its workdir: 'last', 'best' (lowest held-out loss), or a step.
 
     Raises:
       UserError: if there is no run, no such checkpoint, or it is damaged.
     """
     folder = pathlib.Path(path)
-    raw = workdir.load_config(folder)
     config = workdir.load_run(folder)
     if not (folder / "tokenizer").is_dir():
         raise UserError(f"{folder} has no tokenizer/: it is not the workdir of a run.")
@@ -79,7 +71,6 @@ def load(path: str | os.PathLike[str], which: str = "last") -> TrainedRun:
     params, step = initialise.run_weights(folder, str(which))
     return TrainedRun(
         config=config,
-        raw=raw,
         tokenizer=tokenizer,
         vocabulary=vocabulary,
         model_config=program.resolve_model(config.model, vocabulary),
@@ -92,9 +83,7 @@ def load(path: str | os.PathLike[str], which: str = "last") -> TrainedRun:
 def random_init(run: TrainedRun, seed: int) -> TrainedRun:
     """The same run before its first step: the floor of every evaluation.
 
-    Args:
-      run: whose config, tokenizer and objective are kept.
-      seed: of the fresh parameters; the run's own seed gives those it began with.
+    The run's own seed gives the parameters it began with.
     """
     init = _compiled_init(run.model_config, run.objective)
     params = init(rngs.stream(seed, "params"))

@@ -254,7 +254,7 @@ def test_a_full_disk_is_an_error_that_says_what_is_safe(open_checkpoints, monkey
     monkeypatch.setattr(checkpoints.Handler, "finalize", full)
     with pytest.raises(UserError, match="step 2.*No space left.*steps 1 are whole"):
         found.save(2, make_state(2))
-        found.wait()
+        found.save(3, make_state(3))  # Which finds that the one before it failed.
     monkeypatch.undo()
     checkpoints.verify(open_checkpoints.folder / "1")
     again = open_checkpoints()
