@@ -22,7 +22,7 @@ from research.config.sections import DataConfig
 from research.data import run_data
 from research.data.run_data import Data
 from research.errors import UserError, user_errors
-from research.machine import hardware, provenance, timing
+from research.machine import provenance, timing
 from research.training import baselines, flops, guards, loop, program, workdir
 from research.training.pretraining import pretrain
 from research.training.program import Program
@@ -240,7 +240,7 @@ def summarise(
         "utilisation": None if rate is None else spent / seconds / rate,
         "learning_rate": config.optimizer.learning_rate,
         "text": _data(config.data).text(),
-        "environment": provenance.provenance() | hardware.description(),
+        "environment": provenance.provenance() | provenance.machine(),
     }
 
 

@@ -1,15 +1,17 @@
-"""Commit, library versions and devices, recorded beside every result."""
+"""Commit, library versions, devices and machine, recorded beside every result."""
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import pathlib
 import platform
 import subprocess
 from typing import Any
 
 import jax
+import psutil
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -44,3 +46,24 @@ def commit() -> str:
         return head + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory and system, recorded beside measured times."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    path = pathlib.Path("/proc/cpuinfo")
+    if path.exists():
+        for line in path.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -17,12 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from objectives.base import Objective
-from objectives.vocabulary import Vocabulary
 from research.config.sections import RunConfig
 from research.data import loader
 from research.data.run_data import Data
 from research.training import rngs, step
-from research.training.heldout import constant_sum
+from research.training.heldout import constant_sum, unigram_sum
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,17 +86,7 @@ def _count(objective: Objective, batch, seed, number):
 def _content_sum(term: str, counts: np.ndarray, objective: Objective) -> float:
     if objective.terms[term].predicts == "labels":
         return constant_sum(counts)
-    return content_unigram_sum(counts, objective.vocabulary)
-
-
-def content_unigram_sum(counts: np.ndarray, vocabulary: Vocabulary) -> float:
-    """Summed -log p of targets that are text, by training frequencies plus one each.
-
-    With counts (9, 1, 1) of which the first token is special, and training counts
-    (0, 5, 2), p = (-, 6/9, 3/9): the sum is log 3/2 + log 3 = 1.504.
-    """
-    text = ~vocabulary.is_special
-    smoothed = np.where(text, vocabulary.unigram_counts + 1.0, 0.0)
-    probabilities = smoothed / smoothed.sum()
-    used = text & (counts > 0)
-    return float(-(counts[used] * np.log(probabilities[used])).sum())
+    # With counts (9, 1, 1) of which the first token is special, and training counts
+    # (0, 5, 2), p = (-, 6/9, 3/9): the sum is log 3/2 + log 3 = 1.504.
+    text = np.where(objective.vocabulary.is_special, 0.0, counts)
+    return unigram_sum(text, objective.vocabulary)

@@ -274,4 +274,7 @@ def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     checksums.check(path.parent, path.name)
-    return files.read_json_lines(path, appended=True, step=int)
+    try:
+        return files.read_json_lines(path, appended=True, step=int)
+    except files.Damaged as error:
+        raise files.Damaged(f"{error} Delete the line to go on without it.") from error
