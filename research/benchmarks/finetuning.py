@@ -167,6 +167,7 @@ def random_run(train: Split, shape: str) -> TrainedRun:
         params={},
         step=0,
         workdir=pathlib.Path(),
+        pooler=None,
     )
     return trained_run.random_init(empty, seed=0)
 

@@ -2,7 +2,8 @@
 
 config.json            as it was
 origin.json            where it came from, which heads it had, dtypes but float32
-carried.safetensors    tensors that nothing here uses
+carried.safetensors    tensors that no network here has
+pooler.npz             of these, the first layer of a fine-tuned BERT's head
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from research.conversion import safetensors
-from research.machine import files
-from research.training.workdir import IMPORTED
+from research.machine import arrays, files
+from research.training.workdir import IMPORTED, POOLER
 
 _CONFIG, _ORIGIN, _CARRIED = "config.json", "origin.json", "carried.safetensors"
 
@@ -65,6 +66,13 @@ def save(
     if carried:
         specs = {name: (tensor.dtype, tensor.shape) for name, tensor in carried.items()}
         safetensors.write(target / _CARRIED, specs, carried.__getitem__)
+    # RoBERTa's classes have a first layer of their own, and no use for its pooler.
+    is_bert = json.loads((target / _CONFIG).read_text())["model_type"] == "bert"
+    if is_bert and "pooler.dense.weight" in carried:
+        weight, bias = (carried[f"pooler.dense.{x}"] for x in ("weight", "bias"))
+        dense = {"kernel": weight.T, "bias": bias}
+        dense = {name: tensor.astype(np.float32) for name, tensor in dense.items()}
+        arrays.save(target / POOLER, dense, {})
 
 
 def load(workdir: pathlib.Path) -> Origin | None:

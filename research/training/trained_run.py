@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from models.backbone import BackboneConfig
 from objectives.base import Objective
@@ -18,6 +19,7 @@ from research.config.sections import RunConfig
 from research.data import tokenizer_files
 from research.data.tokenizer import Tokenizer
 from research.errors import UserError, user_errors
+from research.machine import arrays
 from research.training import initialise, program, rngs, state, workdir
 from research.training.adaptation import Params
 
@@ -35,6 +37,8 @@ class TrainedRun:
         device.
       step: optimizer steps taken; 0 for fresh parameters.
       workdir: where it was loaded from.
+      pooler: an imported BERT's tanh layer, which fine-tuning begins with; None for
+        other runs.
     """
 
     config: RunConfig
@@ -44,6 +48,7 @@ class TrainedRun:
     params: Params
     step: int
     workdir: pathlib.Path
+    pooler: Params | None
 
     def __repr__(self) -> str:
         return f"TrainedRun({self.objective.name}, step {self.step} of {self.workdir})"
@@ -69,15 +74,30 @@ def load(path: str | os.PathLike[str], which: str = "last") -> TrainedRun:
         tokenizer = tokenizer_files.load(folder / "tokenizer")
     vocabulary = tokenizer.vocabulary()
     params, step = initialise.run_weights(folder, str(which))
+    model_config = program.resolve_model(config.model, vocabulary)
     return TrainedRun(
         config=config,
         tokenizer=tokenizer,
         vocabulary=vocabulary,
-        model_config=program.resolve_model(config.model, vocabulary),
+        model_config=model_config,
         params=params,
         step=step,
         workdir=folder,
+        pooler=_pooler(
+            folder / workdir.IMPORTED / workdir.POOLER, model_config.emb_dim
+        ),
     )
+
+
+def _pooler(path: pathlib.Path, dim: int) -> Params | None:
+    if not path.exists():
+        return None
+    shapes = {"kernel": (dim, dim), "bias": (dim,)}
+    like = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in shapes.items()}
+    loaded = arrays.load(path, like)
+    if loaded is None:
+        raise UserError(f"{path} is damaged: convert the checkpoint again.")
+    return loaded[0]
 
 
 def random_init(run: TrainedRun, seed: int) -> TrainedRun:
@@ -87,7 +107,7 @@ def random_init(run: TrainedRun, seed: int) -> TrainedRun:
     """
     init = _compiled_init(run.model_config, run.objective)
     params = init(rngs.stream(seed, "params"))
-    return dataclasses.replace(run, params=params, step=0)
+    return dataclasses.replace(run, params=params, step=0, pooler=None)
 
 
 @functools.lru_cache(maxsize=8)

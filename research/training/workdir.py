@@ -31,6 +31,7 @@ CONFIG, RUN, METRICS, LOCK = "config.json", "run.json", "metrics.jsonl", ".lock"
 UNLOGGED = "unlogged.jsonl"
 COMPARISON = "comparison.json"  # Of a folder that holds the runs of a comparison.
 IMPORTED = "huggingface"  # Files of the checkpoint that a run was imported from.
+POOLER = "pooler.npz"  # There: the tanh layer that reads [CLS].
 
 # Fields that may change when a run is resumed: none of them changes what is trained.
 # eval.batch_size changes which held-out rows are read, but a run that has too little

@@ -122,6 +122,20 @@ def test_a_trained_import_leaves_what_was_not_trained(tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name,comes_along", [("bert-bare", True), ("roberta", False)])
+def test_a_pooler_is_what_fine_tuning_begins_with(name, comes_along, tmp_path):
+    theirs = make_folder(name, tmp_path / "in")
+    run.import_checkpoint(str(tmp_path / "in"), tmp_path / "run", experiment=None)
+    trained = trained_run.load(tmp_path / "run")
+    assert (trained.pooler is not None) == comes_along
+    assert trained_run.random_init(trained, 0).pooler is None
+    if comes_along:
+        dense = theirs.pooler.dense
+        ours = trained.pooler["kernel"], trained.pooler["bias"]
+        np.testing.assert_array_equal(ours[0], dense.weight.detach().numpy().T)
+        np.testing.assert_array_equal(ours[1], dense.bias.detach().numpy())
+
+
 def test_norms_under_their_old_names(tmp_path):
     """bert-base-uncased still has gamma and beta."""
     make_folder("bert", tmp_path)

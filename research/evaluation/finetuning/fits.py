@@ -76,7 +76,8 @@ class Fits:
     def fingerprint(self) -> str:
         """Changes with any parameter of the run and with its tokenizer."""
         digest = hashlib.sha256(self.trained.tokenizer.fingerprint.encode())
-        for leaf in jax.tree.leaves(jax.device_get(self.trained.params)):
+        weights = (self.trained.params, self.trained.pooler)
+        for leaf in jax.tree.leaves(jax.device_get(weights)):
             digest.update(np.ascontiguousarray(leaf).tobytes())
         return digest.hexdigest()
 

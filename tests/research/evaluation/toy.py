@@ -100,6 +100,7 @@ class ToyBackbone:
     params: dict[str, Any]
     objective: objectives.Composed
     step: int
+    pooler: Any = None
 
 
 def backbone(
