@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from research.errors import UserError
 from research.evaluation.finetuning import encoding, styles
+from research.machine import files
 from research.training.trained_run import TrainedRun
 
 
@@ -85,7 +85,7 @@ def read(path: pathlib.Path) -> tuple[Question, ...]:
       UserError: the file is absent or no SQuAD JSON; it names what was expected where.
     """
     try:
-        articles = json.loads(path.read_text(encoding="utf-8"))["data"]
+        articles = files.read_json(path, data=list)["data"]
         return tuple(
             _question(entry, paragraph["context"])
             for article in articles
@@ -97,7 +97,7 @@ def read(path: pathlib.Path) -> tuple[Question, ...]:
             f"{str(path)!r} cannot be read ({error.strerror}); give a SQuAD JSON file "
             f"as train_file and as dev_file."
         ) from error
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: no SQuAD JSON ({type(error).__name__}: {error}); expected "
             f"data[].paragraphs[] with a context and qas[] of id, question, answers[]."
@@ -106,7 +106,9 @@ def read(path: pathlib.Path) -> tuple[Question, ...]:
 
 def _question(entry: Mapping, context: str) -> Question:
     impossible = entry.get("is_impossible")
-    found = () if impossible else tuple(entry.get("answers", ()))
+    given = () if impossible else entry.get("answers", ())
+    # Some files say that there is no answer by an empty one.
+    found = tuple(answer for answer in given if answer["text"].strip())
     for answer in found:
         text, start = answer["text"], answer["answer_start"]
         if context[start : start + len(text)] != text:
@@ -120,7 +122,7 @@ def _question(entry: Mapping, context: str) -> Question:
         context=context,
         answers=tuple(answer["text"] for answer in found),
         starts=tuple(answer["answer_start"] for answer in found),
-        is_labelled=bool(found) or impossible is not None,
+        is_labelled=bool(given) or impossible is not None,
     )
 
 

@@ -9,7 +9,14 @@ from typing import ClassVar
 
 from research.config.sections import RunConfig
 from research.evaluation.finetuning.fits import PRETRAINED
-from research.evaluation.interface import CHANCE, Evaluation, Result, failure_notes
+from research.evaluation.interface import (
+    CHANCE,
+    Evaluation,
+    Result,
+    Say,
+    failure_notes,
+    silent,
+)
 from research.evaluation.squad import data, scoring
 from research.evaluation.squad import run as squad_run
 from research.evaluation.squad.run import SquadConfig, SquadFits, SquadRow
@@ -50,7 +57,9 @@ class Squad(Evaluation):
         del run
         squad_run.load_questions(self.squad)
 
-    def run(self, trained: TrainedRun, folder: pathlib.Path) -> Result:
+    def run(
+        self, trained: TrainedRun, folder: pathlib.Path, say: Say = silent
+    ) -> Result:
         started = time.monotonic()
         train, dev = squad_run.load_questions(self.squad)
         fits = SquadFits(
@@ -60,7 +69,7 @@ class Squad(Evaluation):
             train=train,
             dev=dev,
             store=RunStore(folder, SquadRow),
-            say=lambda line: None,
+            say=say,
         )
         rows = fits.run()[PRETRAINED]
         golds = data.golds_of(dev)

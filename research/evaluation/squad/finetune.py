@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+import unicodedata
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,28 +30,47 @@ from research.training.state import Params
 from research.training.trained_run import TrainedRun
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class SquadResult:
-    """A finished fine-tuning.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SquadRecord:
+    """What a finished fine-tuning leaves in results.jsonl.
 
     Attributes:
-      answers: best span and its odds, of every dev question.
       scores: exact match and F1 of the labelled questions. All are answered, or, if
         some have no answer, those whose span is likelier than none (threshold 0).
       tuned: the same at the threshold with the best F1 on these very questions, which
         SQuAD 2.0's own script reports as best_f1; empty if all have answers.
-      outcome: of the training.
-      num_rows, num_cut: windows trained on, and answers that no window holds whole.
+      num_steps, losses, seconds: of the training.
+      train_rows: windows trained on.
+      cut_answers: train questions whose answer no window holds whole.
       failed: why it counts as failed, or ''.
     """
 
-    answers: dict[str, Answer]
     scores: dict[str, float]
     tuned: dict[str, float]
-    outcome: Outcome
-    num_rows: int
-    num_cut: int
+    num_steps: int
+    losses: tuple[float, ...]
+    seconds: float
+    train_rows: int
+    cut_answers: int
     failed: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class SquadFit(SquadRecord):
+    """A finished fine-tuning.
+
+    Attributes:
+      answers: best span and its odds, of every dev question.
+      params: of the last step.
+    """
+
+    answers: dict[str, Answer]
+    params: Params
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The fields of SquadRecord."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(SquadRecord)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,6 +151,9 @@ class _Reader:
             starts, ends, self.windows.max_answer_tokens
         )
         begin, end = int(row.offsets[first, 0]), int(row.offsets[last, 1])
+        # Normalisers of tokenizers drop accents that stand after their letter.
+        while unicodedata.category(context[end : end + 1] or " ").startswith("M"):
+            end += 1
         # Tokens may hold the space before their word.
         return value, context[begin:end].strip()
 
@@ -160,7 +184,7 @@ def finetune_squad(
     progress_file: pathlib.Path | None,
     save_seconds: float,
     say: Callable[[str], None] | None = None,
-) -> SquadResult:
+) -> SquadFit:
     """Trains on windows of `train` and answers every question of `dev`.
 
     Args:
@@ -211,7 +235,7 @@ def _result(
     labelled: Sequence[Question],
     dev: Sequence[Question],
     outcome: Outcome,
-) -> SquadResult:
+) -> SquadFit:
     answers = reader.answers(outcome.params, dev)
     golds = data.golds_of(dev)
     found = {name: answers[name] for name in golds}
@@ -225,22 +249,20 @@ def _result(
         threshold = scoring.best_threshold(found, golds)
         at_best = scoring.with_threshold(found, threshold)
         tuned = {**scoring.score(at_best, golds), "threshold": threshold}
-    refuses_all = may_refuse and all(one.null_odds > 0 for one in found.values())
+    failed = "" if outcome.finite else "not finite"
+    if may_refuse and all(one.null_odds > 0 for one in found.values()):
+        failed = failed or "never answers"
     held = {row.question for row in rows if row.start != row.null}
     answerable = {i for i, question in enumerate(labelled) if question.answers}
-    return SquadResult(
+    return SquadFit(
         answers=answers,
+        params=outcome.params,
         scores=scores,
         tuned=tuned,
-        outcome=outcome,
-        num_rows=len(rows),
-        num_cut=len(answerable - held),
-        failed=_failure(outcome.finite, refuses_all),
+        num_steps=outcome.num_steps,
+        losses=outcome.losses,
+        seconds=round(outcome.seconds, 3),
+        train_rows=len(rows),
+        cut_answers=len(answerable - held),
+        failed=failed,
     )
-
-
-def _failure(finite: bool, refuses_all: bool) -> str:
-    """Why a fine-tuning counts as failed: it diverged, or answers no question."""
-    if not finite:
-        return "not finite"
-    return "never answers" if refuses_all else ""

@@ -13,7 +13,6 @@ import numpy as np
 
 from research.config import kinds, strict
 from research.config.parse import plain
-from research.errors import UserError
 from research.evaluation.finetuning.fits import (
     PRETRAINED,
     RANDOM,
@@ -24,7 +23,7 @@ from research.evaluation.finetuning.fits import (
 from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.squad import data
 from research.evaluation.squad.data import Question, Windows
-from research.evaluation.squad.finetune import finetune_squad
+from research.evaluation.squad.finetune import SquadRecord, finetune_squad
 from research.evaluation.squad.scoring import TITLES
 
 
@@ -55,28 +54,17 @@ def parse(config: ml_collections.ConfigDict) -> SquadConfig:
     """
     values = plain(config)
     kinds.check(values, kinds.SQUAD)
-    problems: list[str] = []
-    parsed = strict.build(
-        SquadConfig, values, "config", problems, complete=kinds.SQUAD.complete
-    )
-    if parsed is None:
-        raise UserError("\n".join(problems))
-    return parsed
+    return strict.parsed(SquadConfig, values, "config", complete=kinds.SQUAD.complete)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SquadRow(Origin):
+class SquadRow(SquadRecord, Origin):
     """One fine-tuning, with everything that its scores depend on.
 
     Attributes:
       key: changes with anything that would change the result.
       init, seed: which one; init is 'pretrained' or 'random'.
-      scores: of answers that are given where the span is likelier than no answer.
-      tuned: the same with the threshold that is best on the dev set itself.
-      num_steps, losses, seconds: of the training.
-      train_questions, train_rows: questions, and the windows of their passages.
-      cut_answers: train questions whose answer no window holds whole.
-      failed: why it counts as failed, or ''.
+      train_questions: how many there are.
       source: the files.
       settings: every field of FinetuneSettings.
     """
@@ -84,17 +72,9 @@ class SquadRow(Origin):
     key: str
     init: str
     seed: int
-    scores: dict[str, float]
-    tuned: dict[str, float]
-    num_steps: int
-    losses: tuple[float, ...]
     train_questions: int
-    train_rows: int
-    cut_answers: int
-    failed: str
     source: str
     settings: dict[str, Any]
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -141,21 +121,14 @@ class SquadFits(Fits):
             say=lambda line: self.say(f"  {init} seed {seed}: {line}"),
         )
         row = SquadRow(
+            **fit.record,
             **self.origin,
             key=key,
             init=init,
             seed=seed,
-            scores=fit.scores,
-            tuned=fit.tuned,
-            num_steps=fit.outcome.num_steps,
-            losses=fit.outcome.losses,
             train_questions=len(self.train),
-            train_rows=fit.num_rows,
-            cut_answers=fit.num_cut,
-            failed=fit.failed,
             source=f"{self.config.train_file} -> {self.config.dev_file}",
             settings=dataclasses.asdict(self.config.finetune),
-            seconds=round(fit.outcome.seconds, 3),
         )
         answers = fit.answers
         self.store.add(

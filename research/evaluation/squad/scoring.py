@@ -34,12 +34,17 @@ def normalise(text: str) -> str:
 
 def exact_match(prediction: str, golds: Sequence[str]) -> float:
     """1 if some gold answer is the same after normalisation; no golds = no answer."""
-    return float(any(normalise(prediction) == normalise(g) for g in golds or ("",)))
+    return float(normalise(prediction) in _normalised(golds))
 
 
 def f1(prediction: str, golds: Sequence[str]) -> float:
     """Largest F1 of shared words over the gold answers."""
-    return max(_f1(normalise(prediction), normalise(gold)) for gold in golds or ("",))
+    return max(_f1(normalise(prediction), gold) for gold in _normalised(golds))
+
+
+def _normalised(golds: Sequence[str]) -> list[str]:
+    """Those of which something is left, as in SQuAD 2.0's script; else no answer."""
+    return [text for gold in golds if (text := normalise(gold))] or [""]
 
 
 def _f1(prediction: str, gold: str) -> float:

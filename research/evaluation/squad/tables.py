@@ -40,14 +40,14 @@ def write(
     """The whole file: scores of all seeds beside the floor and no answer at all."""
     row = rows[0]
     facts = [
-        f"data: {row.source}",
+        f"data: {markdown.escape(row.source)}",
         (
             f"{row.train_questions:,} train questions in {row.train_rows:,} windows; "
             f"answers of {row.cut_answers:,} lie whole in none"
         ),
         (
-            f"checkpoint: {row.checkpoint}, step {row.checkpoint_step:,}, {row.objective}, "
-            f"{row.architecture}"
+            f"checkpoint: {markdown.escape(row.checkpoint)}, step "
+            f"{row.checkpoint_step:,}, {row.objective}, {row.architecture}"
         ),
         (
             f"batch {row.settings['batch_size']}, rate {row.settings['learning_rate']:g}, "
@@ -63,7 +63,8 @@ def write(
     scores = "The dev file has no answers: nothing scored."
     if row.scores:
         scores = markdown.table(_HEADER, _scores(dev, rows, floor))
-    return f"# SQuAD: {checkpoint}\n\n{markdown.bullets(facts)}\n\n{scores}\n"
+    title = f"# SQuAD: {markdown.escape(checkpoint)}"
+    return f"{title}\n\n{markdown.bullets(facts)}\n\n{scores}\n"
 
 
 def _scores(
