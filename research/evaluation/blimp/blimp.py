@@ -10,7 +10,6 @@ counts as right if the good sentence is strictly likelier than the bad one.
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterable, Sequence
 
@@ -19,6 +18,7 @@ import numpy as np
 from research.data import tfds
 from research.errors import UserError, user_errors
 from research.evaluation.blimp import likelihood
+from research.machine import files
 from research.training.trained_run import TrainedRun
 
 NUM_PARADIGMS = 67
@@ -169,19 +169,9 @@ def _from_folder(folder: pathlib.Path) -> Iterable[tuple[str, list[dict]]]:
 
 
 def _read(path: pathlib.Path) -> list[dict]:
-    records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            for field in ("sentence_good", "sentence_bad", "linguistics_term"):
-                if not isinstance(record[field], str):
-                    raise TypeError(f"{field} is no text")
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}, line {number}: no minimal pair ({error!r}). Fetch the file "
-                f"again."
-            ) from error
-        records.append(record)
+    records = files.read_json_lines(
+        path, sentence_good=str, sentence_bad=str, linguistics_term=str
+    )
     if not records:
         raise UserError(f"{path} is empty. Fetch the file again.")
     return records

@@ -11,7 +11,7 @@ from typing import ClassVar
 from research.config import objective_section
 from research.config.sections import RunConfig
 from research.evaluation.blimp import blimp, likelihood
-from research.evaluation.interface import CHANCE, Evaluation, Result
+from research.evaluation.interface import CHANCE, Evaluation, Result, Say, silent
 from research.training.trained_run import TrainedRun
 
 
@@ -35,7 +35,9 @@ class Blimp(Evaluation):
         del run
         _paradigms(self.source, self.pairs_per_paradigm)
 
-    def run(self, trained: TrainedRun, folder: pathlib.Path) -> Result:
+    def run(
+        self, trained: TrainedRun, folder: pathlib.Path, say: Say = silent
+    ) -> Result:
         started = time.monotonic()
         paradigms = _paradigms(self.source, self.pairs_per_paradigm)
         found = blimp.evaluate(trained, paradigms)

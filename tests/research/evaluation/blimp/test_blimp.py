@@ -87,14 +87,24 @@ def test_every_sentence_meets_its_own_score(tmp_path, monkeypatch):
     "text,message",
     [
         ("", "is empty"),
-        ('{"sentence_good": "x"}\n', "line 1: no minimal pair"),
-        ('{"sentence_good": "x", "sent', "line 1: no minimal pair"),
+        ('{"sentence_good": "x"}\n', "line 1 lacks 'sentence_bad'"),
+        ('\n{"sentence_good": "x", "sent', "line 2 is not JSON"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, text, message):
     (tmp_path / "a.jsonl").write_text(text)
     with pytest.raises(UserError, match=message):
         blimp.load(str(tmp_path), 100)
+
+
+def test_marks_that_break_lines_elsewhere_are_text(tmp_path):
+    pair = {"sentence_good": "a\u2028b\u0085", "sentence_bad": "b\u2029a"}
+    line = json.dumps({**pair, "linguistics_term": "binding"}, ensure_ascii=False)
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(f"{line}\r\n{line}\n".encode("utf-8-sig"))
+    (paradigm,) = blimp.load(str(tmp_path), 0)
+    assert paradigm.good == (pair["sentence_good"],) * 2
+    assert paradigm.bad == (pair["sentence_bad"],) * 2
 
 
 def test_missing_and_empty_folders_say_where_the_data_is(tmp_path):
