@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from research.errors import nearest
+from research.errors import UserError, nearest
 
 # Of any number in a config: FLOPs of a budget are the largest.
 LARGEST_FLOAT, LARGEST_INT = 1e30, 2**53
@@ -56,6 +56,19 @@ def build(
     except ValueError as error:
         problems.append(f"{path}: {error}")
         return None
+
+
+def parsed(cls: type[Section], values: Any, path: str, *, complete: str) -> Section:
+    """The same, of a whole config or a part of it by itself.
+
+    Raises:
+      UserError: one message with every problem.
+    """
+    problems: list[str] = []
+    found = build(cls, values, path, problems, complete=complete)
+    if found is None:
+        raise UserError("\n".join(problems))
+    return found
 
 
 def field_names(cls: Any) -> tuple[str, ...]:

@@ -27,17 +27,22 @@ from research.evaluation.finetuning.data import Split, TaskData
 from research.evaluation.finetuning.finetune import finetune
 from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.finetuning.task import Task
-from research.evaluation.interface import CHANCE, Evaluation, Result, failure_notes
+from research.evaluation.interface import (
+    CHANCE,
+    Evaluation,
+    Result,
+    Say,
+    failure_notes,
+    silent,
+)
 from research.training.trained_run import TrainedRun
 
 TASK = Task(
     name="acceptability",
     title="Acceptability of word order",
     texts=("sentence",),
-    label="label",
     labels=("shuffled", "sentence"),
     label_words=("shuffled", "sentence"),
-    metrics=("accuracy",),
     sizes={},
     submission={},
     train=None,
@@ -174,7 +179,9 @@ class Acceptability(Evaluation):
     def check_data(self, run: RunConfig) -> None:
         _sentences(run.data, self.sampling)
 
-    def run(self, trained: TrainedRun, folder: pathlib.Path) -> Result:
+    def run(
+        self, trained: TrainedRun, folder: pathlib.Path, say: Say = silent
+    ) -> Result:
         started = time.monotonic()
         task = _sentences(trained.config.data, self.sampling)
         labels = task.splits["dev"].labels
@@ -187,6 +194,7 @@ class Acceptability(Evaluation):
                 self.finetune,
                 seed=seed,
                 progress_file=folder / f"finetune-{seed}.npz",
+                say=say,
             )
             scores.append(result.scores["dev"]["accuracy"])
             failed.append(result.failed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from research.config.sections import RunConfig
@@ -69,6 +69,14 @@ class Result:
         return cls(**{**values, "metrics": metrics})
 
 
+Say = Callable[[str], None]
+
+
+def silent(line: str) -> None:
+    """Says nothing."""
+    del line
+
+
 class Evaluation:
     """One way of judging a pretrained run; a frozen dataclass of its settings.
 
@@ -97,8 +105,13 @@ class Evaluation:
         """
         del run
 
-    def run(self, trained: TrainedRun, folder: pathlib.Path) -> Result:
-        """Scores a run; may save progress in `folder` and continue from it."""
+    def run(
+        self, trained: TrainedRun, folder: pathlib.Path, say: Say = silent
+    ) -> Result:
+        """Scores a run; may save progress in `folder` and continue from it.
+
+        `say` is told how far it is.
+        """
         raise NotImplementedError
 
 

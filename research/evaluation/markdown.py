@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 _ALIGNMENTS = {"l": ":--", "r": "--:"}
 # Underscores inside a word are no markup.
-_MARKUP = re.compile(r"[\\`*\[\]<~]|&(?=#?\w+;)|(?<!\w)_|_(?!\w)")
+_MARKUP = re.compile(r"[\\`*\[\]~]|&(?=#?\w+;)|(?<!\w)_|_(?!\w)")
 
 
 def table(
@@ -35,4 +35,6 @@ def bullets(items: Sequence[str]) -> str:
 
 def escape(text: str) -> str:
     """Plain text, for one line of Markdown."""
-    return _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+    text = _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+    # An entity and no backslash: not every reader of Markdown knows `\<`.
+    return text.replace("<", "&lt;")

@@ -25,7 +25,7 @@ from objectives.cross_entropy import weighted_cross_entropy
 from objectives.types import TokenBatch
 from research.data import loader, run_data
 from research.errors import UserError
-from research.evaluation.interface import Evaluation, Metric, Result
+from research.evaluation.interface import Evaluation, Metric, Result, Say, silent
 from research.training import rngs
 from research.training import state as state_lib
 from research.training.trained_run import TrainedRun
@@ -34,25 +34,12 @@ from research.training.trained_run import TrainedRun
 _SEED = 0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProbeResult:
-    """What a backbone answers.
-
-    Attributes:
-      loss: nats per target.
-      accuracy: share of the targets predicted right.
-      bits_per_byte: of the targets' text.
-    """
-
-    loss: float
-    accuracy: float
-    bits_per_byte: float
-
-
 def evaluate(
     run: TrainedRun, question: Objective, *, num_batches: int, batch_size: int
-) -> ProbeResult:
+) -> dict[str, float]:
     """Asks a run the targets of `question` on held-out rows, read by the run's own head.
+
+    The metrics of PROBE_METRICS, over the targets and their text.
 
     Args:
       run: whose backbone and head answer.
@@ -108,11 +95,11 @@ def evaluate(
         for number, batch in enumerate(batches)
     ]
     loss, correct, count, size = np.asarray(jax.device_get(sums), np.float64).sum(0)
-    return ProbeResult(
-        loss=loss / count,
-        accuracy=correct / count,
-        bits_per_byte=loss / math.log(2) / max(size, 1.0),
-    )
+    return {
+        "loss": loss / count,
+        "accuracy": correct / count,
+        "bits_per_byte": loss / math.log(2) / max(size, 1.0),
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,7 +121,9 @@ class Probe(Evaluation):
     def metric_names(self) -> tuple[str, ...]:
         return tuple(PROBE_METRICS)
 
-    def run(self, backbone: TrainedRun, folder: pathlib.Path) -> Result:
+    def run(
+        self, backbone: TrainedRun, folder: pathlib.Path, say: Say = silent
+    ) -> Result:
         started = time.monotonic()
         architecture = backbone.model_config.architecture
         section = dict(self.objectives[architecture])
@@ -153,11 +142,7 @@ class Probe(Evaluation):
         )
         count = f"{self.num_batches} x {self.batch_size} held-out rows"
         return Result(
-            scores={
-                "loss": [found.loss],
-                "accuracy": [found.accuracy],
-                "bits_per_byte": [found.bits_per_byte],
-            },
+            scores={name: [value] for name, value in found.items()},
             examples={},
             metrics=PROBE_METRICS,
             details={},

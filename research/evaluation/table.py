@@ -40,12 +40,9 @@ def create(name: str, settings: Mapping[str, Any]) -> Evaluation:
             f"config.evaluations.{name}.kind = {kind!r}: there is no such evaluation."
             f"{nearest(str(kind), EVALUATIONS)} Valid: {', '.join(EVALUATIONS)}."
         )
-    problems: list[str] = []
-    path = f"config.evaluations.{name}"
-    complete = "experiments/comparison_base.py"
-    evaluation = strict.build(
-        EVALUATIONS[kind], values, path, problems, complete=complete
+    return strict.parsed(
+        EVALUATIONS[kind],
+        values,
+        f"config.evaluations.{name}",
+        complete="experiments/comparison_base.py",
     )
-    if evaluation is None:
-        raise UserError("\n".join(problems))
-    return evaluation

@@ -30,12 +30,12 @@ class Task:
     name: str
     title: str
     texts: tuple[str, ...]
-    label: str
     labels: tuple[str, ...]
     label_words: tuple[str, ...]
-    metrics: tuple[str, ...]
     sizes: dict[str, int]
     submission: dict[str, str]
+    label: str = "label"
+    metrics: tuple[str, ...] = ("accuracy",)
     train: str | None = "train.tsv"
     dev: dict[str, str] = dataclasses.field(default_factory=lambda: {"dev": "dev.tsv"})
     test: dict[str, str] = dataclasses.field(

@@ -9,43 +9,11 @@ import ml_collections
 
 from research.config import kinds, strict
 from research.config.parse import plain
-from research.errors import UserError
+from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.finetuning.task import Task
 from research.evaluation.glue import protocols
 from research.evaluation.glue.protocols import Protocol
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Overrides:
-    """Fields of FinetuneSettings, see there; None = as the protocol says.
-
-    Rates and batch sizes are searched, so they are fields of GlueConfig.
-    """
-
-    style: str
-    readout: str
-    eval_batch_size: int
-    bucket_lengths: tuple[Any, ...]
-    z_loss: float
-    min_answer_length: int
-    num_epochs: int | None
-    max_length: int | None
-    schedule: str | None
-    warmup_fraction: float | None
-    final_fraction: float | None
-    beta1: float | None
-    beta2: float | None
-    epsilon: float | None
-    weight_decay: float | None
-    clip_norm: float | None
-    layer_decay: float | None
-    frozen_layers: int | None
-    reinit_layers: int | None
-    dropout_rate: float | None
-    selection: str | None
-    selection_metric: str | None
-    patience: int | None
-    unit_scores: bool | None
+from research.evaluation.glue.tasks import TASKS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +32,8 @@ class GlueConfig:
         evaluation set; 0 = the evaluation set, as published.
       submission: whether to write the leaderboard's files.
       save_seconds: how often an unfinished run is saved.
-      finetune: what differs from the protocol.
+      finetune: fields of FinetuneSettings, but those that are searched; None = as the
+        protocol says.
     """
 
     source: str
@@ -78,7 +47,7 @@ class GlueConfig:
     selection_share: float
     submission: bool
     save_seconds: float
-    finetune: Overrides
+    finetune: dict[str, Any]
 
     def __post_init__(self):
         if self.train_limit < 0:
@@ -89,6 +58,23 @@ class GlueConfig:
             raise ValueError(
                 f"selection_share = {self.selection_share}: must be >= 0 and < 1."
             )
+
+        for field in ("learning_rate", "batch_size"):
+            if field in self.finetune:
+                raise ValueError(f"finetune.{field} is searched: set {field}s instead.")
+        for task in TASKS.values():
+            for point in self.grid(task):
+                self.settings(task, point)
+
+    def settings(self, task: Task, point: tuple[float, int]) -> FinetuneSettings:
+        """The settings of a fine-tuning at a point of the grid."""
+        return protocols.settings(
+            self.rules,
+            task,
+            self.finetune,
+            learning_rate=point[0],
+            batch_size=point[1],
+        )
 
     def grid(self, task: Task) -> tuple[tuple[float, int], ...]:
         """(learning rate, batch size) pairs that are searched for a task."""
@@ -126,11 +112,4 @@ def parse(config: ml_collections.ConfigDict) -> GlueConfig:
     """
     values = plain(config)
     kinds.check(values, kinds.GLUE)
-    problems: list[str] = []
-    parsed = strict.build(
-        GlueConfig, values, "config", problems, complete=kinds.GLUE.complete
-    )
-    if parsed is None:
-        raise UserError("\n".join(problems))
-    protocols.get(parsed.protocol)
-    return parsed
+    return strict.parsed(GlueConfig, values, "config", complete=kinds.GLUE.complete)

@@ -17,7 +17,14 @@ from research.evaluation.glue import summary as summary_lib
 from research.evaluation.glue.config import GlueConfig
 from research.evaluation.glue.run import GlueFits, GlueRow
 from research.evaluation.glue.tasks import resolve
-from research.evaluation.interface import Evaluation, Metric, Result, failure_notes
+from research.evaluation.interface import (
+    Evaluation,
+    Metric,
+    Result,
+    Say,
+    failure_notes,
+    silent,
+)
 from research.machine.run_store import RunStore
 from research.training.trained_run import TrainedRun
 
@@ -59,7 +66,9 @@ class Glue(Evaluation):
         del run
         _glue_source(self.glue.source, self.tasks)
 
-    def run(self, trained: TrainedRun, folder: pathlib.Path) -> Result:
+    def run(
+        self, trained: TrainedRun, folder: pathlib.Path, say: Say = silent
+    ) -> Result:
         started = time.monotonic()
         source = _glue_source(self.glue.source, self.tasks)
         fits = GlueFits(
@@ -68,7 +77,7 @@ class Glue(Evaluation):
             checkpoint=str(trained.workdir),
             trained=trained,
             store=RunStore(folder, GlueRow),
-            say=lambda line: None,
+            say=say,
         )
         rows = fits.run()
         scores: dict[str, list[float]] = {}

@@ -11,7 +11,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from research.errors import UserError, nearest, user_errors
+from research.config import kinds, strict
+from research.errors import UserError, nearest
 from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.finetuning.task import Task
 
@@ -67,21 +68,55 @@ class Protocol:
 
 
 _ADAM = dict(beta1=0.9, beta2=0.999, epsilon=1e-6, clip_norm=1.0)
-_ADAM_98 = dict(beta1=0.9, beta2=0.98, epsilon=1e-6)
-_PLAIN = dict(
-    layer_decay=1.0,
-    frozen_layers=0,
-    reinit_layers=0,
-    final_fraction=0.0,
-    patience=0,
-    selection="last",
-    dropout_rate=0.1,
-    schedule="linear",
-    unit_scores=False,
-)
-_BEST = dict(selection="best")
+_ADAM_98 = dict(beta1=0.9, beta2=0.98, epsilon=1e-6, clip_norm=0.0)
 _ACCURACIES = {"mrpc": "accuracy", "qqp": "accuracy"}
 _F1 = {"mrpc": "f1", "qqp": "f1"}
+
+
+def _settings(
+    adam: Mapping[str, float],
+    *,
+    epochs: int,
+    length: int,
+    warmup: float,
+    decay: float,
+    **changes: Any,
+) -> dict[str, Any]:
+    """What a protocol sets for all tasks; `changes` are of what most have in common."""
+    common = dict(
+        layer_decay=1.0,
+        frozen_layers=0,
+        reinit_layers=0,
+        final_fraction=0.0,
+        patience=0,
+        selection="last",
+        dropout_rate=0.1,
+        schedule="linear",
+        unit_scores=False,
+    )
+    own = dict(num_epochs=epochs, max_length=length)
+    return {
+        **common,
+        **adam,
+        **own,
+        "warmup_fraction": warmup,
+        "weight_decay": decay,
+        **changes,
+    }
+
+
+_MOSAIC_SEEDS = (19, 8364, 717, 10536, 90166)
+_MOSAIC = {
+    # task: (rate, weight decay, batch, epochs, seeds)
+    "mnli": (5e-5, 5e-6, 48, 3, 1),
+    "qqp": (3e-5, 3e-6, 16, 5, 1),
+    "qnli": (1e-5, 1e-6, 16, 10, 1),
+    "sst2": (3e-5, 3e-6, 16, 3, 3),
+    "cola": (5e-5, 5e-6, 32, 10, 4),
+    "rte": (1e-5, 1e-5, 16, 3, 5),
+    "mrpc": (8e-5, 8e-6, 32, 10, 5),
+    "stsb": (3e-5, 3e-6, 32, 10, 5),
+}
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
@@ -93,14 +128,7 @@ PROTOCOLS: dict[str, Protocol] = {
             batch_sizes=(32,),
             seeds=(0, 1, 2, 3, 4),
             statistic="mean",
-            settings=dict(
-                **_PLAIN,
-                **_ADAM,
-                num_epochs=3,
-                max_length=128,
-                warmup_fraction=0.1,
-                weight_decay=0.01,
-            ),
+            settings=_settings(_ADAM, epochs=3, length=128, warmup=0.1, decay=0.01),
             metrics={**_F1, "stsb": "spearman"},
             average=WITHOUT_WNLI,
         ),
@@ -111,14 +139,7 @@ PROTOCOLS: dict[str, Protocol] = {
             batch_sizes=(32,),
             seeds=(0, 1, 2),
             statistic="mean",
-            settings=dict(
-                **_PLAIN,
-                **_ADAM,
-                num_epochs=4,
-                max_length=128,
-                warmup_fraction=0.1,
-                weight_decay=0.01,
-            ),
+            settings=_settings(_ADAM, epochs=4, length=128, warmup=0.1, decay=0.01),
             metrics={},
             average=NINE,
         ),
@@ -129,14 +150,14 @@ PROTOCOLS: dict[str, Protocol] = {
             batch_sizes=(32,),
             seeds=(0, 1, 2, 3, 4),
             statistic="median",
-            settings=dict(
-                {**_PLAIN, **_BEST, "unit_scores": True},
-                **_ADAM_98,
-                num_epochs=10,
-                max_length=512,
-                warmup_fraction=0.06,
-                weight_decay=0.1,
-                clip_norm=0.0,
+            settings=_settings(
+                _ADAM_98,
+                epochs=10,
+                length=512,
+                warmup=0.06,
+                decay=0.1,
+                selection="best",
+                unit_scores=True,
             ),
             tasks={
                 # The checkpoint of CoLA is chosen by accuracy, that of STS-B by loss.
@@ -158,13 +179,14 @@ PROTOCOLS: dict[str, Protocol] = {
             batch_sizes=(32,),
             seeds=tuple(range(10)),
             statistic="median",
-            settings=dict(
-                {**_PLAIN, "layer_decay": 0.8, "unit_scores": True},
-                **_ADAM,
-                num_epochs=3,
-                max_length=128,
-                warmup_fraction=0.1,
-                weight_decay=0.01,
+            settings=_settings(
+                _ADAM,
+                epochs=3,
+                length=128,
+                warmup=0.1,
+                decay=0.01,
+                layer_decay=0.8,
+                unit_scores=True,
             ),
             tasks={"rte": dict(num_epochs=10), "stsb": dict(num_epochs=10)},
             metrics={**_ACCURACIES, "stsb": "spearman"},
@@ -178,51 +200,18 @@ PROTOCOLS: dict[str, Protocol] = {
             batch_sizes=(32,),
             seeds=(19,),
             statistic="mean",
-            settings=dict(
-                **_PLAIN,
-                **_ADAM_98,
-                num_epochs=10,
-                max_length=256,
-                warmup_fraction=0.06,
-                weight_decay=5e-6,
-                clip_norm=0.0,
+            settings=_settings(
+                _ADAM_98, epochs=10, length=256, warmup=0.06, decay=5e-6
             ),
             tasks={
-                "mnli": dict(batch_sizes=(48,), num_epochs=3),
-                "qqp": dict(
-                    batch_sizes=(16,),
-                    num_epochs=5,
-                    learning_rates=(3e-5,),
-                    weight_decay=3e-6,
-                ),
-                "qnli": dict(
-                    batch_sizes=(16,), learning_rates=(1e-5,), weight_decay=1e-6
-                ),
-                "sst2": dict(
-                    batch_sizes=(16,),
-                    num_epochs=3,
-                    learning_rates=(3e-5,),
-                    weight_decay=3e-6,
-                    seeds=(19, 8364, 717),
-                ),
-                "cola": dict(seeds=(19, 8364, 717, 10536)),
-                "rte": dict(
-                    batch_sizes=(16,),
-                    num_epochs=3,
-                    learning_rates=(1e-5,),
-                    weight_decay=1e-5,
-                    seeds=(19, 8364, 717, 10536, 90166),
-                ),
-                "mrpc": dict(
-                    learning_rates=(8e-5,),
-                    weight_decay=8e-6,
-                    seeds=(19, 8364, 717, 10536, 90166),
-                ),
-                "stsb": dict(
-                    learning_rates=(3e-5,),
-                    weight_decay=3e-6,
-                    seeds=(19, 8364, 717, 10536, 90166),
-                ),
+                task: dict(
+                    learning_rates=(rate,),
+                    weight_decay=decay,
+                    batch_sizes=(batch,),
+                    num_epochs=epochs,
+                    seeds=_MOSAIC_SEEDS[:count],
+                )
+                for task, (rate, decay, batch, epochs, count) in _MOSAIC.items()
             },
             metrics={**_ACCURACIES, "stsb": "spearman"},
             average=WITHOUT_WNLI,
@@ -235,14 +224,8 @@ PROTOCOLS: dict[str, Protocol] = {
             batch_sizes=(16,),
             seeds=(0, 1, 2, 3, 4),
             statistic="mean",
-            settings=dict(
-                {**_PLAIN, "schedule": "cosine"},
-                **_ADAM_98,
-                num_epochs=5,
-                max_length=128,
-                warmup_fraction=0.1,
-                weight_decay=0.0,
-                clip_norm=0.0,
+            settings=_settings(
+                _ADAM_98, epochs=5, length=128, warmup=0.1, decay=0.0, schedule="cosine"
             ),
             metrics={**_F1, "stsb": "pearson"},
             average=WITHOUT_WNLI,
@@ -254,13 +237,15 @@ PROTOCOLS: dict[str, Protocol] = {
             batch_sizes=(32,),
             seeds=(42,),
             statistic="mean",
-            settings=dict(
-                {**_PLAIN, **_BEST, "schedule": "cosine", "final_fraction": 0.1},
-                **_ADAM,
-                num_epochs=10,
-                max_length=512,
-                warmup_fraction=0.06,
-                weight_decay=0.01,
+            settings=_settings(
+                _ADAM,
+                epochs=10,
+                length=512,
+                warmup=0.06,
+                decay=0.01,
+                selection="best",
+                schedule="cosine",
+                final_fraction=0.1,
             ),
             metrics=_F1,
             average=("mrpc", "qqp", "mnli", "rte"),
@@ -307,5 +292,6 @@ def settings(
     values |= {name: value for name, value in own.items() if name in fields}
     values |= {name: value for name, value in given.items() if value is not None}
     values |= {"learning_rate": learning_rate, "batch_size": batch_size}
-    with user_errors():
-        return FinetuneSettings(**values)
+    return strict.parsed(
+        FinetuneSettings, values, "config.finetune", complete=kinds.GLUE.complete
+    )

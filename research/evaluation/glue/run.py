@@ -28,7 +28,6 @@ from research.evaluation.finetuning.fits import (
 )
 from research.evaluation.finetuning.settings import FinetuneSettings
 from research.evaluation.finetuning.task import Task
-from research.evaluation.glue import protocols
 from research.evaluation.glue.config import GlueConfig
 from research.evaluation.glue.sources import Source
 from research.evaluation.glue.tasks import DIAGNOSTIC
@@ -101,8 +100,6 @@ class GlueFits(Fits):
         """All fine-tunings of all tasks, finished ones included."""
         for data in self.tasks:  # Mistakes are told before the first training.
             data.check_trainable()
-            for point in self.config.grid(data.task):
-                self._settings(data.task, point)
         rows: Rows = {}
         inits = (PRETRAINED, RANDOM) if self.config.floor_seeds else (PRETRAINED,)
         for data in self.tasks:
@@ -126,16 +123,6 @@ class GlueFits(Fits):
         rows = [fit(first, point) for point in grid]
         best = max(rows, key=lambda row: row.selection_score).grid_point
         return rows + [fit(seed, best) for seed in others]
-
-    def _settings(self, task: Task, point: tuple[float, int]) -> FinetuneSettings:
-        learning_rate, batch_size = point
-        return protocols.settings(
-            self.config.rules,
-            task,
-            dataclasses.asdict(self.config.finetune),
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-        )
 
     def key(
         self,
@@ -161,7 +148,7 @@ class GlueFits(Fits):
     ) -> GlueRow:
         """One fine-tuning, or the row of it if it is finished."""
         task = data.task
-        settings = self._settings(task, point)
+        settings = self.config.settings(task, point)
         key = self.key(data, init, mnli, seed, settings)
         wanted = set(self.config.rules.mnli_init) & set(self.source.tasks)
         keeps_params = task.name == "mnli" and bool(wanted)

@@ -68,7 +68,7 @@ def write(fits: GlueFits, rows: Rows, missing: Sequence[str]) -> str:
         name: found for (name, init), found in summaries.items() if init == RANDOM
     }
     parts = [
-        f"# GLUE: {fits.checkpoint}",
+        f"# GLUE: {markdown.escape(fits.checkpoint)}",
         markdown.bullets(_facts(fits, pretrained)),
         markdown.table(_HEADER, _main_rows(fits, pretrained, floors)),
         _averages(fits, pretrained, floors),
@@ -87,14 +87,14 @@ def _facts(fits: GlueFits, pretrained: Sequence[Summary]) -> list[str]:
     for found in pretrained:
         selected.setdefault(found.rows[0].selection, []).append(found.task.title)
     return [
-        f"source: {fits.source.name}",
+        f"source: {markdown.escape(fits.source.name)}",
         (
             f"protocol: {config.protocol} ({rules.source}); "
             f"its published tables give the {rules.statistic} over seeds"
         ),
         f"changed from the protocol: {_changes(config) or 'nothing'}",
         (
-            f"checkpoint: {row.checkpoint}, step {row.checkpoint_step:,}, "
+            f"checkpoint: {markdown.escape(row.checkpoint)}, step {row.checkpoint_step:,}, "
             f"{row.objective}, {row.architecture}"
         ),
         *(f"selection ({', '.join(t)}): {rule}" for rule, t in selected.items()),
@@ -109,7 +109,7 @@ def _changes(config: GlueConfig) -> str:
         for name in ("seeds", "learning_rates", "batch_sizes", "train_limit")
         if getattr(config, name)
     }
-    for name, value in vars(config.finetune).items():
+    for name, value in config.finetune.items():
         if value not in (None, _USUAL.get(name)) and name not in _SPEED_ONLY:
             own[name] = value
     return ", ".join(f"{name} = {value}" for name, value in own.items())
@@ -216,7 +216,7 @@ def _notes(fits: GlueFits, rows: Rows, missing: Sequence[str]) -> list[str]:
             f"{len(failed)} of {len(pretrained)} runs failed, with the learning rates "
             f"{', '.join(f'{rate:g}' for rate in rates)}. Published rates are for large "
             f"models; small ones that learn nothing need higher ones, such as "
-            f"--config.learning_rates=(1e-3,3e-4), or --config.finetune.readout=mean."
+            f"--config.learning_rates='(1e-3,3e-4)', or --config.finetune.readout=mean."
         )
     selects = any(row.selection != "last step" for row in pretrained)
     if selects and not fits.config.selection_share:
@@ -224,7 +224,7 @@ def _notes(fits: GlueFits, rows: Rows, missing: Sequence[str]) -> list[str]:
             "What was selected was selected on the split that is reported. Set "
             "selection_share to select on a share of train instead."
         )
-    notes += missing
+    notes += map(markdown.escape, missing)
     for name, data in fits.source.tasks.items():
         if (name, PRETRAINED) in rows:
             notes += _task_notes(data, rows[name, PRETRAINED][0])

@@ -255,7 +255,7 @@ def test_checkpoints_of_one_shape_share_their_floor(whole):
     data = prepare(made.source.tasks["rte"], made.config, made.source)
 
     def key(one, init):
-        settings = one._settings(data.task, (1e-3, 16))
+        settings = one.config.settings(data.task, (1e-3, 16))
         return one.key(data, init, "", 0, settings)
 
     assert key(made, RANDOM) == key(other, RANDOM)
@@ -345,13 +345,7 @@ def test_every_protocol_gives_settings_for_every_task(name):
         assert metric in task.metrics
         assert given.task_seeds(task, PRETRAINED) and given.grid(task)
         for rate, size in given.grid(task):
-            found = protocols.settings(
-                given.rules,
-                task,
-                dataclasses.asdict(given.finetune),
-                learning_rate=rate,
-                batch_size=size,
-            )
+            found = given.settings(task, (rate, size))
             assert found.selection_metric in (*task.metrics, "loss")
     assert set(given.rules.average) <= set(TASKS)
 
@@ -361,7 +355,7 @@ def test_protocol_values():
 
     def of(name, task="cola"):
         rules = protocols.get(name)
-        given = dataclasses.asdict(config_lib.parse(experiment.get_config()).finetune)
+        given = config_lib.parse(experiment.get_config()).finetune
         rate = rules.for_task(TASKS[task], "learning_rates")[0]
         size = rules.for_task(TASKS[task], "batch_sizes")[0]
         return protocols.settings(
@@ -394,15 +388,14 @@ def test_bad_configs():
         section.epochs = 3
     with pytest.raises(UserError, match="no field 'epochs'"):
         config_lib.parse(section)
-    with pytest.raises(UserError, match="schedule = 'polynomial'"):
-        given = config(finetune=dict(schedule="polynomial"))
-        protocols.settings(
-            given.rules,
-            TASKS["rte"],
-            dataclasses.asdict(given.finetune),
-            learning_rate=1e-4,
-            batch_size=8,
-        )
+    for changes, message in (
+        ({"schedule": "polynomial"}, "schedule = 'polynomial'"),
+        ({"num_epoch": 3}, "no field 'num_epoch'. Did you mean num_epochs"),
+        ({"weight_decay": float("nan")}, "weight_decay = nan: must be >= 0"),
+        ({"learning_rate": 1e-3}, "set learning_rates instead"),
+    ):
+        with pytest.raises(UserError, match=message):
+            config(finetune=changes)
 
 
 def test_missing_pieces_are_said():

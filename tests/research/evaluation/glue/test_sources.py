@@ -104,6 +104,10 @@ def test_known_breaks_are_left_out_and_reported(tmp_path):
     data = sources.load(str(tmp_path), [TASKS["qqp"]]).tasks["qqp"]
     assert data.splits["train"].texts == (("a", "b"), ("c", "d"))
     assert any("1 broken rows left out (lines 3)" in note for note in data.notes)
+    # In a test set, a row left out would give its successors other numbers.
+    (tmp_path / "QQP/test.tsv").write_text("id\tquestion1\tquestion2\n0\ta\tb\tc\n")
+    with pytest.raises(UserError, match=r"test\.tsv, line 2: 4 cells"):
+        sources.load(str(tmp_path), [TASKS["qqp"]])
 
 
 def test_missing_pieces_are_reported(made_up_glue, tmp_path):
