@@ -45,7 +45,8 @@ def train_batches(
         batches += [(length, part) for part in rows[:full].reshape(-1, batch_size)]
         left = rows[full:]
     if len(left):
-        batches.append((bucket_lengths[-1], left))
+        # As long as its own rows need: the longest bucket may be long for nothing.
+        batches.append((bucket_lengths[bucket_of[left].max()], left))
     return [batches[i] for i in rng.permutation(len(batches))]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -175,7 +176,8 @@ def initial_params(
     """Pretrained parameters under a fresh head; some top layers fresh too if asked.
 
     A pretrained head is kept where it has the new head's parameters: the language
-    model's head for text-to-text, a tanh pooler (next-sentence prediction) for classes.
+    model's head for text-to-text; for classes a tanh pooler, that of next-sentence
+    prediction or the one that came with an imported BERT.
     """
     rng = rngs.stream(seed, "params")
     model = trained.params[trained.objective.exported]
@@ -188,7 +190,7 @@ def initial_params(
     pretrained = trained.params["heads"]
     if "pooler" in heads and not settings.reinit_layers:
         pooler = styles.reusable_pooler(pretrained, heads["pooler"])
-        heads["pooler"] = heads["pooler"] if pooler is None else pooler
+        heads["pooler"] = pooler or trained.pooler or heads["pooler"]
     if settings.style != "head":
         heads = styles.language_model_head(pretrained, heads)
     # Arrays of every origin in one place: jit compiles anew for another placement.
@@ -245,8 +247,11 @@ class _Prepared:
         if self.settings.selection_metric == "loss":
             losses = self.style.losses(outputs, labels)
             if losses is not None:
-                return -float(losses.mean())
-        return metrics.METRICS[self._metric](labels, self.style.predict(outputs))
+                mean = float(losses.mean())
+                # A search never chooses what diverged: NaN would beat all after it.
+                return -mean if math.isfinite(mean) else -math.inf
+        scores = metrics.score((self._metric,), labels, self.style.predict(outputs))
+        return scores[self._metric]
 
     @property
     def _metric(self) -> str:

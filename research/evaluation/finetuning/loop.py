@@ -25,7 +25,7 @@ from models.backbone import BackboneConfig
 from objectives.base import Objective
 from research.evaluation.finetuning import layer_depths, optimizer
 from research.evaluation.finetuning.settings import FinetuneSettings
-from research.machine import arrays
+from research.machine import arrays, host_memory
 from research.training import state as state_lib
 from research.training.metrics import duration
 from research.training.optimizer import Optimizer
@@ -35,6 +35,8 @@ from research.training.step import make_train_step
 Batch = Any  # A pytree of numpy arrays with a leading axis of rows.
 # Between two lines about a fine-tuning that is not finished.
 _SAY_SECONDS = 30.0
+# What takes longer was compiled, and not read from a cache.
+_COMPILING_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +58,7 @@ class Program:
     modules: Modules
     init: Callable[[jax.Array], Params]
     init_heads: Callable[[jax.Array], Params]
-    step: Callable[[TrainState, Params, Batch], tuple[TrainState, Any]]
+    step: Any
     outputs: Callable[[Params, Batch], Any]
 
 
@@ -264,6 +266,8 @@ class _Training:
     save_seconds: float
     say: Callable[[str], None] | None
     seconds: float = 0.0
+    compiling: float = 0.0
+    shapes: set[Any] = dataclasses.field(default_factory=set)
     steps: int = 0
     trained_rows: int = 0
     saved: float = dataclasses.field(default_factory=time.monotonic)
@@ -283,12 +287,13 @@ class _Training:
         started, at, losses = time.monotonic(), self.at, []
         while at.step_in_epoch < len(batches):
             batch = batches[at.step_in_epoch]()
+            self.compile(batch)
             self.state, metrics = self.program.step(self.state, self.constants, batch)
             losses.append(metrics.sums["loss"][0])
             self.trained_rows += jax.tree.leaves(batch)[0].shape[0]
             at.step_in_epoch += 1
             self.steps += 1
-            self.maybe_say(len(batches), losses[-1], time.monotonic() - started)
+            self.maybe_say(len(batches), losses[-1], started)
             if self.save_is_due():
                 at.epoch_losses += [float(loss) for loss in jax.device_get(losses)]
                 losses = []
@@ -298,15 +303,32 @@ class _Training:
         at.epoch, at.step_in_epoch, at.epoch_losses = at.epoch + 1, 0, []
         self.seconds += time.monotonic() - started
 
-    def maybe_say(self, per_epoch: int, loss: jax.Array, seconds: float) -> None:
-        """How far the run is; `seconds` of this epoch by this process."""
+    def compile(self, batch: Batch) -> None:
+        """Compiles the step for the shapes of a batch, if it has not met them yet."""
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+        if shapes in self.shapes:
+            return
+        self.shapes.add(shapes)
+        started = time.monotonic()
+        # The call of the step finds what is compiled here.
+        self.program.step.lower(self.state, self.constants, batch).compile()
+        seconds = time.monotonic() - started
+        self.compiling += seconds
+        if seconds > _COMPILING_SECONDS:
+            # The compiler leaves hundreds of megabytes that the step then needs.
+            host_memory.give_back()
+
+    def maybe_say(self, per_epoch: int, loss: jax.Array, started: float) -> None:
+        """How far the run is; this process began the epoch at `started`."""
         if self.say is None or time.monotonic() - self.said < _SAY_SECONDS:
             return
         done = self.at.epoch * per_epoch + self.at.step_in_epoch
-        left = (self.total - done) * (self.seconds + seconds) / self.steps
+        value = float(loss)  # Waits for the steps, which are timed here.
+        seconds = self.seconds + time.monotonic() - started - self.compiling
+        left = (self.total - done) * seconds / self.steps
         self.say(
             f"epoch {self.at.epoch + 1} of {self.total // per_epoch}, step {done:,} of "
-            f"{self.total:,}, loss {float(loss):.3f}, {duration(left)} left"
+            f"{self.total:,}, loss {value:.3f}, {duration(left)} left"
         )
         self.said = time.monotonic()
 

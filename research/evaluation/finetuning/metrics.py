@@ -13,16 +13,6 @@ def _is_constant(values: np.ndarray) -> bool:
     return bool(np.ptp(values) == 0)
 
 
-def matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Matthews correlation; 0 where either side is constant."""
-    return float(sklearn.metrics.matthews_corrcoef(labels, predictions))
-
-
-def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Share of equal pairs."""
-    return float(sklearn.metrics.accuracy_score(labels, predictions))
-
-
 def f1(labels: np.ndarray, predictions: np.ndarray) -> float:
     """F1 of class 1; 0 where it is neither present nor predicted."""
     return float(
@@ -45,13 +35,14 @@ def spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
 
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "matthews": matthews,
-    "accuracy": accuracy,
+    # 0 where either side is constant.
+    "matthews": sklearn.metrics.matthews_corrcoef,
+    "accuracy": sklearn.metrics.accuracy_score,
     "f1": f1,
     "pearson": pearson,
     "spearman": spearman,
     # The means that the leaderboard's average is made of.
-    "f1_accuracy": lambda y, p: (f1(y, p) + accuracy(y, p)) / 2,
+    "f1_accuracy": lambda y, p: (f1(y, p) + sklearn.metrics.accuracy_score(y, p)) / 2,
     "pearson_spearman": lambda y, p: (pearson(y, p) + spearman(y, p)) / 2,
 }
 TITLES = {
@@ -83,7 +74,7 @@ def score(
             f"{labels.shape[0]} labels for {predictions.shape[0]} predictions: both "
             f"must have the same number of rows, at least one."
         )
-    return {name: METRICS[name](labels, predictions) for name in names}
+    return {name: float(METRICS[name](labels, predictions)) for name in names}
 
 
 def majority(labels: np.ndarray) -> float | int:

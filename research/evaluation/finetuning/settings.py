@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from research.errors import nearest
 from research.evaluation.finetuning.optimizer import SCHEDULES
@@ -90,20 +91,25 @@ class FinetuneSettings:
                     f"{field} = {value!r}: must be one of {', '.join(valid)}."
                     f"{nearest(str(value), valid)}"
                 )
-        positive = ("batch_size", "eval_batch_size", "num_epochs", "learning_rate")
-        # Without epsilon a parameter that no gradient reaches would become 0 / 0.
-        for field in (*positive, "epsilon"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"{field} = {getattr(self, field)}: must be > 0.")
-        for field in ("warmup_fraction", "final_fraction"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(
-                    f"{field} = {getattr(self, field)}: must be from 0 to 1."
-                )
-        for field in ("beta1", "beta2"):
-            if not 0 <= getattr(self, field) < 1:
-                raise ValueError(
-                    f"{field} = {getattr(self, field)}: must be >= 0 and < 1."
-                )
-        if self.max_length < 8:
-            raise ValueError(f"max_length = {self.max_length}: must be at least 8.")
+        rates = ("learning_rate", "layer_decay")
+        counts = ("batch_size", "eval_batch_size", "num_epochs")
+        for fields, is_valid, rule in (
+            # Without epsilon a parameter that no gradient reaches would become 0 / 0.
+            ((*counts, *rates, "epsilon"), lambda x: 0 < x < math.inf, "> 0"),
+            (
+                ("weight_decay", "clip_norm", "z_loss", "patience", "reinit_layers"),
+                lambda x: 0 <= x < math.inf,
+                ">= 0",
+            ),
+            (
+                ("warmup_fraction", "final_fraction"),
+                lambda x: 0 <= x <= 1,
+                "from 0 to 1",
+            ),
+            (("beta1", "beta2"), lambda x: 0 <= x < 1, ">= 0 and < 1"),
+            (("max_length",), lambda x: x >= 8, "at least 8"),
+        ):
+            for field in fields:
+                value = getattr(self, field)
+                if not is_valid(value):
+                    raise ValueError(f"{field} = {value}: must be {rule}.")

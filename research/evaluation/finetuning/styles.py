@@ -28,20 +28,23 @@ MIN_CLASSES = 3
 SCORE_STEP = 0.2
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class HeadStyle:
-    """A new layer on one hidden state."""
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class _Style:
+    """What the styles share: rows that are framed and padded.
 
-    objective: Classification
+    Attributes:
+      order: of the two sentences; None = as they come.
+    """
+
+    objective: Any
     task: Task
     tokenizer: Any
     framing: encoding.Framing
-    num_token_types: int
-    unit_scores: bool
+    order: tuple[int, ...] | None = None
 
     def encode(self, split: Split) -> EncodedSplit:
         """Framed rows of a split."""
-        return encoding.encode(self.tokenizer, self.framing, split, order=None)
+        return encoding.encode(self.tokenizer, self.framing, split, order=self.order)
 
     def batch(
         self,
@@ -50,21 +53,39 @@ class HeadStyle:
         rows: np.ndarray,
         length: int,
         size: int,
-    ) -> LabelledBatch:
-        """Some rows as a batch of `size` rows of `length`; missing labels become 0."""
+    ) -> LabelledBatch | TextBatch:
+        """Some rows as a batch of `size` rows of `length`; a test set has any labels."""
         pad_id = self.objective.vocabulary.pad_id
         padded = batching.pad([encoded.rows[i] for i in rows], length, size, pad_id)
+        labels = None if split.labels is None else split.labels[rows]
+        return self._labelled(padded, encoded.first_lengths[rows], labels)
+
+    def _labelled(
+        self, padded: dict[str, Any], firsts: np.ndarray, labels: np.ndarray | None
+    ) -> LabelledBatch | TextBatch:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class HeadStyle(_Style):
+    """A new layer on one hidden state."""
+
+    objective: Classification
+    num_token_types: int
+    unit_scores: bool
+
+    def _labelled(self, padded, firsts, labels) -> LabelledBatch:
         types = batching.token_types(
-            padded["segment_ids"], encoded.first_lengths[rows], self.num_token_types
+            padded["segment_ids"], firsts, self.num_token_types
         )
-        labels = np.zeros(size, np.float32)
-        if split.labels is not None:
-            labels[: len(rows)] = self._targets(split.labels[rows])
+        targets = np.zeros(len(padded["tokens"]), np.float32)
+        if labels is not None:
+            targets[: len(labels)] = self._targets(labels)
         return LabelledBatch(
             **padded,
             token_type_ids=types,
-            labels=labels,
-            num_classes=np.full(size, self.task.num_classes, np.int32),
+            labels=targets,
+            num_classes=np.full(len(targets), self.task.num_classes, np.int32),
         )
 
     def _targets(self, labels: np.ndarray) -> np.ndarray:
@@ -94,8 +115,8 @@ class HeadStyle:
         return log_z - logits[np.arange(len(labels)), labels]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class TextStyle:
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class TextStyle(_Style):
     """A label word that an encoder-decoder (or a prefix decoder) writes.
 
     Attributes:
@@ -104,45 +125,28 @@ class TextStyle:
     """
 
     objective: TextToText
-    task: Task
-    tokenizer: Any
-    framing: encoding.Framing
-    order: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
     values: np.ndarray
 
-    def encode(self, split: Split) -> EncodedSplit:
-        """Prompts of a split."""
-        return encoding.encode(self.tokenizer, self.framing, split, order=self.order)
-
-    def batch(
-        self,
-        encoded: EncodedSplit,
-        split: Split,
-        rows: np.ndarray,
-        length: int,
-        size: int,
-    ) -> TextBatch:
-        """Some rows as a batch of `size` rows; missing labels become the first answer."""
-        pad_id = self.objective.vocabulary.pad_id
-        padded = batching.pad([encoded.rows[i] for i in rows], length, size, pad_id)
+    def _labelled(self, padded, firsts, labels) -> TextBatch:
+        del firsts
         answers = batching.pad(
             [np.array(answer) for answer in self.answers],
             self.objective.answer_length,
             len(self.answers),
-            pad_id,
+            self.objective.vocabulary.pad_id,
         )
         choices, present = answers["tokens"], answers["segment_ids"]
+        size = len(padded["tokens"])
         chosen = np.zeros(size, np.int64)
-        if split.labels is not None:
-            wanted = split.labels[rows]
-            chosen[: len(rows)] = np.abs(self.values[None] - wanted[:, None]).argmin(-1)
+        if labels is not None:
+            chosen[: len(labels)] = np.abs(self.values - labels[:, None]).argmin(-1)
         return TextBatch(
             **padded,
             targets=choices[chosen],
             target_segment_ids=present[chosen],
-            choices=np.broadcast_to(choices[None], (size, *choices.shape)),
-            choice_segment_ids=np.broadcast_to(present[None], (size, *present.shape)),
+            choices=np.broadcast_to(choices, (size, *choices.shape)),
+            choice_segment_ids=np.broadcast_to(present, (size, *present.shape)),
         )
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
@@ -274,8 +278,15 @@ def _text_style(
     order = tuple(int(i) for i in np.argsort(names))
     start = tokenizer.encode(f"{task.name} {names[order[0]]}:")
     between = tokenizer.encode(f" {names[order[-1]]}:")
-    framing = encoding.Framing(tuple(start), tuple(between), end, length)
-    return TextStyle(objective, task, tokenizer, framing, order, answers, values)
+    return TextStyle(
+        objective=objective,
+        task=task,
+        tokenizer=tokenizer,
+        framing=encoding.Framing(tuple(start), tuple(between), end, length),
+        order=order,
+        answers=answers,
+        values=values,
+    )
 
 
 def answers_of(task: Task) -> tuple[tuple[str, ...], np.ndarray]:

@@ -48,6 +48,9 @@ def test_short_rows_do_not_pay_for_long_ones():
     batches = batching.train_batches(lengths, (16, 32, 64, 128), 20, rng)
     computed = sum(length * 20 for length, _ in batches)
     assert computed <= 1.1 * (900 * 16 + 100 * 128)
+    # What is left over is padded to its own bucket.
+    batches = batching.train_batches(lengths[:890], (16, 32, 64, 128), 20, rng)
+    assert {length for length, _ in batches} == {16}
 
 
 def test_padding():

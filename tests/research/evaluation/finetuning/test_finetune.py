@@ -267,12 +267,25 @@ def test_token_types(encoder):
     assert not types.any()
 
 
-def test_a_pretrained_pooler_is_kept(encoder, data):
+def test_losses_that_are_not_finite_are_never_selected(encoder, data):
+    from research.evaluation.finetuning.finetune import _Prepared
+
+    given = settings(selection_metric="loss")
+    style = styles.make_style(encoder, encoder.model_config, data.task, given)
+    program = loop.make_program(encoder.model_config, style.objective)
+    outputs = np.full((len(data.splits["dev"]), 3), np.nan)
+    assert _Prepared(program, style, data, given)._score(outputs) == -np.inf
+
+
+@pytest.mark.parametrize("came_with_the_import", [False, True])
+def test_a_pretrained_pooler_is_kept(encoder, data, came_with_the_import):
     dense = {"kernel": np.full((16, 16), 0.5, np.float32), "bias": np.ones(16)}
     table = {"kernel": np.zeros((2, 16)), "bias": np.zeros(2)}
     heads = {"masked_lm": {}, "next_sentence": {"dense": dense, **table}}
     params = {**encoder.params, "heads": heads}
     trained = dataclasses.replace(encoder, params=params)
+    if came_with_the_import:
+        trained = dataclasses.replace(encoder, pooler=dense)
     given = settings(num_epochs=1, learning_rate=1e-12, weight_decay=0.0)
     result = finetune(trained, data, given, seed=0)
     np.testing.assert_allclose(
