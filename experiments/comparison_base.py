@@ -19,7 +19,8 @@ def get_config() -> ml_collections.ConfigDict:
             "name": "comparison",
             "title": "Comparison of pretraining objectives",
             "shared": shared,
-            "arms": {},
+            # Arms and evaluations stand in reports in the order in which they are added.
+            "arms": ml_collections.ConfigDict(sort_keys=False),
             # Fields or sections in which arms may differ; the rest must be equal.
             "varies": ("objective", "model.architecture"),
             "seeds": (0, 1, 2),  # pretraining seeds, the unit of all statistics
@@ -40,7 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "budget_fraction": 1.0,  # of the budget, for each trial
             },
             # name -> settings; see research/evaluation/table.py
-            "evaluations": {},
+            "evaluations": ml_collections.ConfigDict(sort_keys=False),
             "primary": {
                 "metric": "",  # 'evaluation/metric', declared before the runs
                 "reference": "",  # the arm that the others are compared with

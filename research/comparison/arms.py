@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from research.comparison import budgets
+from research.config import objective_section
 from research.config.parse import flatten
 from research.errors import UserError, nearest
 
@@ -25,14 +26,12 @@ class Arm:
       name: key in the comparison's config, used in folders and results.csv.
       label: its name in reports.
       experiment: name of the experiment it started from.
-      overrides: dotted field -> value, of the fields that it changed there.
       config: the whole run config that results, as plain values.
     """
 
     name: str
     label: str
     experiment: str
-    overrides: dict[str, Any]
     config: Mapping[str, Any]
 
 
@@ -61,6 +60,29 @@ def shared_fields(arms: Sequence[Arm]) -> dict[str, Any]:
     }
 
 
+def confounded(arm: Arm, reference: Arm) -> tuple[str, ...]:
+    """In what an arm differs from the reference, if in more than one thing; else ().
+
+    Another objective is one thing, with its own settings and the architecture that it
+    needs, and so is another backbone; of the same ones, every field is.
+    """
+    other_objective = objective_section.title(
+        arm.config["objective"]
+    ) != objective_section.title(reference.config["objective"])
+    other_backbone = (
+        arm.config["model"]["backbone"] != (reference.config["model"]["backbone"])
+    )
+
+    def thing(field: str) -> str:
+        is_architecture = field == "model.architecture"
+        if other_objective and (field.startswith("objective.") or is_architecture):
+            return "objective"
+        return "backbone" if other_backbone and field.startswith("model.") else field
+
+    things = dict.fromkeys(map(thing, differing_fields((arm, reference))))
+    return tuple(things) if len(things) > 1 else ()
+
+
 def check(arms: list[Arm], varies: tuple[str, ...]) -> None:
     """Refuses arms that differ in what they claim to share.
 
@@ -68,8 +90,8 @@ def check(arms: list[Arm], varies: tuple[str, ...]) -> None:
       varies: dotted fields or sections in which arms may differ.
 
     Raises:
-      UserError: naming each field that differs, its values, and what to do; also for
-        fewer than one arm, and for a name in `varies` that no arm has.
+      UserError: naming each field that differs, its values, and what to do; also without
+        arms, and for a name in `varies` that no arm has.
     """
     if not arms:
         raise UserError("A comparison needs at least one arm; config.arms is empty.")

@@ -18,17 +18,21 @@ import functools
 import json
 import os
 import pathlib
+import re
 import socket
 import threading
 import time
 
 import psutil
 
+from research.machine import files
+
 HEARTBEAT_SECONDS = 15.0
 # Several missed heartbeats: network file systems cache attributes for up to a minute.
 GIVEN_UP_SECONDS = 180.0
 # Every claim leaves a file and lines in the log, so a vain one is not repeated soon.
 LEFT_ALONE_SECONDS = 60.0
+_CLAIM = re.compile(r"claim\.([1-9][0-9]{0,8})")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,18 +157,18 @@ class Claims:
 
 
 def _latest(folder: pathlib.Path) -> tuple[int, pathlib.Path | None]:
-    numbers = [int(path.name.split(".")[1]) for path in folder.glob("claim.*")]
-    if not numbers:
-        return 0, None
-    return max(numbers), folder / f"claim.{max(numbers)}"
+    names = [_CLAIM.fullmatch(path.name) for path in folder.iterdir()]
+    number = max((int(name[1]) for name in names if name), default=0)
+    return number, folder / f"claim.{number}" if number else None
 
 
 def _read(claim: pathlib.Path) -> Holder | None:
-    """Who made a claim; None if its file was cut."""
+    """Who made a claim; None if its file was cut or is no claim."""
     try:
-        return Holder(**json.loads(claim.read_text()))
-    except (ValueError, TypeError):
+        holder = Holder(**files.read_json(claim, pid=int, started=(int, float)))
+    except (files.Damaged, TypeError):
         return None
+    return holder if 0 < holder.pid < 2**31 else None
 
 
 def _is_running(holder: Holder) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping
 from typing import Any
 
 from research.comparison import arms as arms_lib
-from research.comparison import budgets, statistics
+from research.comparison import statistics
 from research.comparison.arms import Arm
 from research.comparison.budgets import Budget
 from research.config import kinds, strict
@@ -61,6 +62,7 @@ class Contrast:
     source: str
 
 
+_NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]+")
 # The reference of a contrast between pretraining and none.
 FLOOR = "random_init"
 
@@ -117,7 +119,13 @@ def parse(config: Any) -> ComparisonConfig:
     """
     raw = run_config.plain(config)
     kinds.check(raw, kinds.COMPARISON)
-    problems: list[str] = []
+    problems = [
+        f"config.{section}: the name {name!r} must be of letters, digits, '_', '-' and "
+        f"'.', and not begin with '.': it is the name of a folder."
+        for section in ("arms", "evaluations", "contrasts")
+        for name in raw.get(section, {})
+        if not _NAME.fullmatch(name)
+    ]
     complete = kinds.COMPARISON.complete
     strict.check_names(raw, _FIELDS, "config", problems, complete=complete)
     # Any: each has the type that ComparisonConfig's field of its name has.
@@ -166,16 +174,10 @@ def _arm(name: str, values: Mapping[str, Any]) -> Arm:
         run_config.parse(values["config"])
     except UserError as error:
         raise UserError(f"config.arms.{name}: {error}") from error
-    differing = run_config.differing_fields(values["base"], values["config"])
     return Arm(
         name=name,
         label=values["label"],
         experiment=values["experiment"],
-        overrides={
-            field: own
-            for field, (_, own) in differing.items()
-            if field not in budgets.FITTED
-        },
         config=values["config"],
     )
 

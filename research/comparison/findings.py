@@ -19,7 +19,7 @@ from research.comparison.results import Problem, Results, Run
 from research.comparison.statistics import Difference, Interval, Scores
 from research.comparison.verdicts import Evidence, Learning, Verdict
 from research.config import objective_section
-from research.evaluation.interface import Metric
+from research.evaluation.interface import Metric, Result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,8 @@ class ArmFindings:
       above_floor: score on the primary metric minus that of random initialisation.
       trial_losses: learning rate -> held-out losses of its trials; infinite if failed.
       chosen_rate: the tuned learning rate; None if none was chosen.
+      next_rate: the one to try next, if the chosen one is at an edge of the grid.
+      confounded: in what it differs from the reference, if that is more than one thing.
     """
 
     name: str
@@ -75,6 +77,8 @@ class ArmFindings:
     above_floor: Difference | None
     trial_losses: Mapping[float, tuple[float, ...]]
     chosen_rate: float | None
+    next_rate: float | None
+    confounded: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,20 +123,13 @@ class PublishedDifference:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """The result of one evaluation of one run, as it was saved.
-
-    Attributes:
-      scores: metric -> one score per fine-tuning seed.
-      details: finer scores by name.
-    """
+    """The result of one evaluation of one run, as it was saved."""
 
     evaluation: str
     arm: str
     seed: int
     point: float | None
-    scores: Mapping[str, tuple[float, ...]]
-    details: Mapping[str, float]
-    notes: tuple[str, ...]
+    result: Result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,10 +148,7 @@ class Findings:
       scores: of every arm, metric and point.
       verdicts: on the primary metric.
       differences: from the reference arm, on all metrics.
-      wins: arm -> other arm -> numbers of metrics won, tied and lost.
       published: measured again.
-      pareto_front: arms that no other beats on both FLOPs and the primary metric; empty
-        where that cannot be said.
     """
 
     config: ComparisonConfig
@@ -170,9 +164,7 @@ class Findings:
     scores: tuple[Score, ...]
     verdicts: tuple[Verdict, ...]
     differences: tuple[ArmDifference, ...]
-    wins: Mapping[str, Mapping[str, tuple[int, int, int]]]
     published: tuple[PublishedDifference, ...]
-    pareto_front: tuple[str, ...]
 
     def score(self, metric: str, arm: str, point: float | None) -> Score | None:
         """One score, if there is one."""
@@ -203,26 +195,30 @@ def find(results: Results) -> Findings:
         ),
         settings=config.statistics,
     )
-    pairs = evidence.pairs(names, reference)
-    arms = {name: _arm(results, evidence, name, learning[name]) for name in names}
-    scores = _intervals(evidence)
+    differences = evidence.differences(names, reference)
     return Findings(
         config=config,
         num_jobs=results.num_jobs,
         problems=results.problems,
         differing=arms_lib.differing_fields(config.arms),
         shared=arms_lib.shared_fields(config.arms),
-        arms=arms,
+        arms={name: _arm(results, evidence, name, learning[name]) for name in names},
         runs=(*results.runs.values(), *results.trials.values()),
-        records=_records(results),
+        records=tuple(
+            Record(evaluation=name, arm=arm, seed=seed, point=point, result=result)
+            for (name, arm, point), by_seed in results.scores.items()
+            for seed, result in sorted(by_seed.items())
+        ),
         pretraining_seconds=sum(
             run.summary["seconds"]
             for name in names
             for run in results.finished_runs(name)
         ),
         metrics=metrics,
-        scores=scores,
-        verdicts=tuple(verdicts.primary(evidence, pairs, metric, reference, names)),
+        scores=_intervals(evidence),
+        verdicts=tuple(
+            verdicts.primary(evidence, differences, metric, reference, names)
+        ),
         differences=tuple(
             ArmDifference(
                 metric=name,
@@ -230,14 +226,11 @@ def find(results: Results) -> Findings:
                 compared=compared,
                 status=_status(evidence, arm, reference, is_primary=name == metric),
             )
-            for (name, arm, other), compared in pairs.items()
-            if other == reference
+            for (name, arm), compared in differences.items()
         ),
-        wins=verdicts.wins(evidence, pairs, names),
         published=tuple(
             _published(evidence, contrast) for contrast in config.contrasts.values()
         ),
-        pareto_front=_pareto_front(arms, scores, metrics.get(metric), metric),
     )
 
 
@@ -303,9 +296,9 @@ def _arm(
         trial_losses={
             rate: tuple(losses) for rate, losses in tuning.losses(results, name).items()
         },
-        chosen_rate=tuning.best(results, name)
-        if config.tuning.learning_rates
-        else None,
+        chosen_rate=tuning.best(results, name),
+        next_rate=tuning.beyond_edge(results, name),
+        confounded=arms_lib.confounded(arm, config.arm(config.primary.reference)),
     )
 
 
@@ -316,22 +309,6 @@ def _cost(runs: Sequence[Run]) -> Cost:
         known = [float(value) for value in values if value is not None]
         means[field.name] = float(np.mean(known)) if len(known) == len(runs) else None
     return Cost(**means)
-
-
-def _records(results: Results) -> tuple[Record, ...]:
-    return tuple(
-        Record(
-            evaluation=evaluation,
-            arm=arm,
-            seed=seed,
-            point=point,
-            scores={name: tuple(values) for name, values in result.scores.items()},
-            details=result.details,
-            notes=tuple(result.notes),
-        )
-        for (evaluation, arm, point), by_seed in results.scores.items()
-        for seed, result in sorted(by_seed.items())
-    )
 
 
 def _status(evidence: Evidence, arm: str, reference: str, *, is_primary: bool) -> str:
@@ -347,21 +324,3 @@ def _published(evidence: Evidence, contrast: Contrast) -> PublishedDifference:
         measured=measured,
         relation=verdicts.relation(evidence, contrast, measured),
     )
-
-
-def _pareto_front(
-    arms: Mapping[str, ArmFindings],
-    scores: Sequence[Score],
-    meaning: Metric | None,
-    metric: str,
-) -> tuple[str, ...]:
-    if meaning is None or meaning.within_architecture:
-        return ()
-    spent = {
-        score.arm: (cost.flops, score.interval.mean)
-        for score in scores
-        if (score.metric, score.point) == (metric, 1.0)
-        and (cost := arms[score.arm].cost) is not None
-        and cost.flops is not None
-    }
-    return statistics.pareto_front(spent, higher_is_better=meaning.higher_is_better)

@@ -38,10 +38,10 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     """
     hint = f"Delete the folder {path.parent} and start the comparison again to redo it."
     try:
-        values = json.loads(path.read_text())
-        expected = values.pop(_HASH)
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise DamagedError(f"{path} was cut or edited: {error!r}. {hint}") from error
+        values = files.read_json(path, **{_HASH: str})
+    except files.Damaged as error:
+        raise DamagedError(f"{path} was cut or edited: {error} {hint}") from error
+    expected = values.pop(_HASH)
     if digest(values) != expected:
         raise DamagedError(f"{path} was edited: its hash does not match. {hint}")
     return values

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from research.comparison.statistics import Scores
 from research.config import saved
 from research.errors import UserError
 from research.evaluation.interface import Metric, Result
+from research.machine import files
 from research.training import workdir as workdir_lib
 from research.training.workdir import CONFIG, METRICS, written_by
 
@@ -166,7 +166,10 @@ def load(workdir: pathlib.Path) -> Results:
                 trials[job.arm, rate, seed] = _read_run(folder, job, state, value)
             case Job(evaluation=str(name), seed=int(seed)) if state == "done":
                 by_seed = scores.setdefault((name, job.arm, job.point), {})
-                by_seed[seed] = Result.from_json(value["result"])
+                by_seed[seed] = result = Result.from_json(value["result"])
+                detail = _not_finite(result)
+                if detail:
+                    problems.append(Problem(job=job, state="failed", detail=detail))
     return Results(
         config=config,
         runs=runs,
@@ -202,6 +205,12 @@ def _outcome(folder: pathlib.Path) -> tuple[str, dict[str, Any], str]:
     return "unfinished", {}, f"failed once: {reason}"
 
 
+def _not_finite(result: Result) -> str:
+    """Names the scores that are not finite; '' if all are."""
+    names = [name for name, x in result.scores.items() if not np.isfinite(x).all()]
+    return f"not finite: {', '.join(names)}" if names else ""
+
+
 def metrics_digest(folder: pathlib.Path) -> str:
     """Hash of a run's metrics file; '' without one."""
     path = folder / METRICS
@@ -223,8 +232,8 @@ def _read_run(
 ) -> Run:
     config = {}
     # Absent before the run starts, and shown by the report only.
-    with contextlib.suppress(OSError, ValueError):
-        config = json.loads((folder / CONFIG).read_text())
+    with contextlib.suppress(OSError, files.Damaged):
+        config = files.read_json(folder / CONFIG, data=dict)
     lines = [] if state == "damaged" else workdir_lib.read_metrics(folder)
     return Run(
         job=job,

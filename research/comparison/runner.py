@@ -269,13 +269,12 @@ def _rate(config, job, workdir, say) -> dict[str, Any]:
 
 
 def _evaluate(config, job, workdir, say) -> dict[str, Any]:
-    del say
     run_folder, step = pretraining.point_folder(config, job, workdir)
     trained = trained_run.load(run_folder, str(step))
     if job.point is None:
         trained = trained_run.random_init(trained, job.seed)
     evaluation = table.create(job.evaluation, config.evaluations[job.evaluation])
-    result = evaluation.run(trained, workdir / job.folder)
+    result = evaluation.run(trained, workdir / job.folder, say)
     return {
         "result": result.to_json(),
         "step": trained.step,

@@ -73,7 +73,10 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean over seeds with its interval; limits are None below two seeds."""
+    """A mean over seeds with its interval; limits are None below two seeds.
+
+    Seeds whose score is not finite are left out; the mean is NaN if there is no other.
+    """
 
     mean: float
     low: float | None
@@ -122,10 +125,11 @@ class Difference:
 def mean_interval(values: np.ndarray, *, alpha: float) -> Interval:
     """t interval of the mean of per-seed values [S]."""
     values = np.asarray(values, np.float64)
+    values = values[np.isfinite(values)]
     count = len(values)
-    mean = float(values.mean())
-    if count == 1:
-        return Interval(mean=mean, low=None, high=None, stddev=None, num_seeds=1)
+    mean = float(values.mean()) if count else np.nan
+    if count < 2:
+        return Interval(mean=mean, low=None, high=None, stddev=None, num_seeds=count)
     stddev = float(values.std(ddof=1))
     half = float(scipy.special.stdtrit(count - 1, 1 - alpha / 2)) * stddev / count**0.5
     return Interval(
@@ -149,6 +153,11 @@ def difference(
     of_treatment = [treatment.seeds.index(seed) for seed in common]
     of_reference = [reference.seeds.index(seed) for seed in common]
     means = treatment.means[of_treatment] - reference.means[of_reference]
+    failed = [str(seed) for seed, x in zip(common, means) if not np.isfinite(x)]
+    if failed:
+        # Leaving such seeds out would favour arms that fail, so there is no test.
+        reason = f"no finite score at seed {', '.join(failed)}: no test"
+        return _untested(means[np.isfinite(means)], reason)
     if len(common) < 2:
         reason = "no common seed" if not common else "one seed: no test"
         return _untested(means, reason)
@@ -343,17 +352,3 @@ def outcome(
     if p_value >= alpha:
         return "tie"
     return "win" if (compared.mean > 0) == higher_is_better else "loss"
-
-
-def pareto_front(
-    arms: Mapping[str, tuple[float, float]], *, higher_is_better: bool
-) -> tuple[str, ...]:
-    """Of arms with a (cost, score), those that no other beats on both, by cost."""
-    sign = 1.0 if higher_is_better else -1.0
-    front: list[str] = []
-    best = -np.inf
-    for arm in sorted(arms, key=lambda name: (arms[name][0], -sign * arms[name][1])):
-        if sign * arms[arm][1] > best:
-            best = sign * arms[arm][1]
-            front.append(arm)
-    return tuple(front)

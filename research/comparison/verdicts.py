@@ -9,7 +9,6 @@ or to it is claimed, because the budget was too small to test it.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,8 +23,8 @@ from research.evaluation.interface import Metric
 PLATEAU_MARGIN = 0.05
 # How a measured difference relates to a published one, if an arm is on its plateau.
 NOT_TESTABLE = "not testable at this budget"
-# (metric, arm, other arm) -> arm minus other arm.
-Pairs = Mapping[tuple[str, str, str], Difference]
+# (metric, arm) -> arm minus reference.
+Differences = Mapping[tuple[str, str], Difference]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,6 @@ class Learning:
       unigram: entropy of the arm's own targets.
       content_unigram: the same if special targets (sentinels, end of sequence) cost
         nothing; a loss below it shows that the arm has learnt something about text.
-      num_seeds: finished runs.
       margin: `unigram` minus `loss`.
       on_plateau: whether `loss` is not clearly below `content_unigram`.
     """
@@ -45,7 +43,6 @@ class Learning:
     loss: float
     unigram: float
     content_unigram: float
-    num_seeds: int
     margin: float
     on_plateau: bool
 
@@ -64,8 +61,6 @@ class Verdict:
     """
 
     arm: str
-    reference: str
-    metric: str
     compared: Difference | None
     adjusted_p: float | None
     outcome: str
@@ -122,15 +117,15 @@ class Evidence:
         """Whether both arms have left their plateaus, as far as that is known."""
         return not self.on_plateau & {arm, reference}
 
-    def pairs(self, arms: Sequence[str], reference: str) -> Pairs:
-        """Every pair of arms once on every metric; the reference is the second arm."""
-        ordered = [*(arm for arm in arms if arm != reference), reference]
+    def differences(self, arms: Sequence[str], reference: str) -> Differences:
+        """Every other arm minus the reference, on every metric that compares them."""
         return {
-            (metric, arm, other): compared
+            (metric, arm): compared
             for metric in self.metrics
-            for arm, other in itertools.combinations(ordered, 2)
-            if self.comparable(metric, arm, other)
-            and (compared := self.compare(metric, arm, other)) is not None
+            for arm in arms
+            if arm != reference
+            and self.comparable(metric, arm, reference)
+            and (compared := self.compare(metric, arm, reference)) is not None
         }
 
 
@@ -146,20 +141,23 @@ def learning(runs: Sequence[Run]) -> Learning | None:
         loss=loss,
         unigram=unigram,
         content_unigram=content_unigram,
-        num_seeds=len(runs),
         margin=unigram - loss,
         on_plateau=loss > content_unigram - PLATEAU_MARGIN,
     )
 
 
 def primary(
-    evidence: Evidence, pairs: Pairs, metric: str, reference: str, arms: Sequence[str]
+    evidence: Evidence,
+    differences: Differences,
+    metric: str,
+    reference: str,
+    arms: Sequence[str],
 ) -> list[Verdict]:
     """Every arm against the reference on one metric, corrected over the arms."""
     others = [arm for arm in arms if arm != reference]
     alpha = evidence.settings.alpha
     obstacles = {arm: _obstacle(evidence, metric, arm, reference) for arm in others}
-    compared = {arm: pairs.get((metric, arm, reference)) for arm in others}
+    compared = {arm: differences.get((metric, arm)) for arm in others}
     p_values = {
         arm: None if found is None or obstacles[arm] else found.p_value
         for arm, found in compared.items()
@@ -184,8 +182,6 @@ def primary(
         found.append(
             Verdict(
                 arm=arm,
-                reference=reference,
-                metric=metric,
                 compared=difference,
                 adjusted_p=adjusted[arm],
                 outcome=outcome,
@@ -214,30 +210,3 @@ def relation(evidence: Evidence, contrast: Contrast, found: Difference | None) -
     higher = evidence.metrics[contrast.metric].higher_is_better
     better = found.mean if higher else -found.mean
     return "agrees" if better * contrast.published > 0 else "opposite"
-
-
-def wins(
-    evidence: Evidence, pairs: Pairs, arms: Sequence[str]
-) -> dict[str, dict[str, tuple[int, int, int]]]:
-    """arm -> other arm -> on how many metrics it wins, ties and loses.
-
-    Exploratory: each comparison at the level of a single test. Arms on their plateau
-    and metrics that do not compare count nothing.
-    """
-    order = ("win", "tie", "loss")
-    counts = np.zeros((len(arms), len(arms), 3), int)
-    for (metric, arm, other), compared in pairs.items():
-        if compared.tested and evidence.testable(arm, other):
-            outcome = statistics.outcome(
-                compared,
-                alpha=evidence.settings.alpha,
-                adjusted_p=None,
-                higher_is_better=evidence.metrics[metric].higher_is_better,
-            )
-            i, j, kind = arms.index(arm), arms.index(other), order.index(outcome)
-            counts[i, j, kind] += 1
-            counts[j, i, 2 - kind] += 1
-    return {
-        arm: {other: tuple(counts[i, j].tolist()) for j, other in enumerate(arms)}
-        for i, arm in enumerate(arms)
-    }

@@ -8,6 +8,7 @@ that begins or ends.
 from __future__ import annotations
 
 import pathlib
+import statistics
 import time
 from collections import defaultdict
 from typing import Any, Self
@@ -17,6 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from research.comparison import arms as arms_lib
 from research.comparison import budgets, jobs, outcomes
 from research.comparison.config import ComparisonConfig
 from research.comparison.jobs import Job
@@ -90,7 +92,7 @@ class View:
             f"{_MARKS[mark]} {job.description}: {problem or formats.duration(seconds)}"
         )
         if self._live is not None:
-            self._live.console.print(text, highlight=False)
+            self._live.console.print(Text(text))
         else:
             print(f"{text}. {self._summary()}", flush=True)
 
@@ -103,31 +105,35 @@ class View:
     def _summary(self) -> str:
         done = sum(self._state(job) == "done" for job in self._plan)
         text = f"{done} of {len(self._plan)} jobs done"
-        left, is_whole = self.seconds_left()
-        if not left:
-            return text
-        about = "about" if is_whole else "more than"
-        return f"{text}, {about} {formats.duration(left)} left"
+        left, spread, unknown = self.seconds_left()
+        if left:
+            text += f", about {formats.duration(left)} left"
+        if spread >= 1:
+            text += f" (± {formats.duration(spread)})"
+        if left and unknown:
+            text += f", and {formats.plural(unknown, 'job')} of kinds not yet seen"
+        return text
 
-    def seconds_left(self) -> tuple[float, bool]:
+    def seconds_left(self) -> tuple[float, float, int]:
         """An estimate from finished jobs of the same kind, for one process.
 
         Returns:
-          Seconds, and whether they are of all that is left: kinds of which none has
-          finished yet are unknown.
+          Seconds, their standard deviation, and how many jobs are not in them, because
+          none of their kind has finished yet.
         """
-        total, is_whole = 0.0, True
+        total, variance, unknown = 0.0, 0.0, 0
         for job in self._plan:
             if self._state(job) in ("done", "failed"):
                 continue
             durations = self._durations.get((job.kind, job.evaluation))
             if not durations:
-                is_whole = False
+                unknown += 1
                 continue
-            mean = sum(durations) / len(durations)
             spent = time.monotonic() - self._job_started if job == self._job else 0.0
-            total += max(mean - spent, 0.0)
-        return total, is_whole
+            total += max(statistics.fmean(durations) - spent, 0.0)
+            if len(durations) > 1:
+                variance += statistics.variance(durations)
+        return total, variance**0.5, unknown
 
     def _state(self, job: Job) -> str:
         if job == self._job:
@@ -145,7 +151,9 @@ class View:
         for column in columns:
             table.add_column(column)
         for arm in self._config.arms:
-            table.add_row(arm.label, *(self._cell(arm.name, c) for c in columns))
+            # As text: square brackets are no markup.
+            label = Text(arm.label)
+            table.add_row(label, *(self._cell(arm.name, c) for c in columns))
         elapsed = formats.duration(time.monotonic() - self._started)
         lines: list[Any] = [table, Text("")]
         if self._job is not None:
@@ -169,13 +177,23 @@ class View:
 
 
 def opening(config: ComparisonConfig) -> str:
-    """What is compared: arms, seeds, budget."""
+    """What is compared: arms, seeds, budget; and which arms are confounded."""
     count = len(config.seeds)
     # Number and names, because --config.seeds=3 is the one seed 3, not three seeds.
     seeds = f"{count} seed{'s' * (count > 1)} ({', '.join(map(str, config.seeds))})"
     budget = f"{formats.large(config.budget.amount)} {budgets.AXES[config.budget.axis]}"
     arms = ", ".join(arm.name for arm in config.arms)
-    return f"{config.name}: {len(config.arms)} arms ({arms}), {seeds}, {budget} a run"
+    lines = [
+        f"{config.name}: {len(config.arms)} arms ({arms}), {seeds}, {budget} a run"
+    ]
+    reference = config.arm(config.primary.reference)
+    lines += [
+        f"note: {arm.name} differs from {reference.name} in more than one thing "
+        f"({', '.join(things)}), so no difference can be put down to one of them"
+        for arm in config.arms
+        if (things := arms_lib.confounded(arm, reference))
+    ]
+    return "\n".join(lines)
 
 
 def _seconds_taken(folder: pathlib.Path) -> float | None:

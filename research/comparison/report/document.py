@@ -80,10 +80,8 @@ class Details:
     text: str
 
     def to_markdown(self) -> str:
-        return (
-            f"<details><summary>{html.escape(self.title)}</summary>\n\n"
-            f"{textwrap.indent(self.text, '    ')}\n\n</details>"
-        )
+        title, text = html.escape(self.title), html.escape(self.text)
+        return f"<details><summary>{title}</summary>\n\n<pre>\n{text}\n</pre>\n\n</details>"
 
 
 # A str is Markdown: headings, paragraphs, lists.
@@ -97,10 +95,6 @@ class Document:
     title: str
     subtitle: str
     blocks: Sequence[Block]
-
-    @property
-    def figures(self) -> list[Figure]:
-        return [block for block in self.blocks if isinstance(block, Figure)]
 
     def to_markdown(self) -> str:
         """The whole document; figures are links to figures/NAME.png."""

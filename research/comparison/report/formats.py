@@ -79,8 +79,8 @@ def score(value: float | None, metric: Metric, *, plus: bool = False) -> str:
 
 
 def unit_of_difference(metric: Metric) -> str:
-    """'points' for percentages, otherwise the unit itself."""
-    return "points" if metric.unit == "%" else metric.unit
+    """'points' for percentages, otherwise the unit itself, as Markdown."""
+    return "points" if metric.unit == "%" else markdown.escape(metric.unit)
 
 
 def interval(value: Interval, metric: Metric) -> str:

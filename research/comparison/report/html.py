@@ -22,8 +22,6 @@ from research.comparison.report.document import (
 from research.evaluation import markdown
 
 _STYLE = pathlib.Path(__file__).with_name("report.css")
-# Figures below this width (in points) are not stretched over the page.
-_NARROW = 450
 
 
 def _anchors(state: StateCore) -> None:
@@ -39,7 +37,7 @@ def _anchor(title: str) -> str:
 
 # Neither HTML nor links nor images: what a config or an error message says is text.
 _MARKDOWN = MarkdownIt("zero").enable(
-    ["heading", "list", "table", "emphasis", "backticks", "escape"]
+    ["heading", "list", "table", "emphasis", "backticks", "escape", "entity"]
 )
 _MARKDOWN.core.ruler.push("anchors", _anchors)
 
@@ -114,7 +112,5 @@ def _block(block: Block, drawings: Mapping[str, str]) -> str:
 def _figure(block: Figure, svg: str) -> str:
     label = html.escape(block.caption)
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
-    width = re.search(r'viewBox="0 0 ([\d.]+)', svg)
-    narrow = ' class="narrow"' if width and float(width[1]) < _NARROW else ""
     caption = f"<figcaption>{_inline(block.caption)}</figcaption>"
-    return f"<figure{narrow}>{svg}{caption}</figure>"
+    return f'<figure><div class="scroll">{svg}</div>{caption}</figure>'

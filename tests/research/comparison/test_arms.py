@@ -79,12 +79,3 @@ def test_shared_fields_follow_their_reference_unless_an_arm_has_its_own():
     assert first.train.batch_size == other.train.batch_size == 12
     assert first.data.tokenizer.vocab_size == 77
     assert other.data.tokenizer.vocab_size == 99
-
-
-def test_overrides_are_what_the_arm_changes_in_its_experiment():
-    config = fixtures.comparison(arms=["masked_lm"])
-    config.shared.optimizer.beta2 = 0.5
-    arm = fixtures.config_lib.parse(config).arms[0]
-    assert arm.experiment == "masked_lm"
-    assert arm.overrides["optimizer.beta2"] == 0.5
-    assert "train.batch_size" not in arm.overrides

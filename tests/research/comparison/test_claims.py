@@ -122,10 +122,23 @@ def test_of_many_racing_processes_one_wins(tmp_path):
     assert {path.name for path in tmp_path.glob("*/claim.*")} == {"claim.1", "claim.2"}
 
 
-def test_a_cut_claim_is_given_up_like_that_of_another_machine(
-    tmp_path, mine, monkeypatch
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"machine": "a',
+        b"[]",
+        b"\xff",
+        b"[" * 100_000,
+        json.dumps({**vars(claims.Holder.me()), "pid": "x"}).encode(),
+        json.dumps({**vars(claims.Holder.me()), "pid": 10**30}).encode(),
+    ],
+)
+def test_a_damaged_claim_is_given_up_like_that_of_another_machine(
+    tmp_path, mine, monkeypatch, content
 ):
-    (tmp_path / "claim.1").write_text('{"machine": "a')
+    (tmp_path / "claim.1").write_bytes(content)
+    for stray in ("claim.txt", "claim.", "claim.2.old", "claim.1e3"):
+        (tmp_path / stray).touch()
     clock = [time.monotonic()]
     monkeypatch.setattr(claims.time, "monotonic", lambda: clock[0])
     assert not mine.acquire(tmp_path)

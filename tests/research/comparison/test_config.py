@@ -37,6 +37,17 @@ def test_contrasts_on_metrics_that_nothing_gives_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "name", ["a/b", 'x"><img src=x>', "=cmd", "..", "", "a\n", "é"]
+)
+@pytest.mark.parametrize("section", ["arms", "evaluations"])
+def test_names_that_are_no_folders_are_refused(tmp_path, section, name):
+    raw = fixtures.parsed().raw
+    raw = {**raw, section: {**raw[section], name: next(iter(raw[section].values()))}}
+    with pytest.raises(UserError, match=f"config.{section}: the name .* letters"):
+        runner.run(raw, tmp_path)
+
+
+@pytest.mark.parametrize(
     "changes,message",
     [
         ({"primary.metric": "glue/average"}, "Valid: acceptability/accuracy"),

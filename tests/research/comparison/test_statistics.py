@@ -271,6 +271,26 @@ def test_equal_differences_are_no_certainty():
     assert compare(a, b).p_value is None
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("seeds", [1, 2, 5, 25])
+def test_a_score_that_is_not_finite_leaves_no_verdict(seeds, bad):
+    """In either arm, below and above the number of seeds of the bootstrap."""
+    rng = np.random.default_rng(seeds)
+    a, b, _ = simulated_scores(rng, seeds=seeds, examples=30, shift=30.0)
+    for arm in (a, b):
+        whole = arm.means[-1], arm.examples[-1].copy()
+        arm.means[-1], arm.examples[-1] = bad, bad
+        for examples in statistics.EXAMPLES:
+            result = compare(a, b, examples)
+            assert result.p_value is result.low is result.detectable is None
+            assert f"no finite score at seed {seeds - 1}" in result.method
+            assert result.num_seeds == seeds - 1
+            assert np.isfinite(result.mean) == (seeds > 1)
+        interval = statistics.mean_interval(arm.means, alpha=0.05)
+        assert interval.num_seeds == seeds - 1 and interval.mean != bad
+        arm.means[-1], arm.examples[-1] = whole
+
+
 def test_holm_equals_its_definition():
     rng = np.random.default_rng(1)
     for _ in range(50):
@@ -303,30 +323,3 @@ def test_examples_must_be_equal():
     )
     with pytest.raises(ValueError, match="6 and 5 examples"):
         compare(a, b, "sampled")
-
-
-def test_pareto_front_is_what_nobody_beats():
-    rng = np.random.default_rng(0)
-    for sign in (True, False):
-        arms = {str(i): tuple(rng.integers(0, 6, 2).tolist()) for i in range(8)}
-        front = set(statistics.pareto_front(arms, higher_is_better=sign))
-        for name, (cost, score) in arms.items():
-            better = [
-                other
-                for other, (c, s) in arms.items()
-                if c <= cost
-                and (s >= score if sign else s <= score)
-                and (c, s) != (cost, score)
-            ]
-            assert (name in front) <= (not better)
-        assert {arms[n] for n in front} == {
-            p for n, p in arms.items() if not _beaten(p, arms.values(), sign)
-        }
-
-
-def _beaten(point, points, higher):
-    sign = 1 if higher else -1
-    return any(
-        c <= point[0] and sign * s >= sign * point[1] and (c, s) != point
-        for c, s in points
-    )

@@ -58,16 +58,28 @@ def test_the_table_shows_every_job_and_the_one_at_work(tmp_path, config):
     assert (tmp_path / job.folder / "log.txt").read_text().startswith("step  120")
 
 
+def test_brackets_in_labels_are_text(tmp_path):
+    config = fixtures.comparison()
+    config.arms.causal_lm.label = "[/x] [red]"
+    text = shown(view.View(fixtures.config_lib.parse(config), tmp_path))
+    assert "[/x] [red]" in text
+
+
 def test_time_left_counts_what_is_known_and_says_when_that_is_not_all(tmp_path, config):
     plan = jobs.plan(config)
     finish(tmp_path, config, 8)
-    seconds, is_whole = view.View(config, tmp_path).seconds_left()
     # Four of the six runs are left; no evaluation has been seen.
-    assert seconds == 4 * 60.0 and not is_whole
-    assert "more than 4m00s left" in shown(view.View(config, tmp_path))
+    assert view.View(config, tmp_path).seconds_left() == (4 * 60.0, 0.0, 12)
+    text = shown(view.View(config, tmp_path))
+    assert "about 4m00s left, and 12 jobs of kinds not yet seen" in text
     finish(tmp_path, config, 10)
-    seconds, is_whole = view.View(config, tmp_path).seconds_left()
-    assert seconds == (len(plan) - 10) * 60.0 and is_whole
+    left = view.View(config, tmp_path).seconds_left()
+    assert left == ((len(plan) - 10) * 60.0, 0.0, 0)
+    # One of three finished runs took half as long, and three are left.
+    finish(tmp_path, config, 7, seconds=30.0)
+    _, spread, _ = view.View(config, tmp_path).seconds_left()
+    assert spread == pytest.approx((3 * 300) ** 0.5)
+    assert "(± 30s)" in shown(view.View(config, tmp_path))
 
 
 def test_without_a_terminal_there_is_a_line_a_job(tmp_path, config, capsys):

@@ -1,4 +1,4 @@
-"""Curves: losses, scores along the budget, learning rates."""
+"""Curves: losses, and scores along the budget."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from research.comparison.findings import LearningCurve
 from research.comparison.report.figures.style import (
@@ -128,32 +128,4 @@ def scores_over_budget(
         axis.xaxis.set_major_locator(MaxNLocator(4))
     axes[0, 0].set_ylabel(score_label)
     legend(figure, axes[0, 0])
-    return figure
-
-
-def learning_rates(
-    arms: Mapping[str, Mapping[float, Sequence[float]]],
-    chosen: Mapping[str, float | None],
-    styles: Mapping[str, ArmStyle],
-) -> Figure:
-    """Held-out loss above the arm's best, against the learning rate."""
-    figure, axis = plt.subplots(figsize=(WIDTH * 0.72, 3.0))
-    for arm, found in arms.items():
-        style = styles[arm]
-        rates = sorted(found)
-        means = np.array([np.mean(found[rate]) for rate in rates])
-        above = means - min(means[np.isfinite(means)], default=0.0)
-        style.plot(axis, rates, above, label=style.label)
-        rate = chosen[arm]
-        if rate is not None:
-            best = above[rates.index(rate)]
-            axis.plot(
-                rate, best, "o", markersize=12, fillstyle="none", color=style.colour
-            )
-    axis.plot([], [], "o", markersize=11, fillstyle="none", color=MUTED, label="chosen")
-    axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axis.set_xlabel("peak learning rate")
-    axis.set_ylabel("held-out loss above best (nats)")
-    legend(figure, axis)
     return figure

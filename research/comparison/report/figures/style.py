@@ -52,6 +52,7 @@ _SETTINGS: Any = {
     "grid.color": "#e4e8ec",
     "grid.linewidth": 0.8,
     "text.color": INK,
+    "text.parse_math": False,  # a $ in a label is a $
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "legend.frameon": False,
@@ -131,8 +132,7 @@ def draw(plot: Callable[[], Figure], folder: pathlib.Path, name: str) -> str:
         plt.close(figure)
     text = _renumbered(buffer.getvalue(), name)
     (folder / f"{name}.svg").write_text(text)
-    text = text[text.index("<svg") :]
-    return re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
+    return text[text.index("<svg") :]
 
 
 def _renumbered(svg: str, name: str) -> str:

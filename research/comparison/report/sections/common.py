@@ -31,7 +31,7 @@ def seeds(found: Findings, count: int) -> str:
 def interval_note(found: Findings) -> str:
     """The sentence of a caption that says what brackets are."""
     if len(found.config.seeds) < 2:
-        return f" {formats.plural(len(found.config.seeds), 'seed')}: no intervals."
+        return " 1 seed: no intervals."
     level = f"{1 - found.config.statistics.alpha:.0%}"
     return f" Brackets: {level} t intervals over pretraining seeds."
 
@@ -39,7 +39,7 @@ def interval_note(found: Findings) -> str:
 def score_cell(found: Findings, metric: str, arm: str, point: float | None) -> str:
     """A score with its interval, or ± its error over examples; a dash without one."""
     score = found.score(metric, arm, point)
-    if score is None:
+    if score is None or not score.interval.num_seeds:
         return formats.DASH
     meaning = found.metrics[metric]
     text = formats.interval(score.interval, meaning)
@@ -57,11 +57,12 @@ def point(value: Interval | Difference, metric: Metric) -> Point:
 
 
 def points(found: Findings, metric: str, share: float | None) -> dict[str, Point]:
-    """arm -> its score at a share of the budget, of the arms that have one."""
+    """arm -> its score at a share of the budget, of the arms that have a finite one."""
     return {
         arm: point(score.interval, found.metrics[metric])
         for arm in found.arms
         if (score := found.score(metric, arm, share)) is not None
+        and score.interval.num_seeds
     }
 
 

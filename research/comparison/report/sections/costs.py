@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
+import numpy as np
 
 from research.comparison import budgets
 from research.comparison.findings import Cost, Findings
 from research.comparison.report import formats
-from research.comparison.report.document import Block, Figure, Table
-from research.comparison.report.figures import curves
-from research.comparison.report.figures import scores as score_figures
+from research.comparison.report.document import Block, Table
 from research.comparison.report.sections import common
 
 # Column -> cell.
@@ -28,7 +26,7 @@ _COLUMNS = {
 
 
 def costs(found: Findings) -> list[Block]:
-    """What every arm spent, whatever the budget's axis, and score against it."""
+    """What every arm spent, whatever the budget's axis."""
 
     def cells(cost: Cost | None) -> list[str]:
         if cost is None:
@@ -52,55 +50,28 @@ def costs(found: Findings) -> list[Block]:
             f"share of the device's matrix-product rate."
         ),
     )
-    return ["## Cost", table, *_pareto(found)]
-
-
-def _pareto(found: Findings) -> list[Block]:
-    if not found.pareto_front:
-        return []
-    metric = found.config.primary.metric
-    scores = common.points(found, metric, 1.0)
-    spent = {
-        arm: (cost.flops / 1e12, scores[arm])
-        for arm in scores
-        if (cost := found.arms[arm].cost) is not None and cost.flops is not None
-    }
-    if len(spent) < 2:
-        return []
-    plot = functools.partial(
-        score_figures.pareto,
-        spent,
-        found.pareto_front,
-        common.styles(found),
-        cost_label="training FLOPs of a run (×10¹²)",
-        score_label=common.axis_label(found.metrics[metric]),
-    )
-    caption = (
-        f"{formats.evaluation_of(metric)} against training FLOPs. The line joins arms "
-        f"that no other arm beats on both; where bars overlap, that order is not "
-        f"certain."
-    )
-    return [Figure(name="pareto", caption=caption, plot=plot)]
+    return ["## Cost", table]
 
 
 def sensitivity(found: Findings) -> list[Block]:
-    """Held-out loss over the learning rates tried, if any were."""
-    tried = {
-        name: arm.trial_losses for name, arm in found.arms.items() if arm.trial_losses
-    }
-    if not tried:
+    """Held-out loss by learning rate, if several were tried."""
+    tuning = found.config.tuning
+    if not any(arm.trial_losses for arm in found.arms.values()):
         return []
+    rows = []
+    for name, arm in found.arms.items():
+        row = [common.label(found, name)]
+        for rate in tuning.learning_rates:
+            losses = arm.trial_losses.get(rate, ())
+            cell = formats.number(float(np.mean(losses)) if losses else None, 3)
+            row.append(f"**{cell}**" if rate == arm.chosen_rate else cell)
+        rows.append(row)
     caption = (
-        "Held-out loss of the tuning runs above each arm's best, against the peak "
-        "learning rate: every arm had the same rates and seeds of their own "
-        f"({formats.setting(found.config.tuning.seeds)}). A flat curve means that the "
-        "choice hardly matters; a rate without a point diverged."
+        "Held-out loss of the tuning runs, against the peak learning rate; the chosen one "
+        "is bold. Every arm had the same rates, and seeds of their own "
+        f"({formats.setting(tuning.seeds)}). A dash: not finished, or diverged."
     )
-    plot = functools.partial(
-        curves.learning_rates,
-        tried,
-        {arm: found.arms[arm].chosen_rate for arm in tried},
-        common.styles(found),
-    )
-    figure = Figure(name="learning_rates", caption=caption, plot=plot)
-    return ["## Learning-rate sensitivity", figure]
+    columns = ["arm", *(formats.short(rate) for rate in tuning.learning_rates)]
+    aligns = "l" + "r" * len(tuning.learning_rates)
+    table = Table(columns=columns, rows=rows, aligns=aligns, caption=caption)
+    return ["## Learning-rate sensitivity", table]

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-
 from research.comparison.config import FLOOR
 from research.comparison.findings import Findings, PublishedDifference
 from research.comparison.report import formats
-from research.comparison.report.document import Block, Figure, Table
-from research.comparison.report.figures import scores as score_figures
-from research.comparison.report.sections import common
-from research.comparison.verdicts import NOT_TESTABLE
+from research.comparison.report.document import Block, Table
 from research.evaluation import markdown
 
 
 def published(found: Findings) -> list[Block]:
-    """A row and a line in a figure for every contrast of the config."""
+    """A row for every contrast of the config."""
     if not found.published:
         return []
-    blocks: list[Block] = [
+    return [
         "## Published differences",
         (
             "Sizes, corpora and metrics differ from the papers', so only direction and "
@@ -43,22 +38,6 @@ def published(found: Findings) -> list[Block]:
             ),
         ),
     ]
-    pairs = {
-        _title(found, row): (
-            row.contrast.published,
-            common.point(row.measured, found.metrics[row.contrast.metric]),
-        )
-        for row in found.published
-        if row.measured is not None and row.relation != NOT_TESTABLE
-    }
-    if pairs:
-        caption = (
-            "Published differences (hollow diamonds) and measured ones (filled, with "
-            "intervals), in points of each contrast's own metric."
-        )
-        plot = functools.partial(score_figures.published, pairs)
-        blocks.append(Figure(name="published", caption=caption, plot=plot))
-    return blocks
 
 
 def _row(found: Findings, row: PublishedDifference) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import json
 from typing import Any
 
@@ -68,7 +67,8 @@ def design(found: Findings) -> list[Block]:
             )
         )
     experiments = "; ".join(
-        f"{common.label(found, arm.name)} starts from `experiments/{arm.experiment}.py`"
+        f"{common.label(found, arm.name)} starts from the experiment "
+        f"{markdown.escape(arm.experiment)}"
         for arm in config.arms
     )
     fitted = ", ".join(f"`{name}`" for name in budgets.FITTED)
@@ -110,10 +110,10 @@ def method(found: Findings) -> list[Block]:
             "fine-tuning seeds are averaged inside."
         ),
         *_corpus(found),
-        *_tests(found),
+        _tests(found),
         (
-            f"One metric was declared primary: `{config.primary.metric}`, against "
-            f"{common.label(found, config.primary.reference)}. Holm's correction covers "
+            f"One metric was declared primary: {markdown.escape(config.primary.metric)}, "
+            f"against {common.label(found, config.primary.reference)}. Holm's correction covers "
             f"the arms on it. All else is exploratory."
         ),
         (
@@ -131,64 +131,32 @@ def _corpus(found: Findings) -> list[str]:
     """What text the runs read, which all arms share."""
     for run in found.runs:
         if run.config and "text" in run.summary:
-            source = run.config["data"]["source"]
-            return [f"Corpus `{source}`: {describe_text(run.summary['text'])}."]
+            source = markdown.escape(run.config["data"]["source"])
+            return [f"Corpus {source}: {describe_text(run.summary['text'])}."]
     return []
 
 
-def _tests(found: Findings) -> list[str]:
-    """What was done on each metric, which the finished seeds and scores decide."""
-    planned = len(found.config.seeds)
-    if planned < 2:
-        return [
-            (
-                f"{formats.plural(planned, 'pretraining seed')}: there are no intervals "
-                f"and no tests, and differences may be due to the seed."
-            )
-        ]
-    num_arms = collections.Counter(row.metric for row in found.differences)
-    ways: dict[tuple[str, str, bool], dict[str, list[str]]] = {}
-    for row in found.differences:
-        way = (row.compared.method, row.compared.examples, row.compared.tested)
-        arms = ways.setdefault(way, {}).setdefault(row.metric, [])
-        arms.append(common.label(found, row.arm))
-    items = []
-    for (test, examples, tested), metrics in ways.items():
-        names = [
-            f"`{metric}`"
-            # Seeds that are missing can make the arms differ.
-            + (f" ({formats.listed(arms)})" * (len(arms) < num_arms[metric]))
-            for metric, arms in metrics.items()
-        ]
-        words = _test_words(found, test, examples) if tested else f"untested ({test})"
-        items.append(f"{formats.listed(names)}: {words}.")
-    return items or ["There are no differences between arms yet, and no tests."]
-
-
-def _test_words(found: Findings, test: str, examples: str) -> str:
+def _tests(found: Findings) -> str:
+    """What was done for intervals and tests, as far as the seeds allow it."""
     settings = found.config.statistics
-    interval = (
-        f"differences have {1 - settings.alpha:.0%} {test} intervals over the seeds that "
-        f"both arms finished"
-    )
-    if examples == "sampled":
+    least = statistics.MIN_BOOTSTRAP_SEEDS
+    if len(found.config.seeds) < 2:
         return (
-            f"{interval}, and over examples: these are taken as sampled, and the "
-            f"intervals speak of new examples of the same kind"
+            "1 pretraining seed: there are no intervals and no tests, and differences may "
+            "be due to the seed."
         )
-    reason = ""
-    if settings.examples == "sampled":
-        reason = " for want of scores of single examples"
-        if test == "paired t":
-            reason = f" below {statistics.MIN_BOOTSTRAP_SEEDS} seeds"
+    sampled = settings.examples == "sampled"
+    over = " over seeds and, where each has its score, examples" if sampled else ""
     return (
-        f"{interval}; examples are taken as fixed{reason}, and the intervals speak of "
-        f"these examples only"
+        f"Differences have {1 - settings.alpha:.0%} intervals over the seeds that both "
+        f"arms finished: of a paired t test below {least} of them, else of the "
+        f"multi-bootstrap{over}. The table of differences says of each which it was, "
+        f"and whether it speaks of new examples ('sampled') or of these alone ('fixed')."
     )
 
 
 def appendix(found: Findings) -> list[Block]:
-    """Every run: state, seed, numbers, config, commit, versions, hardware."""
+    """Every run: state, seed, numbers, commit, versions, hardware."""
     table = Table(
         columns=[
             "run",
@@ -212,7 +180,7 @@ def appendix(found: Findings) -> list[Block]:
             for run in found.runs
         ],
         aligns="llrrrrr",
-        caption="",
+        caption="The folder of each holds its config.json.",
     )
     environments: dict[str, list[str]] = {}
     for run in found.runs:
@@ -229,15 +197,7 @@ def appendix(found: Findings) -> list[Block]:
         )
         for text, folders in environments.items()
     ]
-    configs = [
-        Details(
-            title=f"Config of {run.job.folder}",
-            text=json.dumps(run.config, indent=1, sort_keys=True),
-        )
-        for run in found.runs
-        if run.config and run.job.kind == "run"
-    ]
-    return ["## Appendix: every run", table, *provenance, *configs]
+    return ["## Appendix: every run", table, *provenance]
 
 
 def as_csv(found: Findings) -> list[list[Any]]:
@@ -255,12 +215,19 @@ def as_csv(found: Findings) -> list[list[Any]]:
         is_floor = record.point is None
         start = ["floor" if is_floor else "score", record.arm, record.seed]
         start += ["" if is_floor else record.point, ""]
-        for name, values in record.scores.items():
+        result = record.result
+        for name, values in result.scores.items():
             metric = f"{record.evaluation}/{name}"
             unit = found.metrics[metric].unit
             unit = "share" if unit == "%" else unit
             rows += [[*start, metric, unit, value] for value in values]
-        for name, value in record.details.items():
-            if name not in record.scores:
+        for name, value in result.details.items():
+            if name not in result.scores:
                 rows.append([*start, f"{record.evaluation}/{name}", "share", value])
-    return rows
+    return [[_csv_cell(value) for value in row] for row in rows]
+
+
+def _csv_cell(value: Any) -> Any:
+    """A value that no spreadsheet takes for a formula."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@"))
+    return f"'{value}" if is_formula else value

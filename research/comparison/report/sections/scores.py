@@ -125,7 +125,7 @@ def _notes(found: Findings, name: str) -> str:
     records = [record for record in found.records if record.evaluation == name]
     places: dict[str, list[str]] = {}
     for record in records:
-        for note in record.notes:
+        for note in record.result.notes:
             places.setdefault(note, []).append(_place(found, record))
     text = "; ".join(
         markdown.escape(note)
@@ -159,7 +159,7 @@ def _chart(found: Findings, name: str, metric: str, meaning: Metric) -> list[Blo
     )
     bars = "" if len(found.config.seeds) < 2 else " Bars: intervals over seeds."
     caption = (
-        f"{markdown.escape(name)}: {meaning.label} at the end of the budget (filled) and "
+        f"{name}: {markdown.escape(meaning.label)} at the end of the budget (filled) and "
         f"from random initialisation (hollow).{bars}{_within_note(meaning)}"
     )
     return [Figure(name=f"scores_{name}", caption=caption, plot=plot)]
@@ -194,10 +194,11 @@ def over_budget(found: Findings) -> list[Block]:
             score_label=common.axis_label(meaning),
             chance=common.chance(meaning),
         )
-        dotted = f" Dotted: {meaning.floor_label}." if meaning.floor_label else ""
+        floor = markdown.escape(meaning.floor_label)
+        dotted = f" Dotted: {floor}." if floor else ""
         bands = " Bands: intervals." if len(found.config.seeds) > 1 else ""
         caption = (
-            f"{markdown.escape(name)}: {meaning.label} against what was spent, means "
+            f"{name}: {markdown.escape(meaning.label)} against what was spent, means "
             f"over seeds.{bands} The learning rate is fitted to the whole budget, so "
             f"points before its end are those of unfinished runs.{dotted}"
             f"{_within_note(meaning)}"

@@ -71,9 +71,11 @@ def state(found: Findings) -> list[Block]:
 def verdict(found: Findings) -> list[Block]:
     """The declared comparison in words, and nothing beyond its intervals."""
     metric = found.config.primary.metric
-    items = [_plateau(found, arm) for arm in found.arms.values() if _on_plateau(arm)]
+    one_seed = len(found.config.seeds) == 1
+    items = [_one_seed(found)] if one_seed else []
+    items += [_plateau(found, arm) for arm in found.arms.values() if _on_plateau(arm)]
     if metric not in found.metrics:
-        items.append(f"There are no scores on `{metric}` yet.")
+        items.append(f"There are no scores on {markdown.escape(metric)} yet.")
     else:
         items += [_verdict(found, verdict) for verdict in found.verdicts]
         items += [
@@ -81,9 +83,40 @@ def verdict(found: Findings) -> list[Block]:
             for arm in found.arms.values()
             if arm.above_floor is not None and not _on_plateau(arm)
         ]
-    one_seed = len(found.config.seeds) == 1
     title = "What one seed shows" if one_seed else "Verdict"
     return [Callout(kind="verdict", title=title, items=items)]
+
+
+def _one_seed(found: Findings) -> str:
+    (seed,) = found.config.seeds
+    more = (seed, *(s for s in range(4) if s != seed))[:3]
+    return (
+        f"**No winner can be named with one seed**: another seed may turn any difference "
+        f"around. Start the same command again with `--config.seeds='{more}'` to add two; "
+        f"what is done is kept."
+    )
+
+
+def cautions(found: Findings) -> list[Block]:
+    """What makes arms differ besides what is asked; nothing if nothing does."""
+    items = []
+    for name, arm in found.arms.items():
+        label = f"**{common.label(found, name)}**"
+        if arm.confounded:
+            reference = common.label(found, found.config.primary.reference)
+            things = ", ".join(f"`{thing}`" for thing in arm.confounded)
+            items.append(
+                f"{label} differs from **{reference}** in more than one thing: {things}. "
+                f"No difference between them can be put down to one of these."
+            )
+        if arm.next_rate is not None:
+            items.append(
+                f"{label} did best with a learning rate at the edge of those tried, "
+                f"{formats.short(arm.chosen_rate)}: a better one may lie beyond. Try "
+                f"{arm.next_rate:.2g} as well."
+            )
+    title = "Read this before the verdict"
+    return [Callout(kind="warning", title=title, items=items)] if items else []
 
 
 def _on_plateau(arm: ArmFindings) -> bool:
@@ -106,9 +139,10 @@ def _plateau(found: Findings, arm: ArmFindings) -> str:
 def _verdict(found: Findings, verdict: Verdict) -> str:
     """One arm against the reference."""
     arm = f"**{common.label(found, verdict.arm)}**"
-    reference = f"**{common.label(found, verdict.reference)}**"
-    metric = found.metrics[verdict.metric]
-    what = f"{formats.evaluation_of(verdict.metric)} ({markdown.escape(metric.label)})"
+    primary = found.config.primary
+    reference = f"**{common.label(found, primary.reference)}**"
+    metric = found.metrics[primary.metric]
+    what = f"{formats.evaluation_of(primary.metric)} ({markdown.escape(metric.label)})"
     compared = verdict.compared
     if verdict.outcome in _OBSTACLES:
         return f"{arm} against {reference} on {what}: {_OBSTACLES[verdict.outcome]}."
@@ -118,9 +152,10 @@ def _verdict(found: Findings, verdict: Verdict) -> str:
     shown = f"{formats.difference(compared, metric)} {unit}"
     seeds = common.seeds(found, compared.num_seeds)
     if verdict.outcome == "untested":
+        why = f" There is no verdict ({compared.method})."
         return (
-            f"{arm} minus {reference} on {what}: {shown}, {seeds}. There is no test "
-            f"({compared.method}): other seeds may turn this around."
+            f"{arm} minus {reference} on {what}: {shown}, {seeds}."
+            f"{why if len(found.config.seeds) > 1 else ''}"
         )
     settings = found.config.statistics
     p_value = formats.p_value(verdict.adjusted_p)
@@ -148,11 +183,13 @@ def _above_floor(found: Findings, arm: ArmFindings) -> str:
     compared = arm.above_floor
     assert compared is not None
     metric = found.metrics[found.config.primary.metric]
-    tested = "uncorrected" if compared.tested else compared.method
+    tested = ", uncorrected" if compared.tested else f", {compared.method}"
+    if len(found.config.seeds) == 1:
+        tested = ""
     return (
         f"**{common.label(found, arm.name)}** minus its own random initialisation: "
         f"{formats.difference(compared, metric)} {formats.unit_of_difference(metric)} "
-        f"({common.seeds(found, compared.num_seeds)}, {tested})."
+        f"({common.seeds(found, compared.num_seeds)}{tested})."
     )
 
 

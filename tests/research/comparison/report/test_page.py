@@ -92,12 +92,24 @@ def test_every_figure_is_there_in_both_formats(full):
         "scores_second",
         "budget_acceptability",
         "budget_second",
-        "differences",
-        "wins",
-        "pareto",
-        "learning_rates",
     }
     assert page.count("<figcaption>") == len(names)
+
+
+def test_a_section_that_fails_does_not_cost_the_others(full, tmp_path, monkeypatch):
+    shutil.copytree(full, tmp_path / "w")
+
+    def broken(*_):
+        raise RuntimeError("<i>no ink</i>")
+
+    sections = [broken if s is report.costs.costs else s for s in report.SECTIONS]
+    monkeypatch.setattr(report, "SECTIONS", sections)
+    monkeypatch.setattr(report.scores.curves, "losses", broken)
+    report.build(tmp_path / "w")
+    page = Page((tmp_path / "w" / "report.html").read_text())
+    assert page.words.count("RuntimeError: <i>no ink</i>") == 2
+    assert "The figure loss_curves could not be made" in page.words
+    assert "Verdict" in page.words and "Appendix" in page.words
 
 
 def test_the_report_names_arms_differences_and_commits(full):
@@ -168,12 +180,19 @@ def test_running_runs_show_their_curves(tmp_path):
 
 
 def test_what_configs_and_errors_say_is_shown_as_it_is(tmp_path):
-    label = "A*B* _c_ | `d` <i>e</i> &lt; [f](http://f.invalid) \\"
+    label = "A*B* _c_ | `d` <i>e</i> &lt; [f](http://f.invalid) $\\frac{$ [/g] \\"
     error = "![g](http://g.invalid) <img src=http://h.invalid> **h**\n# i"
     config = fixtures.comparison()
     config.arms.masked_lm.label = config.title = label
     config = fixtures.config_lib.parse(config)
     fixtures.fill(tmp_path, config)
+    for path in tmp_path.glob("evaluations/**/done.json"):
+        values = outcomes.read(path)
+        values["result"]["metrics"]["accuracy"] |= {
+            "label": error,
+            "floor_label": error,
+        }
+        outcomes.write(path, values)
     broken = tmp_path / jobs.run_folder("masked_lm", 1)
     (broken / outcomes.DONE).unlink()
     for _ in range(outcomes.MAX_ATTEMPTS):
@@ -183,6 +202,16 @@ def test_what_configs_and_errors_say_is_shown_as_it_is(tmp_path):
     assert page.stack == [] and page.fetched == [] and "img" not in page.tags
     assert page.words.count(label) >= 10
     assert "RuntimeError: " + error.replace("\n", " ") in page.words
+    assert "could not be made" not in page.words
+    assert not re.search(r"<(i|img)\b", (tmp_path / "report.md").read_text())
+
+
+def test_no_cell_of_the_csv_is_a_formula(full):
+    found = findings.find(results.load(full))
+    record = dataclasses.replace(found.records[0], arm="=cmd|' /C calc'!A0")
+    found = dataclasses.replace(found, records=(record,), runs=())
+    row = report.record.as_csv(found)[1]
+    assert row[1] == "'=cmd|' /C calc'!A0"
 
 
 def test_looks_differ_in_colour_and_shape_for_eight_arms():
