@@ -11,13 +11,12 @@ import sys
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-# Compiles in half of the time; what it runs is tiny.
-QUICK = "--xla_backend_optimization_level=0"
 
 
 def environment(num_devices: int) -> dict[str, str]:
     """Of a process that sees `num_devices` CPU devices."""
-    flags = f"--xla_force_host_platform_device_count={num_devices} {QUICK}"
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags += f" --xla_force_host_platform_device_count={num_devices}"
     return {
         **os.environ,
         "XLA_FLAGS": flags,

@@ -155,7 +155,11 @@ def test_published_costs_of_the_base_size():
             )
         )
         model = presets.model(
-            "base", architecture=architecture, vocab_size=32000, max_seq_len=1024
+            "base",
+            architecture=architecture,
+            vocab_size=32000,
+            max_seq_len=1024,
+            scan_layers=True,
         )
         section = presets.objective(name).to_dict()
         section.pop("name")
