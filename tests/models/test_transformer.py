@@ -356,12 +356,12 @@ def test_an_encoder_decoder_without_encoder_inputs_is_refused():
 
 
 SETTINGS = [
-    {"norm_position": "post", "embedding_norm": True, "final_norm": False},
-    {"norm": "rmsnorm", "gated_mlp": True, "activation": "silu", "use_bias": False},
-    {"embedding_dim": 8, "num_token_types": 2},
-    {"head_dim": 6, "num_kv_heads": 1, "attention_scale": 1.0},
-    {"activation": "gelu_tanh", "scale_embeddings": True, "init": "gpt2"},
-    {"activation": "relu", "position_offset": 2, "init": "t5", "init_stddev": 1.0},
+    {"norm_position": "post", "embedding_norm": True, "final_norm": False}
+    | {"activation": "gelu_tanh", "scale_embeddings": True, "init": "gpt2"},
+    {"norm": "rmsnorm", "gated_mlp": True, "activation": "silu", "use_bias": False}
+    | {"head_dim": 6, "num_kv_heads": 1, "attention_scale": 1.0},
+    {"embedding_dim": 8, "num_token_types": 2, "activation": "relu"}
+    | {"position_offset": 2, "init": "t5", "init_stddev": 1.0},
     {"tie_embeddings": False, "logit_scale": 0.1, "attention": "xla"},
 ]
 
