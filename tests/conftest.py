@@ -18,7 +18,7 @@ os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_QUICK])
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 _PROGRAMS = pathlib.Path(__file__).parent.parent / ".pytest_cache/programs" / _WORKER
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_PROGRAMS))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.03")
 
 import jax
 import jaxtyping

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from research.errors import UserError
-from research.training import checkpoints, pretraining, steps, workdir
+from research.training import checkpoints, pretraining, workdir
 from tests.research.training import tiny
 
 CLOCKS = ("tokens_per_second", "step_seconds", "teraflops", "input_wait", "seconds")
@@ -133,7 +133,7 @@ class Runs:
             data__source=str(self.folder / "corpus"),
             data__cache_dir=str(self.folder / "cache"),
             data__heldout_fraction=0.1,
-            train__num_train_steps=8,
+            train__num_train_steps=6,
             train__log_every_steps=3,
             eval__every_steps=1,
             checkpoint__every_steps=2,
@@ -193,23 +193,8 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("compile_train_step", "compile_eval_step"):
-            patch.setattr(steps, name, _once(getattr(steps, name)))
+    with tiny.shared_steps():
         yield Runs(tmp_path_factory.mktemp("damage"))
-
-
-def _once(compile_one: Callable) -> Callable:
-    """The compiled step of an earlier run of the same config."""
-    compiled: dict = {}
-
-    def compile_step(program, *arguments):
-        key = (program.config.train.seed, *arguments)
-        if key not in compiled:
-            compiled[key] = compile_one(program, *arguments)
-        return compiled[key]
-
-    return compile_step
 
 
 @pytest.mark.parametrize("pattern", OUTCOMES)

@@ -133,28 +133,37 @@ def test_a_batch_that_does_not_divide_is_refused_with_what_fits():
         program("mixture", train__num_microbatches=4)
 
 
-@pytest.mark.parametrize("stop_at", [2, 3])
-def test_resuming_across_a_switch_is_exact(tmp_path, stop_at):
-    tiny.write_corpus(tmp_path / "corpus")
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run in phases: its config and result."""
+    folder = tmp_path_factory.mktemp("phases")
+    tiny.write_corpus(folder / "corpus")
     settings = config(
         "phases",
-        data__source=str(tmp_path / "corpus"),
-        data__cache_dir=str(tmp_path / "cache"),
+        data__source=str(folder / "corpus"),
+        data__cache_dir=str(folder / "cache"),
         data__heldout_fraction=0.1,
         train__num_train_steps=6,
         train__log_every_steps=1,
         eval__every_steps=3,
         checkpoint__every_steps=4,
     )
+    with tiny.shared_steps():
+        whole = pretraining.pretrain(settings, folder / "whole", say=lambda line: None)
+        yield settings, whole
+
+
+@pytest.mark.parametrize("stop_at", [2, 3])
+def test_resuming_across_a_switch_is_exact(undisturbed, tmp_path, stop_at):
+    settings, whole = undisturbed
 
     def stop(line):
         if line.startswith(f"step {stop_at - 1}/6"):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    whole = pretraining.pretrain(settings, tmp_path / "whole", say=lambda line: None)
-    stopped = pretraining.pretrain(settings, tmp_path / "parts", say=stop)
+    stopped = pretraining.pretrain(settings, tmp_path, say=stop)
     assert stopped.step < 6
-    resumed = pretraining.pretrain(settings, tmp_path / "parts", say=lambda line: None)
+    resumed = pretraining.pretrain(settings, tmp_path, say=lambda line: None)
     jax.tree.map(np.testing.assert_array_equal, resumed.state, whole.state)
     assert resumed.heldout.flat() == whole.heldout.flat()
     assert {"clm/clm", "mlm/mlm"} <= resumed.heldout.values.keys()

@@ -29,7 +29,8 @@ def shared(tmp_path_factory):
     """A corpus, a cache of its tokens, and one of compiled programs."""
     folder = tmp_path_factory.mktemp("shared")
     tiny.write_corpus(folder / "corpus")
-    yield folder
+    with tiny.shared_steps():
+        yield folder
 
 
 def config(shared: pathlib.Path, **overrides):

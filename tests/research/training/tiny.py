@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+import pytest
 
 from experiments import base, presets
 from objectives.types import TokenBatch
 from research.config import parse as config_lib
 from research.config.sections import RunConfig
 from research.training import program as program_lib
+from research.training import steps
 from research.training.program import Program
 from tests.helpers import toy_batch, toy_vocabulary
 
@@ -90,3 +94,24 @@ def write_corpus(folder: pathlib.Path, num_documents: int = 400) -> str:
         text = " ".join(rng.choice(words, 60, p=weights)) + ".\n"
         (folder / f"{number:03d}.txt").write_text(text)
     return str(folder)
+
+
+@contextlib.contextmanager
+def shared_steps() -> Iterator[None]:
+    """Runs of one config compile their steps once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("compile_train_step", "compile_eval_step"):
+            patch.setattr(steps, name, _once(getattr(steps, name)))
+        yield
+
+
+def _once(compile_one: Callable) -> Callable:
+    compiled: dict = {}
+
+    def compile_step(program, *arguments):
+        key = (repr(program.config), program.objective, *arguments)
+        if key not in compiled:
+            compiled[key] = compile_one(program, *arguments)
+        return compiled[key]
+
+    return compile_step
