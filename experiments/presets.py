@@ -204,13 +204,14 @@ _SEQUENCE_TO_SEQUENCE = {
     "bidirectional_inputs": True,  # a decoder sees its inputs both ways
     "isolate_documents": False,  # the documents of a row are merged, as in T5
 }
+_CAUSAL = {
+    "loss_weight": 1.0,
+    "isolate_documents": False,  # attention and positions restart at each document
+    "z_loss": 0.0,
+}
 # Hyperparameters of each objective, every field given.
 OBJECTIVES: dict[str, dict] = {
-    "causal_lm": {
-        "loss_weight": 1.0,
-        "isolate_documents": False,  # attention and positions restart at each document
-        "z_loss": 0.0,
-    },
+    "causal_lm": _CAUSAL,
     "masked_lm": {
         "loss_weight": 1.0,
         "noise_density": 0.15,
@@ -265,6 +266,28 @@ OBJECTIVES: dict[str, dict] = {
         "permute_sentences": 1.0,  # share of each document's sentences
     },
     "deshuffling": _SEQUENCE_TO_SEQUENCE,
+    "masked_diffusion": {
+        "loss_weight": 1.0,
+        "schedule": "uniform",  # or 'cosine', 36% masks on average
+        "weighting": "bound",  # or 'none': no bound is learned
+        "shift": False,  # True: read one position earlier, by causal_lm's head
+        "isolate_documents": False,
+    },
+    "masked_next_token": {
+        "loss_weight": 1.0,
+        "noise_density": 0.15,
+        "mask_prob": 0.8,
+        "random_prob": 0.1,
+        "replacement": "uniform",  # or 'unigram'
+        "max_span_length": 3,
+        "isolate_documents": False,
+    },
+    "fill_in_the_middle": {**_CAUSAL, "fim_rate": 0.5, "spm_rate": 0.5},
+    "multi_token": {
+        **_CAUSAL,
+        "future_weights": (1.0,),  # of the tokens 2, 3, .. positions ahead
+        "heads": "own",  # or 'shared': the same logits for all of them
+    },
 }
 
 

@@ -20,8 +20,12 @@ from objectives.base import Objective
 from objectives.causal_lm import CausalLM
 from objectives.composed import Composed
 from objectives.deshuffling import Deshuffling
+from objectives.fill_in_the_middle import FillInTheMiddle
+from objectives.masked_diffusion import MaskedDiffusion
 from objectives.masked_lm import MaskedLM
+from objectives.masked_next_token import MaskedNextToken
 from objectives.mixture import Mixture
+from objectives.multi_token import MultiToken
 from objectives.next_sentence import NextSentence
 from objectives.phases import Phases
 from objectives.prefix_lm import PrefixLM
@@ -40,6 +44,10 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "prefix_lm": PrefixLM,
     "text_infilling": TextInfilling,
     "deshuffling": Deshuffling,
+    "masked_diffusion": MaskedDiffusion,
+    "masked_next_token": MaskedNextToken,
+    "fill_in_the_middle": FillInTheMiddle,
+    "multi_token": MultiToken,
 }
 
 # Fields of an objective that are no hyperparameters.

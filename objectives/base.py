@@ -280,7 +280,8 @@ class Objective:
         scores = self.scores(networks, example)
         chosen = jnp.take_along_axis(scores, target.values[..., None], axis=-1)[..., 0]
         log_probs = chosen - jax.nn.logsumexp(scores, axis=-1)
-        return jnp.where(target.loss_weights > 0, log_probs, 0.0).sum(-1)
+        weights = target.loss_weights
+        return jnp.where(weights > 0, weights * log_probs, 0.0).sum(-1)
 
     def following(self, previous: Objective) -> Objective:
         """This stage, arranged to start from what `previous` leaves.

@@ -67,14 +67,8 @@ class CausalLM(Objective):
         del rng
         if self.isolate_documents:
             example = rows.isolate(example)
-        tokens = example.inputs.tokens
-        segments = example.inputs.segment_ids
-        # The last position has no next token: it gets padding's segment.
-        following = jnp.pad(segments[:, 1:], ((0, 0), (0, 1)))
-        target = Target(
-            values=jnp.pad(tokens[:, 1:], ((0, 0), (0, 1))),
-            loss_weights=((following == segments) & (segments > 0)).astype(jnp.float32),
-        )
+        values, is_there = rows.tokens_ahead(example.inputs, 1)
+        target = Target(values=values, loss_weights=is_there.astype(jnp.float32))
         return example.replace(targets={"clm": target})
 
     def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> nnx.Module:

@@ -20,16 +20,19 @@ class Scoring:
     Attributes:
       kind: what the sum of log-probabilities is. 'exact': a log-likelihood by the chain
         rule. 'pseudo': one pass a token, each predicted from all others (Salazar et
-        al. 2020). Scores of different kinds do not compare.
+        al. 2020). 'bound': the mean of `num_samples` passes estimates a lower bound on
+        the log-likelihood. Scores of different kinds do not compare.
       arrange: (tokens [B, L], lengths [B], hidden [B] or None) to an Example whose one
         target is summed. `hidden` is the index of the token that a pass of 'pseudo'
-        predicts, None for 'exact'.
+        predicts or the number of a pass of 'bound', None for 'exact'.
+      num_samples: passes of 'bound', whose weights make their sum the mean.
     """
 
     kind: str
     arrange: Callable[
         [Int[Array, "B L"], Int[Array, " B"], Int[Array, " B"] | None], Example
     ]
+    num_samples: int = 0
 
 
 def example_of(inputs: ModelInputs, targets: dict[str, Target]) -> Example:

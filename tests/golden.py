@@ -101,16 +101,20 @@ def shrunk(
     config.data.tokenizer.update(
         kind="bpe", vocab_size=384, num_sentinels=32, lowercase=False, path=""
     )
+    # A phase has a step at least.
+    num_steps = max(NUM_STEPS, len(config.objective.get("phases", ())))
     config.optimizer.update(warmup_steps=1)
     config.train.update(
-        batch_size=8 if "mixture" not in config.objective else 14,
+        batch_size=max(14, sum(config.objective.shares))
+        if "mixture" in config.objective
+        else 8,
         num_microbatches=min(config.train.num_microbatches, 2),
-        num_train_steps=NUM_STEPS,
+        num_train_steps=num_steps,
         log_every_steps=1,
     )
     _shorten_spans(config.objective)
-    config.eval.update(every_steps=NUM_STEPS, num_batches=1, batch_size=8)
-    config.checkpoint.update(every_steps=NUM_STEPS, keep_best=False)
+    config.eval.update(every_steps=num_steps, num_batches=1, batch_size=8)
+    config.checkpoint.update(every_steps=num_steps, keep_best=False)
     return config
 
 

@@ -171,7 +171,7 @@ def test_trained_cached_and_scored_are_the_same(name, architecture, position, sc
         tokens = jnp.where(
             np.arange(12) < np.array(LENGTHS)[:, None], batch.tokens[:, :12], 0
         )
-        hidden = jnp.array([5, 2]) if scoring.kind == "pseudo" else None
+        hidden = None if scoring.kind == "exact" else jnp.array([5, 2])
         examples["text"] = scoring.arrange(tokens, jnp.array(LENGTHS), hidden)
     assert examples
     for kind, example in examples.items():

@@ -136,6 +136,33 @@ def eligible(inputs: ModelInputs, vocabulary: Vocabulary) -> Bool[Array, "B L"]:
     return text & (inputs.segment_ids > 0)
 
 
+def follows(inputs: ModelInputs) -> Bool[Array, "B L"]:
+    """Tokens with one of the same segment before them."""
+    segments = inputs.segment_ids
+    return (segments > 0) & (_shift_right(segments, fill=0) == segments)
+
+
+def tokens_ahead(
+    inputs: ModelInputs, offset: int
+) -> tuple[Int[Array, "B L"], Bool[Array, "B L"]]:
+    """The token `offset` positions ahead, and whether it is in the same segment.
+
+    tokens 5 6 7 8, segments 1 1 1 2, offset 2  ->  7 8 0 0  and  1 0 0 0
+    """
+
+    def ahead(x: Array) -> Array:
+        return jnp.pad(x[:, offset:], ((0, 0), (0, offset)))
+
+    segments = inputs.segment_ids
+    return ahead(inputs.tokens), (ahead(segments) == segments) & (segments > 0)
+
+
+def document_starts(example: Example) -> Bool[Array, "B L"]:
+    """First token in the row of each document."""
+    ids = example.document_ids
+    return (ids >= 0) & (_shift_right(ids, fill=-1) != ids)
+
+
 def word_ids(
     tokens: Int[Array, "B L"],
     eligible: Bool[Array, "B L"],

@@ -31,6 +31,7 @@ BATCH, LENGTH = 8, 46
 EMB_DIM = 64
 # Whose inputs show every target, so that there is nothing to leak.
 NOTHING_HIDDEN = {"deshuffling"}
+DRAWS_NOTHING = {"causal_lm", "multi_token"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +215,7 @@ def test_example_is_a_function_of_the_key(case):
     assert_equal_trees(example, run(jax.random.key(0), rows_of())[0])
     other = run(jax.random.key(1), rows_of())[0]
     same = jax.tree.map(lambda a, b: bool((a == b).all()), example, other)
-    assert all(jax.tree.leaves(same)) == (case.names == ("causal_lm",))
+    assert all(jax.tree.leaves(same)) == (case.names[0] in DRAWS_NOTHING)
 
 
 @pytest.mark.slow
@@ -394,7 +395,8 @@ def test_loss_at_initialisation_has_its_closed_form(case):
     stddev = 0.1
     _, readouts, _ = program(case)[1](jax.random.key(0), rows_of(), stddev)
     for features, table, bias in readouts.values():
-        assert bias is None or not np.any(bias)
+        # A class that is never predicted has minus infinity, as good as.
+        assert bias is None or not np.any(bias[bias > -1e8])
         log_z = jax.nn.logsumexp(features @ table.T, axis=-1)
         num_classes = table.shape[0]
         expected = np.log(num_classes)

@@ -1,7 +1,7 @@
 """How likely texts are to any pretrained model, by the scoring of its objective.
 
 The objective says what is read and which tokens count (`Objective.scoring`); here rows
-are batched by length, and a pseudo-log-likelihood is summed over its passes.
+are batched by length, and scores of several passes are summed over these.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BUCKETS = (6, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 51
 
 
 def log_likelihoods(run: TrainedRun, rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Log-likelihood, or pseudo-log-likelihood, of each row of tokens, in nats.
+    """Log-likelihood of each row of tokens, of the kind that `scoring` says, in nats.
 
     Args:
       rows: token ids of each sentence, without special tokens.
@@ -54,8 +54,9 @@ def log_likelihoods(run: TrainedRun, rows: Sequence[np.ndarray]) -> np.ndarray:
         )
     is_pseudo = scoring.kind == "pseudo"
     # The sentence of each pass; a pseudo-log-likelihood has one for every token.
-    sentence = np.repeat(np.arange(len(rows)), lengths if is_pseudo else 1)
-    hidden = np.concatenate([np.arange(length) for length in lengths])
+    passes_of = lengths if is_pseudo else np.full(len(rows), scoring.num_samples or 1)
+    sentence = np.repeat(np.arange(len(rows)), passes_of)
+    hidden = np.concatenate([np.arange(count) for count in passes_of])
     score = _compiled(run.model_config, run.objective)
     pending = []
     buckets = batching.usable_buckets(_BUCKETS, longest)
@@ -74,7 +75,7 @@ def log_likelihoods(run: TrainedRun, rows: Sequence[np.ndarray]) -> np.ndarray:
                 run.params,
                 padded["tokens"],
                 padded["segment_ids"].sum(-1, dtype=np.int32),
-                which if is_pseudo else None,
+                None if scoring.kind == "exact" else which,
             )
             pending.append((sentence[chosen], values))
     result = np.zeros(len(rows))

@@ -43,7 +43,8 @@ def make_backbone(name, architecture, **overrides):
     )
     modules = state_lib.create_modules(config, objective)
     networks = modules.merge(params)
-    return backbone, networks["model"], getattr(networks["heads"], name)
+    (head,) = networks["heads"].by_name().values()
+    return backbone, networks["model"], head
 
 
 def sentences(seed=0):
@@ -108,6 +109,46 @@ def test_encoders_mask_one_token_at_a_time(name):
             masked[index] = VOCABULARY.mask_id
             expected += log_probs(model, head, inputs_of(masked))[index, framed[index]]
         np.testing.assert_allclose(value, expected, rtol=1e-4)
+
+
+def test_a_token_may_be_read_one_position_before_its_mask():
+    backbone, model, head = make_backbone("masked_next_token", "decoder")
+    found = likelihood.log_likelihoods(backbone, sentences())
+    for row, value in zip(sentences(), found):
+        framed = np.array([VOCABULARY.cls_id, *row, VOCABULARY.sep_id])
+        expected = 0.0
+        for index in range(1, len(framed) - 1):
+            masked = framed.copy()
+            masked[index] = VOCABULARY.mask_id
+            scores = log_probs(model, head, inputs_of(masked, reads="both"))
+            expected += scores[index - 1, framed[index]]
+        np.testing.assert_allclose(value, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_diffusion_averages_passes_of_all_noise_levels(shift):
+    """Restated: sum over passes of n / k / 32 times the masked tokens' log p."""
+    backbone, model, head = make_backbone("masked_diffusion", "decoder", shift=shift)
+    scoring = backbone.objective.scoring()
+    assert scoring.kind == "bound"
+    row = sentences()[1]
+    (value,) = likelihood.log_likelihoods(backbone, [row])
+    n, passes = len(row), scoring.num_samples
+    tokens = jnp.tile(row, (passes, 1))
+    example = scoring.arrange(tokens, jnp.full(passes, n), jnp.arange(passes))
+    expected, counts = 0.0, []
+    for shown in np.asarray(example.inputs.tokens):
+        scores = log_probs(model, head, inputs_of(shown, reads="both"))
+        scores[:, VOCABULARY.mask_id] = -np.inf
+        scores -= np.logaddexp.reduce(scores, axis=1)[:, None]
+        masked = np.flatnonzero(shown == VOCABULARY.mask_id)
+        counts.append(len(masked))
+        expected += sum(
+            n / len(masked) / passes * scores[i - shift, row[i - 1]] for i in masked
+        )
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    # Every count equally often, but for 32 being no multiple of 9.
+    assert set(np.bincount(counts, minlength=n + 1)[1:]) == {3, 4}
 
 
 @pytest.mark.parametrize(
