@@ -41,7 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
                 },
             },
             "optimizer": {
-                "name": "adamw",  # 'adamw' or 'adafactor'
+                "name": "adamw",  # or 'adafactor', 'muon'
                 "learning_rate": 1e-3,
                 # 'linear', 'cosine', 'constant', 'wsd', 'rsqrt'
                 "schedule": "linear",

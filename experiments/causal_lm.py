@@ -8,6 +8,7 @@ Command:
     python -m research.pretrain --config=experiments/causal_lm.py --workdir=runs/clm
     ... --config.objective.causal_lm.isolate_documents=True   # no attention across [EOD]
     ... --config.objective.causal_lm.z_loss=1e-4              # PaLM's
+    ... --config.optimizer.name=muon                          # Jordan et al. 2024
 
 Time: 1000 steps of 32 rows take 45 minutes (1.4e14 FLOPs).
 Expected: starts at ln 8192 + 256 * 0.02^2 / 2 = 9.06 nats.

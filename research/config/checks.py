@@ -30,7 +30,7 @@ from research.errors import nearest
 # Allowed values of the fields that take names.
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.tokenizer.kind": ("bpe", "wordpiece", "unigram", "file"),
-    "optimizer.name": ("adamw", "adafactor"),
+    "optimizer.name": ("adamw", "adafactor", "muon"),
     "optimizer.schedule": ("linear", "cosine", "constant", "wsd", "rsqrt"),
     "optimizer.moment_dtype": ("float32", "bfloat16"),
     "parallel.mode": ("jit", "pmap"),

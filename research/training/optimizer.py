@@ -1,4 +1,4 @@
-"""Update rules: AdamW and Adafactor as chains of optax transformations.
+"""Update rules: AdamW, Adafactor and Muon as chains of optax transformations.
 
 A rule turns gradients into updates for a learning rate of 1; the train step adds them
 times the learning rate of the step. Every part of the chain has a name, which is its
@@ -14,16 +14,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jaxtyping import Array, Float, Int
 
 from models.pytree import pytree
 from research.config.sections import OptimizerConfig
+from research.errors import UserError
 from research.training import schedules
 
 # Last parts of the names of parameters that weight decay leaves alone.
 UNDECAYED = ("bias", "scale", "relative_bias")
 # Name of the states of all units in a chain.
 UNITS = "units"
+_MOMENTUM = 0.95  # Muon's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,10 +203,69 @@ def _by_layer(rule: optax.GradientTransformation) -> optax.GradientTransformatio
     return optax.GradientTransformation(rule.init, update)
 
 
+def _muon(config: OptimizerConfig) -> list[tuple[str, optax.GradientTransformation]]:
+    """Orthogonalised momentum for the matrices of layers, AdamW's rule for the rest.
+
+    Jordan et al. 2024, with Liu et al. 2025's scale (arXiv:2502.16982, section 2.2): an
+    update of an m x n matrix is multiplied by 0.2 sqrt(max(m, n)), so that its RMS is
+    about Adam's and one learning rate and one weight decay serve both parts. Momentum
+    is 0.95 with Nesterov's step; five Newton-Schulz iterations.
+    """
+    matrices = optax.chain(
+        optax.contrib.scale_by_muon(
+            beta=_MOMENTUM, weight_dimension_numbers=_matrix_axes
+        ),
+        optax.stateless_with_tree_map(lambda u, _: 0.2 * max(u.shape[-2:]) ** 0.5 * u),
+    )
+    rules = {"matrices": matrices, "others": optax.named_chain(*_adam(config))}
+    return [("muon", optax.partition(rules, _matrices_and_others))]
+
+
+def _matrix_axes(params: Any) -> Any:
+    """Which axes of each parameter are a matrix's rows and columns; None = no matrix.
+
+    Matrices are the kernels below `layers` and the dense kernels of heads. optax's own
+    rule goes by the number of axes: embeddings and class tables would be matrices, and
+    the kernels that a scan stacks would not.
+    """
+
+    def axes(
+        path: tuple[Any, ...], _: Any
+    ) -> optax.contrib.MuonDimensionNumbers | None:
+        *above, last = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        if last != "kernel" or not {"layers", "dense"} & set(above):
+            return None
+        first = int(_is_stacked(path))
+        return optax.contrib.MuonDimensionNumbers(first, first + 1)
+
+    return jax.tree_util.tree_map_with_path(axes, params)
+
+
+def _matrices_and_others(params: Any) -> Any:
+    """The part of `_muon` that every parameter belongs to."""
+    labels = jax.tree.map(
+        lambda axes: "others" if axes is None else "matrices",
+        _matrix_axes(params),
+        is_leaf=lambda x: (
+            x is None or isinstance(x, optax.contrib.MuonDimensionNumbers)
+        ),
+    )
+    if "matrices" not in jax.tree.leaves(labels):
+        raise UserError(
+            "optimizer.name = 'muon', and no layer of this model has a kernel, so there "
+            "is nothing that Muon would update: choose optimizer.name = 'adamw'."
+        )
+    return labels
+
+
 def _is_stacked(path: tuple[Any, ...]) -> bool:
     """Whether a parameter has an axis of layers: stack/layers/attention/..., no number."""
     names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
     return "layers" in names and not names[names.index("layers") + 1].isdigit()
 
 
-RULES: dict[str, Callable] = {"adamw": _adam, "adafactor": _adafactor}
+RULES: dict[str, Callable] = {
+    "adamw": _adam,
+    "adafactor": _adafactor,
+    "muon": _muon,
+}

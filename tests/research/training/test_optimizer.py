@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from research.errors import UserError
 from research.training import optimizer
 from tests.research.training import tiny
 
@@ -46,9 +47,9 @@ def run_optax(rule: optax.GradientTransformation, steps: int = 5):
     return params
 
 
-def assert_close(first, second, rtol=1e-5):
+def assert_close(first, second, rtol=1e-5, atol=1e-7):
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-7)
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
 
 
 def test_adamw_is_optax_adamw_with_clipping_and_mask():
@@ -138,7 +139,46 @@ def test_scanned_layers_are_updated_like_layers_of_a_loop(name):
             )
             params[i] = optax.apply_updates(params[i], updates[i])
         _, looped = forms(*updates[0]["stack"]["layers"].values())
-        assert_close(looped, updates[1])
+        assert_close(looped, updates[1], atol=1e-6)  # Updates of Muon: 0.1
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_muon_updates_the_matrices_of_layers_and_of_dense_heads(scan_layers):
+    program = tiny.program(optimizer__name="muon", model__scan_layers=scan_layers)
+    params = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), program.modules.params)
+    rule = optimizer.create(config(name="muon", clip_norm=0.0, weight_decay=0.0), 10)
+    rng = np.random.default_rng(0)
+    # Far from zero, where Adam's epsilon would show.
+    grads = jax.tree.map(
+        lambda p: jnp.float32(
+            rng.choice([-1, 1], p.shape) * rng.uniform(0.5, 2.0, p.shape)
+        ),
+        params,
+    )
+    state = rule.transformation.init(params)
+    updates, _ = jax.jit(rule.transformation.update)(grads, state, params)
+    grads = _flat(grads)
+    for name, update in _flat(updates).items():
+        if name.endswith("/kernel"):
+            # 0.95 of singular values in [0.68, 1.15], times 0.2 of the longer side.
+            values = np.linalg.svd(np.asarray(update), compute_uv=False)
+            unit = 0.2 * max(update.shape[-2:]) ** 0.5
+            assert values.max() < 1.21 * unit, name
+            rms = np.sqrt(np.square(update).mean())
+            assert 0.12 < rms < 0.21, (name, rms)
+        else:  # Adam's first update.
+            np.testing.assert_allclose(
+                update, -np.sign(grads[name]), rtol=1e-2, err_msg=name
+            )
+    kernels = {name for name in grads if name.endswith("/kernel")}
+    assert any("layers" in name for name in kernels)
+    assert any(name.startswith("heads/") for name in kernels)
+
+
+def test_muon_needs_matrices():
+    rule = optimizer.create(config(name="muon"), 10)
+    with pytest.raises(UserError, match="optimizer.name = 'adamw'"):
+        rule.transformation.init(PARAMS)
 
 
 def test_first_moment_in_bfloat16_second_in_float32():
