@@ -3,6 +3,7 @@
     python -m research.generate --checkpoint=runs/causal --prompt="The function returns" --top_p=0.9
     python -m research.generate --checkpoint=runs/t5 --prompt="The <extra_id_0> walks." --num_beams=4
     python -m research.generate --checkpoint=runs/bert --prompt="Paris is the [MASK] of France."
+    python -m research.generate --checkpoint=runs/diffusion --prompt="The" --sampler=confidence
 
 Decoders continue a prompt, encoder-decoders answer it, encoders fill each [MASK] with
 the most probable tokens. Greedy unless a temperature, --top_k or --top_p is given.
@@ -16,7 +17,7 @@ from absl import flags
 
 from research.config import command_line
 from research.errors import UserError, user_errors
-from research.generation import session
+from research.generation import session, unmasking
 
 
 def define_flags() -> None:
@@ -35,6 +36,14 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "top_k", 0, "sample among the k most probable; for encoders, candidates shown"
     )
+    flags.DEFINE_enum(
+        "sampler",
+        None,
+        unmasking.SAMPLERS,
+        "writes with a model that fills masks: a prompt without [MASK] is continued by "
+        "--max_new_tokens of them",
+    )
+    flags.DEFINE_integer("num_steps", 16, "passes of --sampler", lower_bound=1)
     flags.DEFINE_float("top_p", 1.0, "sample among the most probable p of mass")
     flags.DEFINE_integer("num_beams", 1, "beams of beam search")
     flags.DEFINE_float("length_penalty", 1.0, "exponent of a beam's length")
@@ -66,6 +75,8 @@ def main(given: flags.FlagValues) -> None:
         top_p=given.top_p,
         num_beams=given.num_beams,
         length_penalty=given.length_penalty,
+        sampler=given.sampler,
+        num_steps=given.num_steps,
     )
 
 

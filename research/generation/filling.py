@@ -14,14 +14,13 @@ from objectives.corruption.rows import read_both_ways
 from research.generation.language_model import LanguageModel
 
 
-@functools.partial(jax.jit, static_argnums=(0,))
-def probabilities(
+def read(
     language_model: LanguageModel,
     params: Any,
     tokens: Int[Array, "B L"],
     is_text: Bool[Array, "B L"],
 ) -> Float[Array, "B L V"]:
-    """Distribution of every position, read by the language-model head."""
+    """Logits of every position, read by the language-model head."""
     model = language_model.modules.merge(params)["model"]
     index = jnp.arange(tokens.shape[1], dtype=jnp.int32)
     inputs = ModelInputs(
@@ -30,8 +29,18 @@ def probabilities(
         positions=jnp.broadcast_to(index[None], tokens.shape),
     )
     inputs = read_both_ways(inputs, language_model.objective.architecture)
-    logits = language_model.logits(params, inputs, model(inputs))
-    return jax.nn.softmax(logits, axis=-1)
+    return language_model.logits(params, inputs, model(inputs))
+
+
+@functools.partial(jax.jit, static_argnums=(0,))
+def probabilities(
+    language_model: LanguageModel,
+    params: Any,
+    tokens: Int[Array, "B L"],
+    is_text: Bool[Array, "B L"],
+) -> Float[Array, "B L V"]:
+    """Distribution of every position."""
+    return jax.nn.softmax(read(language_model, params, tokens, is_text), axis=-1)
 
 
 def fill(

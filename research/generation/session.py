@@ -9,6 +9,7 @@ from typing import Any
 
 from research.errors import user_errors
 from research.generation.decoding import DecodingConfig
+from research.generation.unmasking import Unmasking
 from research.generation.writer import Writer
 
 
@@ -22,6 +23,8 @@ def run(
     batch_size: int,
     seed: int,
     temperature: float | None,
+    sampler: str | None,
+    num_steps: int,
     **settings: Any,
 ) -> None:
     """Prints the texts of all prompts, then asks for more if `interactive`.
@@ -35,6 +38,7 @@ def run(
       batch_size: prompts computed at once.
       seed: of the samples.
       temperature: None = 1 if top_k, top_p or num_samples ask for sampling, else 0.
+      sampler, num_steps: of unmasking, see `unmasking.Unmasking`; None = no unmasking.
       **settings: the other fields of DecodingConfig.
 
     Raises:
@@ -46,16 +50,19 @@ def run(
     with user_errors():
         writer = Writer.load(checkpoint, which=which, seed=seed)
         decoding = DecodingConfig(temperature=temperature, **settings)
+        unmasking = Unmasking(sampler, num_steps, temperature) if sampler else None
         repeated = [prompt for prompt in prompts for _ in range(num_samples)]
         for first in range(0, len(repeated), batch_size):
             batch = repeated[first : first + batch_size]
-            for prompt, text in zip(batch, writer.write(batch, decoding)):
+            for prompt, text in zip(batch, writer.write(batch, decoding, unmasking)):
                 print(f"{prompt}\n  {text}\n")
         if not interactive:
             return
         for prompt in _typed():
             try:
-                print(*writer.write([prompt] * num_samples, decoding), sep="\n")
+                print(
+                    *writer.write([prompt] * num_samples, decoding, unmasking), sep="\n"
+                )
             except ValueError as error:  # The next prompt may be a good one.
                 print(error)
 

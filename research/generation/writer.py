@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from research.generation import filling, prompts
 from research.generation.decoding import DecodingConfig, generate
 from research.generation.language_model import LanguageModel, language_model
+from research.generation.unmasking import Unmasking, unmask
 from research.training import state, trained_run
 from research.training import workdir as workdir_lib
 from research.training.trained_run import TrainedRun
@@ -50,12 +51,19 @@ class Writer:
             rng=jax.random.key(seed),
         )
 
-    def write(self, texts: Sequence[str], settings: DecodingConfig) -> list[str]:
+    def write(
+        self,
+        texts: Sequence[str],
+        settings: DecodingConfig,
+        unmasking: Unmasking | None = None,
+    ) -> list[str]:
         """What follows each prompt, or each prompt with its masks filled.
 
         Args:
           texts: prompts.
           settings: of decoding; an encoder takes only `top_k` of them.
+          unmasking: writes the masks of a text over several passes; a text without one
+            gets max_new_tokens masks behind it. None = shows candidates for each mask.
 
         Raises:
           ValueError: for a prompt that is longer than the model can read, or one without
@@ -65,12 +73,37 @@ class Writer:
         frame = dataclasses.replace(prompt, before=(*self.begin, *prompt.before))
         tokenizer, vocabulary = self.run.tokenizer, self.run.vocabulary
         encoded = prompts.encode(texts, tokenizer, vocabulary, frame)
+        if unmasking is not None:
+            if not prompt.fills:
+                raise ValueError(
+                    f"--sampler={unmasking.sampler}: objective "
+                    f"{self.run.objective.name} does not fill masks, it continues a "
+                    f"prompt: leave --sampler out."
+                )
+            masks = [vocabulary.mask_id] * settings.max_new_tokens
+            end = len(prompt.after)
+            encoded = [
+                ids
+                if vocabulary.mask_id in ids
+                else [*ids[: len(ids) - end], *masks, *ids[len(ids) - end :]]
+                for ids in encoded
+            ]
         self._check_lengths(encoded, settings)
         # Decoders continue at the right edge; what is read whole begins at the left one.
         is_decoder = self.run.model_config.architecture == "decoder"
         left = is_decoder and not prompt.fills
         padded = prompts.pad(encoded, vocabulary.pad_id, left=left)
         tokens, is_text = (jnp.asarray(x) for x in padded)
+        if unmasking is not None:
+            self.rng, rng = jax.random.split(self.rng)
+            filled = unmask(
+                self.language_model, unmasking, self.run.params, tokens, is_text, rng
+            )
+            frames = len(frame.before), len(frame.after)
+            return [
+                tokenizer.decode(list(map(int, row[frames[0] : len(ids) - frames[1]])))
+                for row, ids in zip(jax.device_get(filled), encoded)
+            ]
         if prompt.fills:
             return self._fill(texts, tokens, is_text, settings.top_k or CANDIDATES)
         self.rng, rng = jax.random.split(self.rng)
@@ -85,7 +118,10 @@ class Writer:
             return
         longest = max(len(prompt) for prompt in encoded)
         longest = -(-longest // prompts.MULTIPLE) * prompts.MULTIPLE
-        new = settings.max_new_tokens if config.architecture == "decoder" else 0
+        continues = (
+            config.architecture == "decoder" and not self.language_model.prompt.fills
+        )
+        new = settings.max_new_tokens if continues else 0
         if longest + new > config.max_length:
             raise ValueError(
                 f"A prompt of {longest} tokens (padded) and {new} new ones exceed the "
