@@ -1,6 +1,7 @@
 """Conversion holds the largest tensor, not the model."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -22,6 +23,12 @@ run.export_workdir(workdir, target, which="last")
 # Not getrusage: a process inherits its maximum from the one that started it.
 print(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
 """
+
+
+# glibc keeps freed memory in one arena per thread, and orbax and tensorstore have many
+# threads: up to 130 MB that nobody holds, by the luck of which thread freed what. With
+# one arena, and large arrays given back at once, the peak is what is held.
+MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
 
 
 def make_llama(folder, num_layers):
@@ -90,6 +97,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
             check=True,
             capture_output=True,
             text=True,
+            env=os.environ | MALLOC,
         )
         peaks.append(1024 * int(done.stdout.splitlines()[-1]))
         before, after = (safetensors.open_folder(f) for f in (paths[0], paths[2]))
@@ -98,4 +106,5 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
             assert before[name].dtype == after[name].dtype
             assert before[name].tobytes() == after[name].tobytes(), name
     assert sizes[1] - sizes[0] > 4e8
-    assert peaks[1] - peaks[0] < 0.3 * (sizes[1] - sizes[0])
+    # Usually 0.04; a model held whole gives 1.
+    assert peaks[1] - peaks[0] < 0.2 * (sizes[1] - sizes[0])
