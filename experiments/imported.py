@@ -15,6 +15,8 @@ EXPERIMENTS = {
     "BertForNextSentencePrediction": bert,
     "RobertaModel": masked_lm,
     "RobertaForMaskedLM": masked_lm,
+    "ModernBertModel": masked_lm,
+    "ModernBertForMaskedLM": masked_lm,
     "DistilBertModel": masked_lm,
     "DistilBertForMaskedLM": masked_lm,
     "ElectraModel": masked_lm,

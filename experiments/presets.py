@@ -98,6 +98,14 @@ FAMILIES = {
     "bert": _BERT,  # Devlin et al. 2019
     # Liu et al. 2019: no second sentence type, positions after two unused rows.
     "roberta": dict(_BERT, norm_epsilon=1e-5, num_token_types=1, position_offset=2),
+    # Warner et al. 2024, without the windows of its local attention.
+    "modernbert": {
+        "architecture": "encoder",
+        "position": "rope",
+        "embedding_norm": True,
+        "gated_mlp": True,
+        "norm_epsilon": 1e-5,
+    },
     # Radford et al. 2019.
     "gpt2": {
         "architecture": "decoder",

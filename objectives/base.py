@@ -331,6 +331,18 @@ class Objective:
         """What stands around a prompt; None if the objective predicts no tokens."""
         return None
 
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end a text that the network writes; () if it writes none.
+
+        A decoder reads packed documents, so it may write what stands between them.
+        """
+        if self.prompt is None or self.prompt.fills:
+            return ()
+        is_decoder = self.architecture == "decoder"
+        ends = (self.vocabulary.eod_id,) if is_decoder else ()
+        return tuple(end for end in (*ends, self.vocabulary.eos_id) if end >= 0)
+
     def at(self, step: int) -> Objective:
         """The objective of a training step; phases give one after the other."""
         del step

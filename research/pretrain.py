@@ -10,10 +10,13 @@ Slurm, Open MPI or a TPU launcher, or with --coordinator, --num_processes and
 
 from __future__ import annotations
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
 from research.config import command_line
+from research.config.parse import parse
+from research.conversion import exporter
 from research.errors import UserError
 from research.machine import host_memory, hosts, peers
 from research.training import pretraining
@@ -39,6 +42,8 @@ def main(given: flags.FlagValues) -> int:
     host_memory.keep_freed()
     hosts.initialise(given.coordinator, given.num_processes, given.process_id)
     steps = _parse_steps(given.profile_steps)
+    if jax.process_index() == 0:
+        print(exporter.outlook(parse(given.config).model))
     result = pretraining.pretrain(given.config, given.workdir, profile_steps=steps)
     peers.leave()
     return result.exit_code

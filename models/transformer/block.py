@@ -102,13 +102,15 @@ class Block(nnx.Module):
         cross_attention: bool,
         num_layers: int,
         rngs: nnx.Rngs,
+        has_normed_input: bool = False,
     ):
         dim = config.emb_dim
         attention_stddev = _output_stddev(
             config, config.num_heads * config.dim_per_head, num_layers
         )
         mlp_stddev = _output_stddev(config, config.mlp_dim, num_layers)
-        self.attention_norm = Norm(config, dim)
+        # A norm of what a norm has just given would do nothing.
+        self.attention_norm = None if has_normed_input else Norm(config, dim)
         self.attention = Attention(config, output_stddev=attention_stddev, rngs=rngs)
         self.cross_attention_norm = Norm(config, dim) if cross_attention else None
         self.cross_attention = (
@@ -203,7 +205,8 @@ class Block(nnx.Module):
         rate = self.config.dropout_rate
         stream = positions_at(hidden, at)
         if self.config.norm_position == "pre":
-            return stream + dropout(sublayer(norm(hidden)), rate, rngs)
+            read = hidden if norm is None else norm(hidden)
+            return stream + dropout(sublayer(read), rate, rngs)
         return norm(stream + dropout(sublayer(hidden), rate, rngs))
 
 

@@ -70,7 +70,8 @@ class TransformerConfig(BackboneConfig):
       relative_num_buckets, relative_max_distance: of the relative bias.
       norm_position: 'pre' (inside the residual branch) or 'post' (after the sum).
       final_norm: a norm after the last block.
-      embedding_norm: a norm after the sum of embeddings.
+      embedding_norm: a norm after the sum of embeddings. With 'pre' the first block then
+        has no norm before attention (ModernBERT), which a scan over layers cannot do.
       gated_mlp: activation(gate(x)) * up(x) (Shazeer 2020).
       attention_scale: factor on query-key products (`score_scale`). None = H^-0.5.
       scale_embeddings: multiply token embeddings by sqrt(D).
@@ -124,6 +125,12 @@ class TransformerConfig(BackboneConfig):
             raise ValueError(f"position_offset = {self.position_offset}: must be >= 0.")
         _check_heads(self)
         _check_positions(self)
+        if self.scan_layers and self.norms_embeddings_only:
+            raise ValueError(
+                "scan_layers = True with embedding_norm = True and norm_position = 'pre': "
+                "the first block has no norm before attention, and a scan needs blocks "
+                "that are all alike. Set scan_layers to False."
+            )
 
     @property
     def table_dim(self) -> int:
@@ -141,6 +148,11 @@ class TransformerConfig(BackboneConfig):
     def kv_heads(self) -> int:
         """Number of key and value heads."""
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def norms_embeddings_only(self) -> bool:
+        """Whether the norm of the embeddings is that of the first block too."""
+        return self.embedding_norm and self.norm_position == "pre"
 
     @property
     def encoder_layers(self) -> int:

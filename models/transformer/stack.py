@@ -44,8 +44,9 @@ class Stack(nnx.Module):
                 cross_attention=cross_attention,
                 num_layers=num_layers,
                 rngs=rngs,
+                has_normed_input=config.norms_embeddings_only and index == 0,
             )
-            for _ in range(num_layers)
+            for index in range(num_layers)
         ]
         self.layers: Any = _stacked(blocks) if config.scan_layers else nnx.List(blocks)
         shape = (config.relative_num_buckets, config.num_heads)

@@ -240,10 +240,10 @@ def make_trainer(
         max_length=case.settings.max_length if padding == "max_length" else None,
     )
 
+    dropout_rate = case.settings.dropout_rate
+    assert dropout_rate is not None, "the protocol sets it"
     config = peers.bert_config(
-        case.run.model_config,
-        hidden_dropout_prob=case.settings.dropout_rate,
-        attention_probs_dropout_prob=case.settings.dropout_rate,
+        case.run.model_config.with_dropout(dropout_rate),
         num_labels=case.data.task.num_classes,
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from objectives.types import Lengths
 from research.config.sections import RunConfig
+from research.conversion.families import FAMILIES
 from research.errors import UserError
 
 # What the peers' own training scripts do beside forward and backward.
@@ -35,34 +36,20 @@ def libraries(*others: str) -> tuple[Any, Any]:
     return torch, transformers
 
 
+def config_of(family: str, model: Any, **others: Any) -> Any:
+    """transformers' config with our model's settings; `family` in FAMILIES."""
+    fields = {**FAMILIES[family].hf_config(model), **others}
+    return libraries()[1].AutoConfig.for_model(**fields, model_type=family)
+
+
 def bert_config(model: Any, **others: Any) -> Any:
-    """transformers' config of a BERT of our model's sizes."""
-    return libraries()[1].BertConfig(
-        vocab_size=model.vocab_size,
-        hidden_size=model.emb_dim,
-        num_hidden_layers=model.num_layers,
-        num_attention_heads=model.num_heads,
-        intermediate_size=model.mlp_dim,
-        max_position_embeddings=model.max_seq_len,
-        **others,
-    )
+    """Of a BERT, which always has two token types."""
+    return config_of("bert", model, type_vocab_size=2, **others)
 
 
 def gpt2_config(model: Any) -> Any:
-    """transformers' config of a GPT-2 of our model's sizes."""
-    return libraries()[1].GPT2Config(
-        vocab_size=model.vocab_size,
-        n_positions=model.max_seq_len,
-        n_embd=model.emb_dim,
-        n_layer=model.num_layers,
-        n_head=model.num_heads,
-        n_inner=model.mlp_dim,
-        resid_pdrop=model.dropout_rate,
-        embd_pdrop=model.dropout_rate,
-        attn_pdrop=model.attention_dropout_rate,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+    """Of a GPT-2 that no token ends."""
+    return config_of("gpt2", model, bos_token_id=None, eos_token_id=None)
 
 
 def make(
@@ -116,13 +103,7 @@ def make(
 
 def _bert(model, lengths, batch_size, gathered_head):
     torch, transformers = libraries()
-    network = transformers.BertForMaskedLM(
-        bert_config(
-            model,
-            hidden_dropout_prob=model.dropout_rate,
-            attention_probs_dropout_prob=model.attention_dropout_rate,
-        )
-    )
+    network = transformers.BertForMaskedLM(bert_config(model))
     shape = (batch_size, lengths.inputs)
     tokens = torch.randint(0, model.vocab_size, shape)
     labels = torch.full(shape, -100)
@@ -151,17 +132,7 @@ def _gpt2(model, lengths, batch_size):
 def _t5(model, lengths, batch_size):
     torch, transformers = libraries()
     network = transformers.T5ForConditionalGeneration(
-        transformers.T5Config(
-            vocab_size=model.vocab_size,
-            d_model=model.emb_dim,
-            d_kv=model.emb_dim // model.num_heads,
-            d_ff=model.mlp_dim,
-            num_layers=model.encoder_layers,
-            num_decoder_layers=model.decoder_layers,
-            num_heads=model.num_heads,
-            dropout_rate=model.dropout_rate,
-            decoder_start_token_id=0,
-        )
+        config_of("t5", model, decoder_start_token_id=0)
     )
     for module in network.modules():
         # Its one dropout rate also drops attention weights; ours are separate.

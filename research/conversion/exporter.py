@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from models.backbone import BackboneConfig
 from models.transformer.config import TransformerConfig
 from objectives.base import Objective
 from research.conversion.families import FAMILIES
@@ -133,15 +134,28 @@ def plan(
     )
 
 
+def outlook(config: BackboneConfig) -> str:
+    """Whether a model can be exported, and as what; a line for the start of a run."""
+    if not isinstance(config, TransformerConfig):
+        return f"cannot be exported to transformers: backbone {config.backbone!r}"
+    try:
+        export = plan(
+            dataclasses.replace(config, vocab_size=config.vocab_size or 1), {}
+        )
+    except ValueError as error:
+        return f"cannot be exported to transformers as it is. {error}"
+    return f"can be exported to transformers as {export.family.model_type}"
+
+
 def _differences(family: Family, config: TransformerConfig) -> list[str]:
     """'setting = ours (family: theirs)' for every setting that does not come back.
 
     A family expresses a network if the config.json it writes is read as that network.
     """
     hf_config = {**family.defaults, **family.hf_config(config)}
-    untied = [row.theirs for head in family.heads for row in head.untied]
+    untied = {row.theirs: None for head in family.heads for row in head.optional}
     try:
-        read = family.settings(hf_config, [] if config.tie_embeddings else untied)
+        read = family.settings(hf_config, {} if config.tie_embeddings else untied)
     except ValueError as error:
         return [str(error)]
     ours, theirs = _resolved(config), _resolved(TransformerConfig(**read))
@@ -183,21 +197,52 @@ def dtype_of(specs: Specs) -> str:
     return max(sizes, key=lambda name: sizes[name])
 
 
-def special_ids(export: Export, objective: Objective) -> dict[str, Any]:
-    """The ids that transformers' configs name; families with fixed ones keep them."""
+def special_ids(objective: Objective) -> dict[str, int | None]:
+    """The ids that transformers' configs name, as training used them.
+
+    None where there is none: transformers has values of its own for what is absent.
+    """
     vocabulary = objective.vocabulary
-    ids = {
-        f"{role}_token_id": getattr(vocabulary, f"{role}_id")
-        for role in ("pad", "bos", "eos")
-    }
-    if export.family.architecture == "decoder" and vocabulary.eod_id >= 0:
-        # A decoder trained on packed documents ends a text as the corpus does.
-        ids["eos_token_id"] = vocabulary.eod_id
-    if export.family.architecture == "encoder_decoder":
+    begin, end = vocabulary.cls_id, vocabulary.sep_id
+    if objective.architecture == "decoder":
+        # Packed documents have the same token before and after them.
+        begin = end = next(iter(objective.stop_ids), -1)
+    elif objective.architecture == "encoder_decoder":
+        begin, end = -1, vocabulary.eos_id
+    ids = {"pad": vocabulary.pad_id, "bos": begin, "eos": end}
+    if objective.architecture == "encoder":
+        ids |= {"cls": begin, "sep": end}
+    if objective.architecture == "encoder_decoder":
         prompt = objective.prompt
-        ids["decoder_start_token_id"] = prompt.start_id if prompt else -1
-    ids = {name: number for name, number in ids.items() if number >= 0}
-    return {k: v for k, v in ids.items() if k not in export.hf_config}
+        ids["decoder_start"] = prompt.start_id if prompt else -1
+    return {f"{k}_token_id": v if v >= 0 else None for k, v in ids.items()}
+
+
+def with_their_positions(
+    config: TransformerConfig, params: Any, pad_id: int
+) -> tuple[TransformerConfig, Any]:
+    """The same encoder with a table whose positions begin after `pad_id`.
+
+    transformers' RoBERTa numbers the tokens that are not `pad_token_id` from
+    `pad_token_id` + 1. Here the offset is a setting that knows no tokenizer; rows before
+    it are never read.
+    """
+    offset = config.position_offset
+    if config.architecture != "encoder" or not offset or pad_id + 1 in (0, offset):
+        return config, params
+    table = params["model"]["embedder"]["position_embedding"]
+    shape = (config.max_seq_len + pad_id + 1, table.shape[1])
+
+    def read() -> np.ndarray:
+        moved = np.zeros(shape, table.dtype)
+        moved[pad_id + 1 :] = np.asarray(table)[offset:]
+        return moved
+
+    moved = Deferred(shape, np.dtype(table.dtype), read)
+    model = params["model"]
+    embedder = {**model["embedder"], "position_embedding": moved}
+    config = dataclasses.replace(config, position_offset=pad_id + 1)
+    return config, {**params, "model": {**model, "embedder": embedder}}
 
 
 def tensors(
@@ -226,9 +271,8 @@ def tensors(
     specs = {}
     for name, sources in parts.items():
         row, leaf = sources[0]
-        shape = leaf.shape[:-1] + (leaf.shape[-1] * len(sources),)
-        shape = shape[::-1] if row.transpose else shape
-        specs[name] = (dtypes.get(name, np.dtype(leaf.dtype)), shape)
+        dtype = dtypes.get(name, np.dtype(leaf.dtype))
+        specs[name] = (dtype, row.their_shape(leaf.shape))
     return specs, load
 
 
@@ -238,7 +282,7 @@ def _rows(export: Export) -> dict[str, tuple[Row, str]]:
     prefix = "" if export.hf_class == family.classes.get(()) else family.prefix
     rows = {row.ours: (row, prefix + row.theirs) for row in family.rows}
     for our_name, head in export.heads.items():
-        for row in (*head.rows, *head.untied):
+        for row in (*head.rows, *head.optional):
             rows[f"heads/{our_name}/{row.ours}"] = (row, row.theirs)
     return rows
 

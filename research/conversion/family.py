@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 Settings = dict[str, Any]
+Tensors = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Row:
       ours: path in our parameters, 'model/...', or inside a head, 'dense/kernel'.
       theirs: name in the checkpoint, without the prefix of a bare backbone.
       transpose: torch's Linear holds [O, I], ours [I, O].
-      part: (k, n): ours is the k-th of n equal parts of theirs along the last axis
-        (GPT-2's fused query, key and value).
+      part: (k, n): ours is the k-th of n equal parts of theirs along our last axis
+        (fused query, key and value).
     """
 
     ours: str
@@ -33,12 +34,18 @@ class Row:
     part: tuple[int, int] | None = None
 
     def to_ours(self, tensor: np.ndarray) -> np.ndarray:
-        """Their tensor in our layout; a view where the layout allows."""
-        if self.part is not None:
-            number, count = self.part
-            width = tensor.shape[-1] // count
-            tensor = tensor[..., number * width : (number + 1) * width]
-        return tensor.T if self.transpose else tensor
+        """Their tensor in our layout, a view."""
+        tensor = tensor.T if self.transpose else tensor
+        if self.part is None:
+            return tensor
+        number, count = self.part
+        return np.split(tensor, count, axis=-1)[number]
+
+    def their_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of their tensor where ours has this one."""
+        count = 1 if self.part is None else self.part[1]
+        shape = (*shape[:-1], count * shape[-1])
+        return shape[::-1] if self.transpose else shape
 
     def to_theirs(self, tensors: list[np.ndarray]) -> np.ndarray:
         """Our tensors (the parts of one fused tensor, in order) in their layout."""
@@ -81,17 +88,18 @@ class Head:
     Attributes:
       name: what `Family.classes` calls it.
       rows: its tensors.
-      untied: the output table of a head that does not share the token embedding.
+      optional: tensors that only some have: biases, or the output table of one that does
+        not share the token embedding.
     """
 
     name: str
     rows: tuple[Row, ...] = ()
-    untied: tuple[Row, ...] = ()
+    optional: tuple[Row, ...] = ()
 
     def fits(self, parameters: Collection[str]) -> bool:
         """Whether a head of ours with these parameters is this one."""
         needed = {row.ours for row in self.rows}
-        return needed <= set(parameters) <= needed | {row.ours for row in self.untied}
+        return needed <= set(parameters) <= needed | {row.ours for row in self.optional}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +115,14 @@ class Family:
       fields: our field -> their field, copied as they are.
       defaults: their config's fields that older files leave out.
       activation: their field that names the activation, '' if it names more than that.
-      read: the settings that need more than a copy, from their config and the names
-        of the tensors; raises ValueError for what our blocks do not express.
+      read: the settings that need more than a copy, from their config and their
+        tensors; raises ValueError for what our blocks do not express.
       write: their config's other fields, from our settings.
       rows: tensors of the backbone.
       heads: the heads that a checkpoint may hold.
       classes: transformers' class for the names of its heads.
-      ignored: patterns of tensors that repeat others (tied weights) or are constants.
+      repeats: tensors that repeat others (tied weights), pattern -> name of the other.
+      ignored: patterns of tensors that are constants, or that their code never reads.
       zero: patterns of tensors that must be zero, and are then left out.
       carried: class -> patterns of tensors that it has besides, and that nothing here
         uses; they are kept beside the run and written back until it is trained.
@@ -125,11 +134,12 @@ class Family:
     fields: Mapping[str, str]
     defaults: Mapping[str, Any]
     activation: str
-    read: Callable[[Mapping[str, Any], Collection[str]], Settings]
+    read: Callable[[Mapping[str, Any], Tensors], Settings]
     rows: tuple[Row, ...]
     heads: tuple[Head, ...]
     classes: Mapping[tuple[str, ...], str]
     write: Callable[[Any], Settings] = lambda config: {}
+    repeats: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     zero: tuple[str, ...] = ()
     carried: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
@@ -139,14 +149,12 @@ class Family:
         """Ours."""
         return self.fixed["architecture"]
 
-    def settings(
-        self, hf_config: Mapping[str, Any], names: Collection[str]
-    ) -> Settings:
+    def settings(self, hf_config: Mapping[str, Any], tensors: Tensors) -> Settings:
         """Every field of our TransformerConfig.
 
         Args:
           hf_config: their config.json, with `defaults`.
-          names: of the tensors.
+          tensors: theirs, by their names without the prefix.
 
         Raises:
           ValueError: for a setting that our blocks do not express.
@@ -157,7 +165,7 @@ class Family:
             found["activation"] = activation(
                 hf_config[self.activation], self.model_type
             )
-        return found | self.read(hf_config, names)
+        return found | self.read(hf_config, tensors)
 
     def hf_config(self, config: Any) -> dict[str, Any]:
         """The fields of their config.json for our settings."""
@@ -197,6 +205,50 @@ def matches(name: str, patterns: Collection[str]) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 
+def has_own_output(tensors: Tensors, output: str, table: str) -> bool:
+    """Whether there is an output table that does not repeat the token embedding.
+
+    transformers ties the two where the config says so, unless both are stored and differ.
+    """
+    if output not in tensors:
+        return False
+    return table not in tensors or not np.array_equal(tensors[output], tensors[table])
+
+
+def checked(config: Mapping[str, Any], kinds: Mapping[str, str]) -> dict[str, Any]:
+    """A config.json whose fields have the types that `kinds` gives, and sane values.
+
+    Args:
+      config: the fields, all of those in `kinds` among them.
+      kinds: 'int', 'float', 'bool', 'str' or 'dict' of fields, with ' | None' where that is
+        allowed. Numbers that count something are at least 1.
+
+    Raises:
+      ValueError: naming the field, its value and what is allowed.
+    """
+    found = dict(config)
+    for field, kind in kinds.items():
+        value, (name, *optional) = config[field], kind.split(" | ")
+        if value is None and optional:
+            continue
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if name == "int":
+            least = 0 if field.endswith("_id") else 1
+            allowed = f"a whole number from {least} to {_LARGEST:,}"
+            is_right = isinstance(value, int) and is_number
+            is_right = is_right and least <= value <= _LARGEST
+        elif name == "float":
+            allowed = "a number from 0 to 1e9"
+            is_right = is_number and 0 <= value <= 1e9
+            found[field] = float(value) if is_right else value
+        else:
+            allowed = _OTHER_KINDS[name][1]
+            is_right = isinstance(value, _OTHER_KINDS[name][0])
+        if not is_right:
+            raise ValueError(f"config.json: {field} = {value!r} must be {allowed}.")
+    return found
+
+
 def require(config: Mapping[str, Any], family: str, **allowed: Any) -> None:
     """Refuses settings of a Hugging Face config that our blocks do not express.
 
@@ -217,6 +269,13 @@ def require(config: Mapping[str, Any], family: str, **allowed: Any) -> None:
             )
 
 
+# Of sizes; the largest vocabularies and context lengths have millions.
+_LARGEST = 2**24
+_OTHER_KINDS = {
+    "bool": (bool, "true or false"),
+    "str": (str, "a text"),
+    "dict": (dict, "an object"),
+}
 # Activations: theirs -> ours. Transformers has several names for the tanh form.
 ACTIVATIONS = {
     "relu": "relu",

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import tokenizers
 
 from models.transformer.config import TransformerConfig
 from objectives.vocabulary import Vocabulary
+from research.conversion import origin
+from research.conversion.origin import Origin
 from research.data.tokenizer import Tokenizer
 from research.machine import files
 
-_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "merges.txt", "vocab.bpe")
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "vocab.bpe")
 
 
 def folder_of(source: str) -> pathlib.Path:
@@ -57,30 +61,52 @@ def write_tokenizer(
     vocabulary: Vocabulary,
     *,
     config: TransformerConfig,
+    ids: Mapping[str, Any],
+    came: Origin | None,
 ) -> None:
     """tokenizer.json and what transformers' AutoTokenizer reads beside it.
 
     Here objectives put special tokens such as [CLS] and [SEP] around a text; in
     transformers the tokenizer does, so tokenizer.json gets a template for the
     architecture. A published tokenizer that has a template keeps it.
+
+    Args:
+      folder: to write to.
+      tokenizer: of the run.
+      vocabulary: its.
+      config: of the model.
+      ids: special ids of the exported config.json, by their names there.
+      came: what the run was imported from.
     """
     backend = tokenizers.Tokenizer.from_str(tokenizer.definition)
-    template = _template(tokenizer, vocabulary, config.architecture)
-    if template is not None and not backend.encode("").ids:
-        backend.post_processor = template
+    frame = _template(tokenizer, vocabulary, config.architecture)
+    if frame is not None and not backend.encode("").ids:
+        backend.post_processor = frame
     backend.save(str(folder / "tokenizer.json"))
-    roles = {
-        f"{role}_token": tokenizer.token(getattr(vocabulary, f"{role}_id"))
-        for role in ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
-        if getattr(vocabulary, f"{role}_id") >= 0
+    roles = {r: getattr(vocabulary, f"{r}_id") for r in ("unk", "cls", "sep", "mask")}
+    roles |= {r: ids.get(f"{r}_token_id") for r in ("pad", "bos", "eos")}
+    tokens = {
+        f"{role}_token": tokenizer.token(number)
+        for role, number in roles.items()
+        if isinstance(number, int) and 0 <= number < tokenizer.vocab_size
     }
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": config.max_seq_len,
         "model_input_names": _inputs(config),
         "clean_up_tokenization_spaces": False,
-        **roles,
+        **tokens,
     }
+    if came is not None:
+        theirs = came.values(origin.TOKENIZER)
+        settings |= {
+            name: value
+            for name, value in theirs.items()
+            if name.endswith("_token") or name == "chat_template"
+        }
+        template = came.folder / origin.TEMPLATE
+        if template.exists():
+            shutil.copyfile(template, folder / origin.TEMPLATE)
     path = folder / "tokenizer_config.json"
     files.write(path, json.dumps(settings, indent=2) + "\n")
 

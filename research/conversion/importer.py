@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Collection, Mapping
@@ -19,18 +18,13 @@ from research.conversion.family import (
     Family,
     Head,
     Row,
+    checked,
     flatten,
     layers_of,
     matches,
 )
 from research.training.streamed import Deferred
 
-# Families one would expect here, and the settings that our blocks do not have.
-_NOT_EXPRESSED = {
-    "modernbert": "its layers alternate between local_attention windows and global "
-    "attention (layer_types) with a rope_theta each, and its first block has no "
-    "attention norm; here all blocks of a stack are alike",
-}
 # Names of norms in checkpoints that came from TensorFlow (bert-base-uncased).
 _OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
 
@@ -51,7 +45,7 @@ class Checkpoint:
     hf_config: Mapping[str, Any]
     settings: dict[str, Any]
     heads: tuple[str, ...]
-    tensors: Mapping[str, np.ndarray]
+    tensors: safetensors.Tensors
 
     @property
     def hf_class(self) -> str:
@@ -81,10 +75,7 @@ def read(folder: pathlib.Path) -> Checkpoint:
             f"{folder} has no config.json: give a folder with config.json, "
             f"model.safetensors and the tokenizer's files."
         )
-    try:
-        hf_config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
+    hf_config = safetensors.read_json(path)
     family = _family(hf_config)
     tensors = safetensors.open_folder(folder).renamed(
         lambda name: _bare(family, _modern(name))
@@ -96,24 +87,37 @@ def read(folder: pathlib.Path) -> Checkpoint:
             f"{path} of model_type {family.model_type!r} does not say "
             f"{', '.join(absent)}: give the config.json that belongs to the weights."
         )
+    hf_config = checked(hf_config, _kinds(family))
+    settings = family.settings(hf_config, tensors)
+    layers = {n: settings[n] for n in settings if n.endswith("_layers")}
+    if max(count or 0 for count in layers.values()) > len(tensors):
+        # Before as many layers are built.
+        raise ValueError(f"{path}: {layers}, but there are {len(tensors)} tensors.")
     return Checkpoint(
         family=family,
         hf_config=hf_config,
-        settings=family.settings(hf_config, tensors.keys()),
+        settings=settings,
         heads=_heads(family, tensors.keys()),
         tensors=tensors,
     )
 
 
+def _kinds(family: Family) -> dict[str, str]:
+    """The type of each field of a config.json that is read."""
+    kinds = {
+        name: "int | None" if value is None else type(value).__name__
+        for name, value in family.defaults.items()
+    }
+    ours = {
+        field.name: str(field.type) for field in dataclasses.fields(TransformerConfig)
+    }
+    return {theirs: ours[name] for name, theirs in family.fields.items()} | kinds
+
+
 def _family(hf_config: Mapping[str, Any]) -> Family:
-    model_type = hf_config.get("model_type")
-    if model_type == "t5" and "gated" in hf_config.get("feed_forward_proj", "relu"):
+    model_type = str(hf_config.get("model_type"))
+    if model_type == "t5" and "gated" in str(hf_config.get("feed_forward_proj")):
         return FAMILIES["t5_gated"]
-    if model_type in _NOT_EXPRESSED:
-        raise ValueError(
-            f"A checkpoint of model_type {model_type!r} cannot be expressed: "
-            f"{_NOT_EXPRESSED[model_type]}."
-        )
     if model_type not in FAMILIES:
         known = sorted({family.model_type for family in FAMILIES.values()})
         raise ValueError(
@@ -155,7 +159,7 @@ def params_from(checkpoint: Checkpoint, abstract: Any) -> tuple[Any, dict[str, A
     }
     rows = {row.ours: row for row in family.rows}
     for our_name, head in heads.items():
-        rows |= {f"heads/{our_name}/{r.ours}": r for r in (*head.rows, *head.untied)}
+        rows |= {f"heads/{our_name}/{r.ours}": r for r in (*head.rows, *head.optional)}
     missing, wrong, used, leaves = [], [], set(), []
     for path, leaf in flatten(abstract).items():
         pattern, layer = layers_of(path)
@@ -165,10 +169,10 @@ def params_from(checkpoint: Checkpoint, abstract: Any) -> tuple[Any, dict[str, A
             missing.append(f"{name} (for {path})")
             continue
         used.add(name)
-        deferred = _deferred(checkpoint, row, name)
-        if deferred.shape != leaf.shape:
-            wrong.append(f"{name}: {deferred.shape}, expected {leaf.shape} as {path}")
-        leaves.append(deferred)
+        shape, expected = checkpoint.tensors.shape(name), row.their_shape(leaf.shape)
+        if shape != expected:
+            wrong.append(f"{name}: {shape}, expected {expected} (for {path})")
+        leaves.append(_deferred(checkpoint, row, name, leaf.shape))
     left = [name for name in checkpoint.tensors if name not in used]
     patterns = [p for of_class in family.carried.values() for p in of_class]
     carried = {n: checkpoint.tensors[n] for n in left if matches(n, patterns)}
@@ -177,16 +181,29 @@ def params_from(checkpoint: Checkpoint, abstract: Any) -> tuple[Any, dict[str, A
         for name in left
         if matches(name, family.zero) and np.any(checkpoint.tensors[name])
     ]
-    # Heads that the run does not have.
+    differing = [
+        f"{name} ({other})"
+        for name in left
+        for pattern, other in family.repeats.items()
+        if matches(name, [pattern])
+        and other in checkpoint.tensors
+        and not np.array_equal(checkpoint.tensors[name], checkpoint.tensors[other])
+    ]
+    # Heads that the run does not have, and output tables that repeat the embedding.
     unused = {
         re.escape(_bare(family, row.theirs))
         for head in family.heads
-        if head not in heads.values()
-        for row in (*head.rows, *head.untied)
+        for row in (*(head.rows if head not in heads.values() else ()), *head.optional)
     }
-    known = (*family.ignored, *patterns, *family.zero, *unused)
+    known = (*family.repeats, *family.ignored, *patterns, *family.zero, *unused)
     extra = [name for name in left if not matches(name, known)]
-    _refuse(missing=missing, wrong=wrong, extra=extra, nonzero=nonzero)
+    _refuse(
+        missing=missing,
+        wrong=wrong,
+        extra=extra,
+        nonzero=nonzero,
+        differing=differing,
+    )
     structure = jax.tree.structure(abstract)
     return jax.tree.unflatten(structure, leaves), carried
 
@@ -203,9 +220,10 @@ def _modern(name: str) -> str:
     return name
 
 
-def _deferred(checkpoint: Checkpoint, row: Row, name: str) -> Deferred:
+def _deferred(
+    checkpoint: Checkpoint, row: Row, name: str, shape: tuple[int, ...]
+) -> Deferred:
     """A float32 parameter, whatever precision the checkpoint was stored in."""
-    shape = row.to_ours(checkpoint.tensors[name]).shape
 
     def read() -> np.ndarray:
         tensor = row.to_ours(checkpoint.tensors[name])
@@ -220,6 +238,7 @@ def _refuse(**problems: list[str]) -> None:
         "wrong": "tensors of another shape than config.json says",
         "extra": "tensors that no module here has",
         "nonzero": "tensors that must be zero",
+        "differing": "tensors that must repeat another one",
     }
     lines = [
         f"  {titles[kind]}: {'; '.join(names)}"
@@ -234,6 +253,6 @@ def _refuse(**problems: list[str]) -> None:
         )
 
 
-def transformer_config(checkpoint: Checkpoint, **changes: Any) -> TransformerConfig:
+def transformer_config(checkpoint: Checkpoint) -> TransformerConfig:
     """The checkpoint's settings as a checked config."""
-    return TransformerConfig(**{**checkpoint.settings, **changes})
+    return TransformerConfig(**checkpoint.settings)

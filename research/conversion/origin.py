@@ -1,6 +1,7 @@
 """What an imported run keeps of its checkpoint, in the workdir's folder huggingface/.
 
-config.json            as it was
+config.json            as it was, and generation_config.json, tokenizer_config.json,
+                       chat_template.jinja where there were any
 origin.json            where it came from, which heads it had, dtypes but float32
 carried.safetensors    tensors that no network here has
 pooler.npz             of these, the first layer of a fine-tuned BERT's head
@@ -13,6 +14,7 @@ import json
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,8 @@ from research.machine import arrays, files
 from research.training.workdir import IMPORTED, POOLER
 
 _CONFIG, _ORIGIN, _CARRIED = "config.json", "origin.json", "carried.safetensors"
+GENERATION, TOKENIZER = "generation_config.json", "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,17 +33,29 @@ class Origin:
 
     Attributes:
       source: folder or hub id.
-      model_type: its family.
+      folder: the workdir's folder huggingface/.
+      hf_config: its config.json.
       heads: names of the run's heads that it had.
       dtypes: of the tensors that were not float32, by their full names.
       carried: tensors that nothing here uses, by name.
     """
 
     source: str
-    model_type: str
+    folder: pathlib.Path
+    hf_config: Mapping[str, Any]
     heads: tuple[str, ...]
     dtypes: Mapping[str, np.dtype]
     carried: Mapping[str, np.ndarray]
+
+    @property
+    def model_type(self) -> str:
+        """Its family."""
+        return self.hf_config["model_type"]
+
+    def values(self, name: str) -> dict[str, Any]:
+        """What a JSON file that came with it holds; nothing if it had none."""
+        path = self.folder / name
+        return safetensors.read_json(path) if path.exists() else {}
 
 
 def save(
@@ -51,8 +67,10 @@ def save(
 ) -> None:
     """Writes huggingface/ into the workdir of an import from `folder`."""
     target = workdir / IMPORTED
-    target.mkdir(exist_ok=True)
-    shutil.copyfile(folder / "config.json", target / _CONFIG)
+    target.mkdir()
+    for name in (_CONFIG, GENERATION, TOKENIZER, TEMPLATE):
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, target / name)
     values = {
         "source": source,
         "stages": list(heads),
@@ -80,12 +98,13 @@ def load(workdir: pathlib.Path) -> Origin | None:
     folder = workdir / IMPORTED
     if not (folder / _ORIGIN).exists():
         return None
-    values = json.loads((folder / _ORIGIN).read_text())
+    values = safetensors.read_json(folder / _ORIGIN)
     carried = folder / _CARRIED
     return Origin(
         source=values["source"],
-        model_type=json.loads((folder / _CONFIG).read_text())["model_type"],
+        folder=folder,
+        hf_config=safetensors.read_json(folder / _CONFIG),
         heads=tuple(values["stages"]),
         dtypes={n: safetensors.DTYPES[d] for n, d in values["dtypes"].items()},
-        carried=safetensors.open_file(carried) if carried.exists() else {},
+        carried=safetensors.Tensors([carried]) if carried.exists() else {},
     )

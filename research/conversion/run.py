@@ -69,14 +69,14 @@ def import_checkpoint(
 
     Args:
       source: folder, or hub id where there is a network.
-      target: the workdir, which must not hold a run.
+      target: the workdir, empty or not there yet; it appears when it is complete.
       experiment: path of the experiment to take all but the model from.
 
     Raises:
       ValueError: as `importer.read` and `importer.params_from` say.
     """
-    if (target / workdir.CONFIG).exists():
-        raise ValueError(f"{target} holds a run already: choose another --workdir.")
+    if target.exists() and any(target.iterdir()):
+        raise ValueError(f"{target} is not empty: choose another --workdir.")
     folder = hub.folder_of(source)
     checkpoint = importer.read(folder)
     tokenizer = tokenizer_files.load(folder)
@@ -91,15 +91,15 @@ def import_checkpoint(
     config = _config(checkpoint, experiment)
     run = program.create(config_lib.parse(config), _with_counts(tokenizer).vocabulary())
     params, carried, fresh = _params(checkpoint, run)
-    target.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(target / "tokenizer")
+    target.parent.mkdir(parents=True, exist_ok=True)
     came = [name for name in params["heads"] if name not in fresh]
-    origin.save(target, source, folder, came, carried)
-    streamed.save_params(target / "checkpoints", params)
-    workdir.add_session(target, 0)
-    files.write(target / CONTINUE, _CONTINUE)
-    # Last: a workdir with a config is a whole one.
-    workdir.save_config(target, config)
+    with files.making_folder(target) as draft:
+        tokenizer.save(draft / "tokenizer")
+        origin.save(draft, source, folder, came, carried)
+        streamed.save_params(draft / "checkpoints", params)
+        workdir.add_session(draft, 0)
+        files.write(draft / CONTINUE, _CONTINUE)
+        workdir.save_config(draft, config)
     _report_import(source, target, checkpoint, params, carried, fresh)
     return 0
 
@@ -204,6 +204,10 @@ def export_workdir(
         params, step = streamed.open_params(source / "checkpoints", which)
     objective = objective_section.create(run, vocabulary)
     came = origin.load(source)
+    if came is None:
+        model_config, params = exporter.with_their_positions(
+            model_config, params, vocabulary.pad_id
+        )
     # Until it is trained, a checkpoint goes as it came: without heads drawn here.
     untrained = came if step == 0 else None
     carried = untrained.carried if untrained else {}
@@ -229,13 +233,31 @@ def export_workdir(
         specs,
         lambda name: carried[name] if name in carried else load(name),
     )
-    hf_config = export.hf_config | exporter.special_ids(export, objective)
-    hf_config["dtype"] = exporter.dtype_of(specs)
-    files.write(target / "config.json", json.dumps(hf_config, indent=2) + "\n")
-    hub.write_tokenizer(target, tokenizer, vocabulary, config=model_config)
+    ids = exporter.special_ids(objective) | export.hf_config
+    if came:
+        ids |= {k: v for k, v in came.hf_config.items() if k.endswith("_token_id")}
+    hf_config = ids | {"dtype": exporter.dtype_of(specs)}
+    _write_json(target / "config.json", hf_config)
+    if objective.stop_ids:
+        generation = came.values(origin.GENERATION) if came else {}
+        ends = dict.fromkeys((*workdir.imported_ends(source), *objective.stop_ids))
+        ids = {k: v for k, v in ids.items() if k.endswith("_token_id")}
+        # BART's class has a token of its own vocabulary here.
+        ids["forced_eos_token_id"] = None
+        _write_json(
+            target / origin.GENERATION,
+            ids | generation | {"eos_token_id": list(ends)},
+        )
+    hub.write_tokenizer(
+        target, tokenizer, vocabulary, config=model_config, ids=hf_config, came=came
+    )
     files.write(target / "README.md", card)
     _report_export(source, target, export, step, came, carried)
     return 0
+
+
+def _write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
+    files.write(path, json.dumps(values, indent=2) + "\n")
 
 
 def _report_export(source, target, export, step, came, carried) -> None:

@@ -1,18 +1,22 @@
-"""Reading and writing safetensors one tensor at a time, memory-mapped.
+"""Reading and writing safetensors one tensor at a time.
 
-The format is 8 bytes of header length, a JSON header with dtype, shape and byte range
-of every tensor, and the data (https://github.com/huggingface/safetensors).
+The safetensors library reads. It would hold all tensors of a file to write it, so that is
+done here: 8 bytes of header length, a JSON header with dtype, shape and byte range of every
+tensor, and the data (https://github.com/huggingface/safetensors).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
+import safetensors
 
 from research.machine import files
 
@@ -34,32 +38,50 @@ _SINGLE = "model.safetensors"
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """The tensors of a checkpoint folder by name, mapped from disk when asked for."""
+    """The tensors of files by name, each read when it is asked for.
 
-    def __init__(self, files: Mapping[str, pathlib.Path]):
-        self._entries: dict[str, tuple[pathlib.Path, int, str, tuple[int, ...]]] = {}
-        for path in sorted(set(files.values())):
-            for name, (offset, dtype, shape) in _read_header(path).items():
-                self._entries[name] = (path, offset, dtype, shape)
-        absent = sorted(set(files) - set(self._entries))
-        if absent:
-            raise ValueError(
-                f"{_INDEX} names tensors that its files do not hold: "
-                f"{', '.join(absent[:8])}. Fetch the checkpoint again."
-            )
+    The safetensors library reads them, and refuses files whose headers do not describe
+    their bytes: gaps, overlaps, cut data.
+
+    Raises:
+      ValueError: for a file that is none, a dtype that is not read, or a tensor in two
+        files.
+    """
+
+    def __init__(self, paths: Iterable[pathlib.Path]):
+        # By name: file, name there, dtype, shape.
+        self._entries: dict[str, tuple[pathlib.Path, str, str, tuple[int, ...]]] = {}
+        for path in paths:
+            with _opened(path) as file:
+                for name in file.keys():  # noqa: SIM118, it has no iterator
+                    spec = file.get_slice(name)
+                    dtype = spec.get_dtype()
+                    if dtype not in DTYPES:
+                        raise ValueError(
+                            f"{path}: tensor {name!r} has dtype {dtype}; read are "
+                            f"{', '.join(DTYPES)}."
+                        )
+                    if name in self._entries:
+                        other = self._entries[name][0]
+                        raise ValueError(f"{name!r} is both in {other} and in {path}.")
+                    self._entries[name] = path, name, dtype, tuple(spec.get_shape())
 
     def __getitem__(self, name: str) -> np.ndarray:
-        path, offset, dtype, shape = self._entries[name]
-        if 0 in shape:
-            return np.zeros(shape, DTYPES[dtype])
-        return np.memmap(
-            path, DTYPES[dtype], mode="r", offset=offset, shape=shape or (1,)
-        ).reshape(shape)
+        path, stored, *_ = self._entries[name]
+        # Opened for each: pages of a mapped file count as memory until it is closed.
+        with _opened(path) as file:
+            return file.get_tensor(stored)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, without reading it."""
+        return self._entries[name][3]
 
     def renamed(self, rename: Callable[[str], str]) -> Tensors:
         """The same tensors under other names."""
-        copy = Tensors({})
+        copy = Tensors([])
         copy._entries = {rename(name): entry for name, entry in self._entries.items()}
+        if len(copy) < len(self):
+            raise ValueError("Two tensors have the same name but for a prefix.")
         return copy
 
     def dtypes(self) -> dict[str, str]:
@@ -73,6 +95,18 @@ class Tensors(Mapping[str, np.ndarray]):
         return len(self._entries)
 
 
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[Any]:
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            yield file
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged, cut short or no safetensors file ({error}). Fetch it "
+            f"again."
+        ) from error
+
+
 def open_folder(folder: pathlib.Path) -> Tensors:
     """Opens model.safetensors, whole or sharded.
 
@@ -81,15 +115,10 @@ def open_folder(folder: pathlib.Path) -> Tensors:
     """
     index = folder / _INDEX
     if index.exists():
-        weight_map = json.loads(index.read_text())["weight_map"]
-        files = {name: folder / file for name, file in weight_map.items()}
-        lost = sorted({p.name for p in files.values() if not p.exists()})
-        if lost:
-            raise ValueError(f"{folder} lacks {', '.join(lost)}, named in {_INDEX}.")
-        return Tensors(files)
+        return _open_shards(folder, index)
     single = folder / _SINGLE
     if single.exists():
-        return Tensors({name: single for name in _read_header(single)})
+        return Tensors([single])
     pickled = sorted(p.name for p in folder.glob("*.bin"))
     if pickled:
         raise ValueError(
@@ -100,40 +129,46 @@ def open_folder(folder: pathlib.Path) -> Tensors:
     raise ValueError(f"{folder} has neither {_SINGLE} nor {_INDEX}.")
 
 
-def open_file(path: pathlib.Path) -> Tensors:
-    """Opens one file."""
-    return Tensors(dict.fromkeys(_read_header(path), path))
+def _open_shards(folder: pathlib.Path, index: pathlib.Path) -> Tensors:
+    values = read_json(index)
+    files = values.get("weight_map")
+    if not isinstance(files, dict) or not all(
+        isinstance(f, str) for f in files.values()
+    ):
+        raise ValueError(f"{index}: weight_map must give the file of every tensor.")
+    names = sorted(set(files.values()))
+    outside = [name for name in names if pathlib.PurePath(name).name != name]
+    if outside:
+        raise ValueError(
+            f"{index} names {', '.join(outside)}: weights are read from files of "
+            f"{folder} only."
+        )
+    lost = [name for name in names if not (folder / name).exists()]
+    if lost:
+        raise ValueError(f"{folder} lacks {', '.join(lost)}, named in {_INDEX}.")
+    tensors = Tensors(folder / name for name in names)
+    absent = sorted(set(files) - set(tensors))
+    if absent:
+        raise ValueError(
+            f"{_INDEX} names tensors that its files do not hold: "
+            f"{', '.join(absent[:8])}. Fetch the checkpoint again."
+        )
+    return tensors
 
 
-def _read_header(path: pathlib.Path) -> dict[str, tuple[int, str, tuple[int, ...]]]:
-    """Offset in the file, dtype and shape of every tensor."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-        if 8 + length > size:
-            raise ValueError(f"{path} is no safetensors file, or its header is cut.")
-        try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
-            raise ValueError(f"{path}: unreadable safetensors header.") from error
-    entries = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        begin, end = entry["data_offsets"]
-        if 8 + length + end > size:
-            raise ValueError(
-                f"{path} is truncated: tensor {name!r} ends at byte "
-                f"{8 + length + end:,}, the file at {size:,}. Fetch it again."
-            )
-        if entry["dtype"] not in DTYPES:
-            raise ValueError(
-                f"{path}: tensor {name!r} has dtype {entry['dtype']}; read are "
-                f"{', '.join(DTYPES)}."
-            )
-        entries[name] = (8 + length + begin, entry["dtype"], tuple(entry["shape"]))
-    return entries
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+      ValueError: if it holds anything else.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
+    if isinstance(values, dict):
+        return values
+    raise ValueError(f"{path} holds no JSON object.")
 
 
 def write(

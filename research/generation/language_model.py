@@ -121,7 +121,7 @@ def language_model(
     Args:
       objective: whose readout gives the logits.
       modules: of the run.
-      stop_ids: tokens that end a text; None = those of the vocabulary that do.
+      stop_ids: tokens that end a text; None = the objective's.
 
     Raises:
       ValueError: if no term of the objective predicts tokens of the vocabulary.
@@ -131,10 +131,7 @@ def language_model(
             f"The objective {objective.name} has no language-model head to write with."
         )
     if stop_ids is None:
-        vocabulary = objective.vocabulary
-        is_decoder = objective.architecture == "decoder"
-        ends = (vocabulary.eod_id,) if is_decoder else ()
-        stop_ids = tuple(end for end in (*ends, vocabulary.eos_id) if end >= 0)
+        stop_ids = objective.stop_ids
     return LanguageModel(
         modules=modules, objective=objective, prompt=objective.prompt, stop_ids=stop_ids
     )

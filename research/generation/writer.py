@@ -46,7 +46,11 @@ class Writer:
         is_decoder = objective.architecture == "decoder"
         return cls(
             run=run,
-            language_model=language_model(objective, modules),
+            language_model=language_model(
+                objective,
+                modules,
+                stop_ids=(*workdir_lib.imported_ends(workdir), *objective.stop_ids),
+            ),
             begin=run.tokenizer.begin() if imported and is_decoder else (),
             rng=jax.random.key(seed),
         )

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from research.errors import UserError
 from research.training import checkpoints, saving
 
 
@@ -89,7 +90,8 @@ def save_params(folder: pathlib.Path, params: Any, *, step: int = 0) -> None:
         )
         with contextlib.closing(manager):
             args = {name: checkpoints.Save(values) for name, values in items.items()}
-            manager.save(step, args=ocp.args.Composite(**args))
+            if not manager.save(step, args=ocp.args.Composite(**args)):
+                raise UserError(f"{folder} has a checkpoint of step {step} already.")
             manager.wait_until_finished()
 
 

@@ -162,6 +162,18 @@ def written_by(folder: pathlib.Path) -> str:
     return ""
 
 
+def imported_ends(workdir: pathlib.Path) -> tuple[int, ...]:
+    """Ids that end a text, as the files say that an imported run came with."""
+    for name in ("generation_config.json", "config.json"):
+        path = workdir / IMPORTED / name
+        ends = (
+            json.loads(path.read_text()).get("eos_token_id") if path.exists() else None
+        )
+        if ends is not None:
+            return tuple(ends) if isinstance(ends, list) else (ends,)
+    return ()
+
+
 def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     """The config of the run in a workdir, with the fields that were added since.
 

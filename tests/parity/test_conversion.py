@@ -55,6 +55,10 @@ LLAMA3 = dict(
     high_freq_factor=4.0,
     original_max_position_embeddings=16,
 )
+MODERNBERT = {**SHAPE, "classifier_bias": True, "pad_token_id": 0}
+MODERNBERT |= dict(bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2)
+MODERNBERT |= dict(layer_types=["full_attention"] * 2)
+BIASES = ("norm_bias", "attention_bias", "mlp_bias")
 
 # name -> (transformers' class, its config's class, settings)
 CASES = {
@@ -87,6 +91,12 @@ CASES = {
         "ElectraForMaskedLM",
         "ElectraConfig",
         {**SHAPE, "embedding_size": 32},
+    ),
+    "modernbert": ("ModernBertForMaskedLM", "ModernBertConfig", MODERNBERT),
+    "modernbert-biases": (
+        "ModernBertForMaskedLM",
+        "ModernBertConfig",
+        {**MODERNBERT, **dict.fromkeys(BIASES, True)},
     ),
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", GPT2),
     "gpt2-narrow": ("GPT2LMHeadModel", "GPT2Config", {**GPT2, "n_inner": 48}),
@@ -194,6 +204,8 @@ def batch(seed: int, pad_id: int):
     """Token ids and their mask, rows of mixed lengths padded on the right."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(10, VOCAB, (len(LENGTHS), max(LENGTHS)))
+    if pad_id == 0:
+        tokens[:, 3] = 1  # [UNK] of tokenizers trained here
     mask = np.arange(max(LENGTHS))[None] < np.array(LENGTHS)[:, None]
     return np.where(mask, tokens, pad_id).astype(np.int32), mask.astype(np.int32)
 
@@ -282,7 +294,8 @@ def test_export_returns_every_bit(pair, tmp_path):
     folder = tmp_path / "exported"
     folder.mkdir()
     safetensors.write(folder / "model.safetensors", specs, load)
-    (folder / "config.json").write_text(json.dumps(export.hf_config))
+    config = exporter.special_ids(pair.objective) | export.hf_config
+    (folder / "config.json").write_text(json.dumps(config))
     before = safetensors.open_folder(pair.folder)
     after = safetensors.open_folder(folder)
     assert set(before) - set(after) <= {"final_logits_bias"}
@@ -301,6 +314,20 @@ def test_export_returns_every_bit(pair, tmp_path):
         if hasattr(pair.theirs.config, field):
             ours, theirs = (getattr(m.config, field) for m in (again, pair.theirs))
             assert ours == theirs, field
+
+
+def test_positions_of_an_encoder_follow_the_padding_of_its_tokenizer(tmp_path):
+    """RoBERTa's positions skip pad_token_id, which is 1 there and [UNK] here."""
+    pair = make_pair("roberta", tmp_path / "in")
+    config, params = exporter.with_their_positions(pair.config, pair.params, 0)
+    export = exporter.plan(config, params["heads"])
+    assert export.hf_config["pad_token_id"] == 0
+    specs, load = exporter.tensors(export, params, {})
+    safetensors.write(tmp_path / "model.safetensors", specs, load)
+    (tmp_path / "config.json").write_text(json.dumps(export.hf_config))
+    again = quietly(type(pair.theirs).from_pretrained, tmp_path)
+    for ours, theirs in compare(dataclasses.replace(pair, theirs=again))[:2]:
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
 def test_pair_label_head(tmp_path):

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,6 +13,8 @@ from research.config import experiments
 from research.config import parse as config_lib
 from research.conversion import run, safetensors
 from research.data import tokenizer_files
+from research.generation.decoding import DecodingConfig, generate
+from research.generation.writer import Writer
 from research.training import checkpoints, streamed, trained_run, workdir
 from tests.parity.test_conversion import CASES, quietly, randomised
 
@@ -174,11 +178,14 @@ def test_a_tokenizer_of_another_model(pieces, count, tmp_path):
     ("changes", "named"),
     [
         ({"model_type": "mamba"}, "model_type = 'mamba'"),
-        ({"model_type": "modernbert"}, "local_attention windows"),
         ({"hidden_act": "relu6"}, "'relu6'"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
         ({"hidden_size": None}, "hidden_size"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings"),
+        # Of another shape than the tensors, or of other tensors.
+        ({"vocab_size": 500}, r"embeddings.weight: \(512, 32\), expected \(500, 32\)"),
+        ({"num_hidden_layers": 1}, "no module here has: .*layer.1.attention"),
+        ({"num_hidden_layers": 3}, "missing tensors: encoder.layer.2.attention"),
     ],
 )
 def test_configs_that_are_not_expressed(changes, named, tmp_path):
@@ -205,6 +212,21 @@ def test_other_objectives_go_on_from_a_checkpoint(tmp_path, capsys):
         assert parsed.model == config_lib.parse(workdir.load_config(folder)).model
 
 
+def test_nothing_half_made_is_kept(tmp_path, monkeypatch):
+    make_folder("bert", tmp_path / "in")
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workdir, "save_config", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run.import_checkpoint(str(tmp_path / "in"), tmp_path / "run", experiment=None)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ValueError, match="is not empty"):
+        run.import_checkpoint(str(tmp_path / "in"), tmp_path / "run", experiment=None)
+
+
 def test_no_folder_and_no_network_say_what_to_put_where(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for source in ("./nowhere", "someone/some-model"):
@@ -219,10 +241,67 @@ def test_the_tokenizer_of_a_decoder_says_how_texts_begin(tmp_path):
     assert dataclasses.replace(tokenizer, definition=json.dumps(bare)).begin() == ()
 
 
-def _word_level(folder, template, specials):
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["gpt2", "llama3", "t5", "t5-1.1"])
+def test_both_stop_at_the_ends_that_came_with_the_checkpoint(name, tmp_path, capsys):
+    """Not at those that the names of tokens suggest: '</s>' has another id here."""
+    model_class, config_class, settings = CASES[name]
+    config = quietly(getattr(transformers, config_class), **settings)
+    theirs = randomised(quietly(getattr(transformers, model_class), config))
+    prompts = np.random.default_rng(3).integers(10, 512, (4, 9))
+    options = dict(max_new_tokens=20, do_sample=False, pad_token_id=0)
+    if config.is_encoder_decoder:
+        options["decoder_start_token_id"] = 0
+
+    def write(model, **others):
+        tokens = quietly(
+            model.generate, input_ids=torch.tensor(prompts), **options, **others
+        ).numpy()
+        tokens = tokens[:, 1 if config.is_encoder_decoder else 9 :]
+        return np.pad(tokens, ((0, 0), (0, 20 - tokens.shape[1])))
+
+    free = write(theirs, eos_token_id=9)
+    values, counts = np.unique(free[:, 2:].clip(3), return_counts=True)
+    ends = [int(value) for value in values[np.argsort(-counts)][:2]]
+    theirs.config.eos_token_id = ends[0]
+    theirs.generation_config.eos_token_id = ends
+    quietly(theirs.save_pretrained, tmp_path / "in")
+    words = ["<pad>", "</s>", "<s>", *(f"w{i}" for i in range(3, 412))]
+    words += [f"<extra_id_{i}>" for i in reversed(range(100))]
+    _word_level(tmp_path / "in", "$A", [], words)
+    said = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": words[ends[0]]}
+    said["chat_template"] = "{{ messages }}"
+    (tmp_path / "in" / "tokenizer_config.json").write_text(json.dumps(said))
+    folder, out = there_and_back(tmp_path / "in", tmp_path)
+    assert "left out" not in capsys.readouterr().out
+    again = quietly(type(theirs).from_pretrained, out)
+    assert again.config.eos_token_id == ends[0]
+    tokenizer = quietly(transformers.AutoTokenizer.from_pretrained, out)
+    assert tokenizer.eos_token_id == ends[0]
+    assert tokenizer.chat_template == said["chat_template"]
+    writer = Writer.load(folder, which="last", seed=0)
+    ours = generate(
+        writer.language_model,
+        DecodingConfig(20, 0.0, 0, 1.0, 1, 1.0),
+        writer.run.params,
+        jnp.asarray(prompts.astype(np.int32)),
+        jnp.ones(prompts.shape, bool),
+        jax.random.key(0),
+    )
+    there = write(again)
+    # Some row ends early, so that there is something to see.
+    assert (np.isin(there, ends).sum(axis=1) > 0).any()
+    for row, other in zip(np.asarray(ours), there, strict=True):
+        stops = np.flatnonzero(np.isin(other, [*ends, 1]))
+        length = stops[0] + 1 if len(stops) else 20
+        np.testing.assert_array_equal(row[:length], other[:length])
+        assert not np.any(other[length:])
+
+
+def _word_level(folder, template, specials, words=("<s>", "</s>", "a")):
     import tokenizers
 
-    vocabulary = {"<s>": 0, "</s>": 1, "a": 2}
+    vocabulary = {word: number for number, word in enumerate(words)}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, "</s>"))
     backend.add_special_tokens(["<s>", "</s>"])
     backend.post_processor = tokenizers.processors.TemplateProcessing(

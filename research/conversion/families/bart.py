@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from research.conversion.family import (
@@ -11,6 +11,7 @@ from research.conversion.family import (
     Head,
     Row,
     Settings,
+    Tensors,
     norm_and_linear,
     require,
 )
@@ -44,8 +45,8 @@ def _side(side: str) -> list[Row]:
     ]
 
 
-def _read(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
-    del names
+def _read(hf: Mapping[str, Any], tensors: Tensors) -> Settings:
+    del tensors
     require(
         hf,
         "BART",
@@ -99,6 +100,7 @@ BART = Family(
         "init_stddev": "init_std",
     },
     defaults={
+        "decoder_layers": 12,
         "activation_function": "gelu",
         "scale_embedding": False,
         "dropout": 0.1,
@@ -118,8 +120,8 @@ BART = Family(
     classes={("LM",): "BartForConditionalGeneration"},
     # A buffer that no BART has ever filled.
     zero=(r"final_logits_bias",),
-    ignored=(
-        r"(encoder|decoder)\.embed_tokens\.weight",
-        r"lm_head\.weight",
-    ),
+    repeats={
+        r"(encoder|decoder)\.embed_tokens\.weight": "shared.weight",
+        r"lm_head\.weight": "shared.weight",
+    },
 )

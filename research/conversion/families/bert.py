@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from research.conversion.family import (
@@ -11,6 +11,7 @@ from research.conversion.family import (
     Head,
     Row,
     Settings,
+    Tensors,
     linear,
     norm,
     norm_and_linear,
@@ -49,6 +50,7 @@ _DEFAULTS = {
 }
 
 
+_TABLE = "embeddings.word_embeddings.weight"
 # The first layer of the next-sentence head, in models without the rest of it.
 _POOLER = r"pooler\.dense\.(weight|bias)"
 
@@ -85,17 +87,15 @@ _BERT_BLOCK = {
 }
 
 
-def _mlm(dense: str, layer_norm: str, bias: str) -> Head:
-    rows = [
-        *linear("dense", dense),
-        *norm("norm", layer_norm),
-        Row("output/bias", bias),
-    ]
-    return Head("masked LM", tuple(rows))
+def masked_lm_head(dense: str, layer_norm: str, bias: str) -> Head:
+    """Dense, activation, norm, and the token embedding with a bias."""
+    scale, norm_bias = norm("norm", layer_norm)
+    rows = (*linear("dense", dense), scale, Row("output/bias", bias))
+    return Head("masked LM", rows, optional=(norm_bias,))
 
 
-def _read_bert(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
-    del names
+def _read_bert(hf: Mapping[str, Any], tensors: Tensors) -> Settings:
+    del tensors
     require(hf, "BERT", is_decoder=False, add_cross_attention=False)
     require(hf, "BERT", position_embedding_type="absolute", tie_word_embeddings=True)
     return {}
@@ -111,7 +111,7 @@ BERT = Family(
     read=_read_bert,
     rows=(*_embedder("embeddings"), *_blocks("encoder.layer", _BERT_BLOCK)),
     heads=(
-        _mlm(
+        masked_lm_head(
             "cls.predictions.transform.dense",
             "cls.predictions.transform.LayerNorm",
             "cls.predictions.bias",
@@ -132,51 +132,59 @@ BERT = Family(
         ("next sentence",): "BertForNextSentencePrediction",
         (): "BertModel",
     },
-    ignored=(
-        r".*embeddings\.position_ids",
-        r"cls\.predictions\.decoder\.(weight|bias)",
-    ),
+    repeats={
+        r"cls\.predictions\.decoder\.weight": _TABLE,
+        r"cls\.predictions\.decoder\.bias": "cls.predictions.bias",
+    },
+    ignored=(r".*embeddings\.position_ids",),
     carried={"BertModel": (_POOLER,)},
 )
 
 
-def _read_roberta(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
-    del names
+def _read_roberta(hf: Mapping[str, Any], tensors: Tensors) -> Settings:
+    del tensors
     require(hf, "RoBERTa", is_decoder=False, add_cross_attention=False)
-    require(hf, "RoBERTa", position_embedding_type="absolute", pad_token_id=1)
-    require(hf, "RoBERTa", tie_word_embeddings=True)
-    # Positions begin at pad_token_id + 1; the rows before are never read.
-    return {"max_seq_len": hf["max_position_embeddings"] - 2}
+    require(hf, "RoBERTa", position_embedding_type="absolute", tie_word_embeddings=True)
+    if hf["pad_token_id"] < 0:
+        raise ValueError("position_offset = 0 (roberta: 1 or more)")
+    # Positions begin after pad_token_id; the rows before are never read.
+    offset = hf["pad_token_id"] + 1
+    return {
+        "position_offset": offset,
+        "max_seq_len": hf["max_position_embeddings"] - offset,
+    }
 
 
 def _write_roberta(config: Any) -> Settings:
     return {
-        "max_position_embeddings": config.max_seq_len + 2,
-        "pad_token_id": 1,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
+        "max_position_embeddings": config.max_seq_len + config.position_offset,
+        "pad_token_id": config.position_offset - 1,
     }
 
 
 ROBERTA = Family(
     model_type="roberta",
     prefix="roberta.",
-    fixed={**_ENCODER, "position_offset": 2},
+    fixed=_ENCODER,
     fields={k: v for k, v in _FIELDS.items() if k != "max_seq_len"},
-    defaults=_DEFAULTS,
+    defaults={**_DEFAULTS, "max_position_embeddings": 512, "pad_token_id": 1},
     activation="hidden_act",
     read=_read_roberta,
     write=_write_roberta,
     rows=BERT.rows,
-    heads=(_mlm("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),),
+    heads=(masked_lm_head("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),),
     classes={("masked LM",): "RobertaForMaskedLM", (): "RobertaModel"},
-    ignored=(r".*embeddings\.position_ids", r"lm_head\.decoder\.(weight|bias)"),
+    repeats={
+        r"lm_head\.decoder\.weight": _TABLE,
+        r"lm_head\.decoder\.bias": "lm_head.bias",
+    },
+    ignored=(r".*embeddings\.position_ids",),
     carried={"RobertaModel": (_POOLER,)},
 )
 
 
-def _read_distilbert(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
-    del names
+def _read_distilbert(hf: Mapping[str, Any], tensors: Tensors) -> Settings:
+    del tensors
     require(hf, "DistilBERT", sinusoidal_pos_embds=(False, True))
     require(hf, "DistilBERT", tie_word_embeddings=True)
     # Sinusoidal tables are stored like learned ones, and not trained.
@@ -222,14 +230,16 @@ DISTILBERT = Family(
             },
         ),
     ),
-    heads=(_mlm("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),),
+    heads=(
+        masked_lm_head("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
+    ),
     classes={("masked LM",): "DistilBertForMaskedLM", (): "DistilBertModel"},
-    ignored=(r"vocab_projector\.weight",),
+    repeats={r"vocab_projector\.weight": _TABLE},
 )
 
 
-def _read_electra(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
-    del names
+def _read_electra(hf: Mapping[str, Any], tensors: Tensors) -> Settings:
+    del tensors
     require(hf, "ELECTRA", is_decoder=False, position_embedding_type="absolute")
     require(hf, "ELECTRA", tie_word_embeddings=True)
     return {}
@@ -246,14 +256,15 @@ ELECTRA = Family(
     write=lambda config: {"embedding_size": config.table_dim},
     rows=(*BERT.rows, *linear("model/embedder/projection", "embeddings_project")),
     heads=(
-        _mlm(
+        masked_lm_head(
             "generator_predictions.dense",
             "generator_predictions.LayerNorm",
             "generator_lm_head.bias",
         ),
     ),
     classes={("masked LM",): "ElectraForMaskedLM", (): "ElectraModel"},
-    ignored=(r".*embeddings\.position_ids", r"generator_lm_head\.weight"),
+    repeats={r"generator_lm_head\.weight": _TABLE},
+    ignored=(r".*embeddings\.position_ids",),
     # No objective here has the discriminator's head.
     carried={"ElectraForPreTraining": (r"discriminator_predictions\..*",)},
 )

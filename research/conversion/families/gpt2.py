@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from research.conversion.family import (
@@ -11,6 +11,7 @@ from research.conversion.family import (
     Head,
     Row,
     Settings,
+    Tensors,
     norm,
     require,
 )
@@ -26,8 +27,8 @@ def _conv1d(ours: str, theirs: str, part: tuple[int, int] | None = None) -> list
     ]
 
 
-def _read(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
-    del names
+def _read(hf: Mapping[str, Any], tensors: Tensors) -> Settings:
+    del tensors
     require(hf, "GPT-2", scale_attn_weights=True, add_cross_attention=False)
     require(hf, "GPT-2", scale_attn_by_inverse_layer_idx=False)
     require(hf, "GPT-2", tie_word_embeddings=True)
@@ -90,9 +91,7 @@ GPT2 = Family(
     ),
     heads=(Head("LM"),),
     classes={("LM",): "GPT2LMHeadModel"},
-    ignored=(
-        r"lm_head\.weight",
-        # The causal mask, once stored as buffers.
-        r"h\.\d+\.attn\.(bias|masked_bias)",
-    ),
+    repeats={r"lm_head\.weight": "wte.weight"},
+    # The causal mask, once stored as buffers.
+    ignored=(r"h\.\d+\.attn\.(bias|masked_bias)",),
 )

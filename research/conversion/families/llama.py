@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from research.conversion.family import (
@@ -11,6 +11,9 @@ from research.conversion.family import (
     Head,
     Row,
     Settings,
+    Tensors,
+    checked,
+    has_own_output,
     norm_and_linear,
     require,
 )
@@ -30,31 +33,34 @@ _ROPE_FIELDS = {
 
 def _rope(hf: Mapping[str, Any]) -> Settings:
     """rope_theta and rope_scaling, from either form of the config."""
-    rope = hf.get("rope_parameters") or {
-        **(hf.get("rope_scaling") or {}),
-        "rope_theta": hf.get("rope_theta", 10000.0),
-    }
+    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    checked({"rope_parameters": rope}, {"rope_parameters": "dict"})
+    rope = {"rope_theta": hf.get("rope_theta", 10000.0), **rope}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
-        scaling: tuple[Any, ...] = ()
-    elif kind in _ROPE_FIELDS:
-        scaling = (kind, *(float(rope[field]) for field in _ROPE_FIELDS[kind]))
+        fields: tuple[str, ...] = ()
+    elif isinstance(kind, str) and kind in _ROPE_FIELDS:
+        fields = _ROPE_FIELDS[kind]
     else:
         raise ValueError(
             f"A Llama with rope_type = {kind!r} cannot be expressed: only default, "
             f"{', '.join(_ROPE_FIELDS)}."
         )
-    return {"rope_theta": float(rope["rope_theta"]), "rope_scaling": scaling}
+    rope = checked(
+        dict.fromkeys(fields) | rope, dict.fromkeys(("rope_theta", *fields), "float")
+    )
+    scaling = (kind, *(rope[field] for field in fields)) if fields else ()
+    return {"rope_theta": rope["rope_theta"], "rope_scaling": scaling}
 
 
-def _read(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
-    del names
+def _read(hf: Mapping[str, Any], tensors: Tensors) -> Settings:
     require(hf, "Llama", attention_bias=False, mlp_bias=False, pretraining_tp=1)
     return {
         **_rope(hf),
         "num_kv_heads": hf["num_key_value_heads"] or hf["num_attention_heads"],
         "head_dim": hf["head_dim"] or hf["hidden_size"] // hf["num_attention_heads"],
-        "tie_embeddings": hf["tie_word_embeddings"],
+        "tie_embeddings": hf["tie_word_embeddings"]
+        and not has_own_output(tensors, "lm_head.weight", "embed_tokens.weight"),
     }
 
 
@@ -132,7 +138,7 @@ LLAMA = Family(
             bias=False,
         ),
     ),
-    heads=(Head("LM", untied=(Row("output/kernel", "lm_head.weight"),)),),
+    heads=(Head("LM", optional=(Row("output/kernel", "lm_head.weight"),)),),
     classes={("LM",): "LlamaForCausalLM"},
     ignored=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from research.conversion.family import (
@@ -12,8 +12,11 @@ from research.conversion.family import (
     Head,
     Row,
     Settings,
+    Tensors,
     activation,
+    has_own_output,
     norm_and_linear,
+    require,
 )
 
 
@@ -57,17 +60,22 @@ def _up(gated: bool) -> list[Row]:
     return norm_and_linear(modules, bias=False)
 
 
-def _read(hf: Mapping[str, Any], names: Collection[str]) -> Settings:
+def _read(hf: Mapping[str, Any], tensors: Tensors) -> Settings:
     *gate, act = hf["feed_forward_proj"].split("-")
     # 'gated-gelu' has always meant the tanh form.
     act = "gelu_new" if gate and act == "gelu" else act
-    untied = "lm_head.weight" in names
-    scaled = hf.get("scale_decoder_outputs", hf.get("tie_word_embeddings", not untied))
+    require({"gate": gate}, "T5", gate=([], ["gated"]))
+    # The name of their field misleads: tables are tied unless both are stored and
+    # differ, and the field says whether features are scaled.
+    scaled = hf.get("scale_decoder_outputs", hf["tie_word_embeddings"])
+    require(hf, "T5", scale_decoder_outputs=(scaled, True, False))
     return {
         "activation": activation(act, "T5"),
         "num_encoder_layers": hf["num_layers"],
         "num_decoder_layers": hf["num_decoder_layers"] or hf["num_layers"],
-        "tie_embeddings": not untied,
+        "tie_embeddings": not has_own_output(
+            tensors, "lm_head.weight", "shared.weight"
+        ),
         "logit_scale": hf["d_model"] ** -0.5 if scaled else 1.0,
         # The relative bias reaches any distance; 512 is what T5 was trained on.
         "max_seq_len": 512,
@@ -125,6 +133,7 @@ def _family(gated: bool) -> Family:
         },
         defaults={
             "feed_forward_proj": "relu",
+            "tie_word_embeddings": True,
             "num_decoder_layers": None,
             "relative_attention_num_buckets": 32,
             "relative_attention_max_distance": 128,
@@ -141,10 +150,10 @@ def _family(gated: bool) -> Family:
             *_side("decoder", mlp_layer=2),
             *_up(gated),
         ),
-        heads=(Head("LM", untied=(Row("output/kernel", "lm_head.weight"),)),),
+        heads=(Head("LM", optional=(Row("output/kernel", "lm_head.weight"),)),),
         classes={("LM",): "T5ForConditionalGeneration"},
+        repeats={r"(encoder|decoder)\.embed_tokens\.weight": "shared.weight"},
         ignored=(
-            r"(encoder|decoder)\.embed_tokens\.weight",
             # Early checkpoints hold a bias of the cross-attention that is not used.
             r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
         ),

@@ -5,7 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments import bart_base, bert_base, gpt2_small, t5_1_1_base, t5_base
+from experiments import (
+    bart_base,
+    bert_base,
+    gpt2_small,
+    presets,
+    t5_1_1_base,
+    t5_base,
+)
 from models.transformer.config import TransformerConfig
 from research.conversion import exporter
 
@@ -28,12 +35,24 @@ def test_presets_are_expressed(hf_class):
     assert exporter.plan(config_of(PRESETS[hf_class]), {}).hf_class == hf_class
 
 
+def test_the_outlook_says_what_to_set():
+    """Plain encoders become ModernBERTs with three settings."""
+    config = TransformerConfig(**presets.base_model().to_dict())
+    said = exporter.outlook(config)
+    settings = {"position": "rope", "embedding_norm": True, "gated_mlp": True}
+    assert "cannot be exported" in said and "nearest is modernbert" in said
+    assert all(f"{name} = " in said for name in settings)
+    said = exporter.outlook(dataclasses.replace(config, **settings))
+    assert said == "can be exported to transformers as modernbert"
+
+
 @pytest.mark.parametrize(
     ("experiment", "changes"),
     [
         (bert_base, {"norm_position": "pre"}),
         (gpt2_small, {"num_kv_heads": 2}),
         (t5_base, {"logit_scale": 0.5}),
+        (t5_1_1_base, {"logit_scale": 0.5}),
         # 'gated-gelu' has always meant the tanh form.
         (t5_1_1_base, {"activation": "gelu"}),
     ],
