@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from models.transformer.config import TransformerConfig
-from research.conversion import safetensors
+from research.conversion import origin, safetensors
 from research.conversion.families import FAMILIES
 from research.conversion.family import (
     Family,
@@ -76,6 +76,9 @@ def read(folder: pathlib.Path) -> Checkpoint:
             f"model.safetensors and the tokenizer's files."
         )
     hf_config = safetensors.read_json(path)
+    for file in (path, folder / origin.GENERATION):
+        if file.exists():
+            _check_ids(file)
     family = _family(hf_config)
     tensors = safetensors.open_folder(folder).renamed(
         lambda name: _bare(family, _modern(name))
@@ -100,6 +103,15 @@ def read(folder: pathlib.Path) -> Checkpoint:
         heads=_heads(family, tensors.keys()),
         tensors=tensors,
     )
+
+
+def _check_ids(path: pathlib.Path) -> None:
+    """Refuses special tokens that are no ids; generation stops at some of them."""
+    for field, value in safetensors.read_json(path).items():
+        ids = value if isinstance(value, list) else [value]
+        is_right = all(number is None or type(number) is int for number in ids)
+        if field.endswith("_token_id") and not is_right:
+            raise ValueError(f"{path}: {field} = {value!r} must be an id, or several.")
 
 
 def _kinds(family: Family) -> dict[str, str]:

@@ -49,7 +49,7 @@ def test_fields_of_other_types_or_out_of_bounds(name, tmp_path):
     fields = make_folder(tmp_path, name).hf_config
     settings = importer.read(tmp_path).settings
     refused = 0
-    for field in [*fields, "rope_scaling", "scale_decoder_outputs", "hidden_act"]:
+    for field in [*fields, "rope_scaling", "scale_decoder_outputs", "eos_token_id"]:
         for value in WRONG:
             make_folder(tmp_path, name, **{field: value})
             try:
