@@ -145,8 +145,6 @@ def _read_roberta(hf: Mapping[str, Any], tensors: Tensors) -> Settings:
     del tensors
     require(hf, "RoBERTa", is_decoder=False, add_cross_attention=False)
     require(hf, "RoBERTa", position_embedding_type="absolute", tie_word_embeddings=True)
-    if hf["pad_token_id"] < 0:
-        raise ValueError("position_offset = 0 (roberta: 1 or more)")
     # Positions begin after pad_token_id; the rows before are never read.
     offset = hf["pad_token_id"] + 1
     return {
@@ -158,7 +156,8 @@ def _read_roberta(hf: Mapping[str, Any], tensors: Tensors) -> Settings:
 def _write_roberta(config: Any) -> Settings:
     return {
         "max_position_embeddings": config.max_seq_len + config.position_offset,
-        "pad_token_id": config.position_offset - 1,
+        # At least 0: without an offset this is another network.
+        "pad_token_id": max(config.position_offset - 1, 0),
     }
 
 
