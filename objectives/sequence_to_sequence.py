@@ -235,6 +235,8 @@ class SequenceToSequence(Objective):
             segment_ids=segment_ids,
             positions=positions,
             bidirectional=bidirectional,
+            # Padding and other documents' inputs stand between inputs and targets.
+            has_gaps=True,
         )
         return model_inputs, jnp.concatenate([inputs.document_ids, outside], axis=1)
 

@@ -31,8 +31,6 @@ KINDS = [
     if name != "next_sentence"  # It predicts no tokens.
 ]
 LENGTHS = (9, 4)
-# Biases by index count the padding that one sequence has between inputs and targets.
-KNOWN = {("text_infilling", "relative_bias"), ("text_infilling", "alibi")}
 
 
 def cases():
@@ -47,8 +45,6 @@ def cases():
             for scan in (False, True):
                 quick = chosen[name] == (architecture, position, scan)
                 marks = [] if quick else [pytest.mark.slow]
-                if architecture == "decoder" and (name, position) in KNOWN:
-                    marks.append(pytest.mark.xfail(reason="padding between the parts"))
                 yield pytest.param(name, architecture, position, scan, marks=marks)
 
 

@@ -220,7 +220,11 @@ class Stack(nnx.Module):
         return Context(
             mask=mask,
             segments=segments if prefix is None else None,
-            bias=self._bias_by_index(index, causal),
+            bias=(
+                self._bias(inputs.positions, inputs.positions, causal)
+                if inputs.has_gaps
+                else self._bias_by_index(index, causal)
+            ),
             rope=self._rope(inputs.positions),
             encoded=encoded,
             cross_mask=cross_mask,
@@ -239,14 +243,14 @@ class Stack(nnx.Module):
             cross_mask = segment_mask(inputs.segment_ids, cache.encoder_segment_ids)
         return Context(
             mask=mask,
-            bias=self._bias(inputs.positions, positions),
+            bias=self._bias(inputs.positions, positions, self.causal),
             rope=self._rope(inputs.positions),
             cross_mask=cross_mask,
             index=cache.index,
         )
 
     def _bias_by_index(self, index, causal):
-        """One bias for all rows: inside a segment, positions differ by as much as indices."""
+        """One bias for all rows, whose positions differ by as much as their indices."""
         config = self.config
         if config.position == "alibi":
             return alibi_bias(index[None], index[None], config.num_heads)
@@ -259,7 +263,7 @@ class Stack(nnx.Module):
             )
         return None
 
-    def _bias(self, query_positions, key_positions):
+    def _bias(self, query_positions, key_positions, causal):
         config = self.config
         if config.position == "alibi":
             return alibi_bias(query_positions, key_positions, config.num_heads)
@@ -268,7 +272,7 @@ class Stack(nnx.Module):
                 self.relative_bias[...].astype(jnp.float32),
                 query_positions,
                 key_positions,
-                bidirectional=not self.causal,
+                bidirectional=not causal,
                 max_distance=config.relative_max_distance,
             )
         return None
