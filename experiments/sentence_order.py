@@ -1,9 +1,9 @@
 """ALBERT's two objectives at the size of the comparisons: order of sentences, n-grams.
 
-Paper: Lan et al. 2020 (arXiv:1909.11942), section 3.1. Two consecutive segments of whole
-sentences, in order or swapped; then n-grams of one to three words are masked,
-p(n) ~ 1 / n. The model has two sentence types and a factorised embedding, but not
-ALBERT's shared layers.
+Paper: Lan et al. 2020 (arXiv:1909.11942), section 3.1. Two consecutive segments, in order
+or swapped, cut so that neither their lengths nor their ends tell which; then n-grams of
+one to three words are masked, p(n) ~ 1 / n. The model has two sentence types and a
+factorised embedding, but not ALBERT's shared layers.
 
 Command:
     python -m research.pretrain --config=experiments/sentence_order.py --workdir=runs/so

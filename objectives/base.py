@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -43,6 +43,7 @@ class Objective:
       row_wise: whether an example depends on nothing but its own row.
       frozen: networks that training does not move.
       exported: the network that fine-tuning, generation and export take.
+      head: the module of its heads, where one serves all terms.
 
     Attributes:
       architecture: 'encoder', 'decoder' or 'encoder_decoder': what it is arranged for.
@@ -58,6 +59,7 @@ class Objective:
     row_wise: ClassVar[bool] = True
     frozen: ClassVar[tuple[str, ...]] = ()
     exported: ClassVar[str] = "model"
+    head: ClassVar[Callable[..., nnx.Module]]
 
     architecture: str
     vocabulary: Vocabulary
@@ -101,7 +103,7 @@ class Objective:
 
     def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> nnx.Module:
         """The modules on top of the backbone, with parameters of their own."""
-        raise NotImplementedError
+        return self.head(config, rngs=rngs)
 
     def networks(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> dict[str, Any]:
         """Every network of the objective by name, freshly drawn.
@@ -125,7 +127,7 @@ class Objective:
         heads: Any,
         hidden_states: Float[Array, "B P D"],
         target: Target,
-        embedding: Float[Array, "V E"],
+        embedding: Float[Array, "V _"],  # Labels have features of another width.
         inputs: ModelInputs,
     ) -> Readout:
         """What the shared loss multiplies: features, class table and class bias.
@@ -138,7 +140,7 @@ class Objective:
           embedding: the backbone's token embedding, the class table of tied heads.
           inputs: what the backbone read.
         """
-        raise NotImplementedError
+        return heads.readout(hidden_states, embedding)
 
     def read_positions(self, example: Example) -> Int[Array, "B P"] | None:
         """Positions that all terms read, one term after the other; None = all L.
@@ -305,6 +307,14 @@ class Objective:
         """
         del rng, example
         return {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the settings amount to in these rows, where one might not expect it.
+
+        Lines for people, at the start of a run and in previews.
+        """
+        return ()
 
     @property
     def token_term(self) -> str | None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from models.backbone import BackboneConfig
-from models.inputs import ModelInputs
 from objectives.base import Objective
 from objectives.corruption import rows
-from objectives.heads import LMHead, Readout
+from objectives.heads import LMHead
 from objectives.scoring import Scoring, example_of, framed, one_segment
 from objectives.types import Example, Lengths, PromptFrame, Target, Term
 from objectives.validation import check_range, check_row_length
@@ -41,15 +38,16 @@ class CausalLM(Objective):
 
     name: ClassVar[str] = "causal_lm"
     architectures: ClassVar[tuple[str, ...]] = ("decoder",)
+    head = LMHead
 
     loss_weight: float
     isolate_documents: bool
     z_loss: float
 
     def __post_init__(self):
-        check_row_length(self.name, self.row_length, 2)
-        check_range(self.name, "loss_weight", self.loss_weight, above=0)
-        check_range(self.name, "z_loss", self.z_loss, at_least=0)
+        check_row_length(self, 2)
+        check_range(self, "loss_weight", above=0)
+        check_range(self, "z_loss", at_least=0)
         self.vocabulary.require(self.name, "eod_id")
 
     @property
@@ -60,7 +58,7 @@ class CausalLM(Objective):
     @property
     def lengths(self) -> Lengths:
         length = self.row_length
-        return Lengths(inputs=length, encoder=0, targets={"clm": length}, tokens=length)
+        return Lengths(inputs=length, targets={"clm": length})
 
     def corrupt(self, rng: Array, example: Example) -> Example:
         """Shifts tokens left by one; draws nothing."""
@@ -70,20 +68,6 @@ class CausalLM(Objective):
         values, is_there = rows.tokens_ahead(example.inputs, 1)
         target = Target(values=values, loss_weights=is_there.astype(jnp.float32))
         return example.replace(targets={"clm": target})
-
-    def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        return LMHead(config, rngs=rngs)
-
-    def readout(
-        self,
-        term: str,
-        heads: Any,
-        hidden_states: Float[Array, "B L D"],
-        target: Target,
-        embedding: Float[Array, "V E"],
-        inputs: ModelInputs,
-    ) -> Readout:
-        return heads.readout(hidden_states, embedding)
 
     def scoring(self) -> Scoring:
         """Log-likelihood of the tokens after ``[EOD]``, by the chain rule.

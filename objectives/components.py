@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int
 
 import models
 from models.backbone import BackboneConfig
-from models.inputs import ModelInputs
 from models.pytree import pytree
 from objectives.base import Objective
 from objectives.heads import Heads, Readout
@@ -119,7 +118,6 @@ class Components(Objective):
             inputs=max(found.inputs for found in lengths.values()),
             encoder=max(found.encoder for found in lengths.values()),
             targets=_prefixed({n: found.targets for n, found in lengths.items()}),
-            tokens=self.row_length,
         )
 
     def networks(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> dict[str, Any]:
@@ -170,17 +168,9 @@ class Components(Objective):
         component, own = self._owner(term)
         return component.read_at(own, target)
 
-    def readout(
-        self,
-        term: str,
-        heads: Any,
-        hidden_states: Float[Array, "B P D"],
-        target: Target,
-        embedding: Float[Array, "V _"],  # Labels have features of another width.
-        inputs: ModelInputs,
-    ) -> Readout:
+    def readout(self, term: str, heads: Any, *args: Any, **kwargs: Any) -> Readout:
         component, own = self._owner(term)
-        return component.readout(own, heads, hidden_states, target, embedding, inputs)
+        return component.readout(own, heads, *args, **kwargs)
 
     def parts(self) -> tuple[tuple[str, Objective, float], ...]:
         return tuple(

@@ -6,11 +6,11 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from models.backbone import BackboneConfig
-from models.inputs import ModelInputs
 from objectives.base import Networks, Objective
 from objectives.corruption import rows
 from objectives.heads import Heads, Readout
@@ -66,16 +66,21 @@ class Composed(Objective):
     @property
     def lengths(self) -> Lengths:
         targets = {t: k for s in self.stages for t, k in s.lengths.targets.items()}
-        return dataclasses.replace(
-            self.stages[-1].lengths, targets=targets, tokens=self.row_length
-        )
+        return dataclasses.replace(self.stages[-1].lengths, targets=targets)
 
     def corrupt(self, rng: Array, batch: TokenBatch | Example) -> Example:
-        """Clean rows to inputs and the targets of all stages."""
+        """Clean rows to inputs and the targets of all stages.
+
+        The metrics count the rows that have no target of a term, TERM_no_targets.
+        """
         example = self._clean(batch)
         for index, stage in enumerate(self.stages):
             example = stage.corrupt(jax.random.fold_in(rng, index), example)
-        return example
+        empty = {
+            f"{term}_no_targets": (target.loss_weights.sum(1) == 0).astype(jnp.float32)
+            for term, target in example.targets.items()
+        }
+        return example.replace(metrics={**example.metrics, **empty})
 
     def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> Heads:
         """A module that holds each stage's heads under their name."""
@@ -106,18 +111,10 @@ class Composed(Objective):
     def read_at(self, term: str, target: Target) -> Int[Array, "B P"] | None:
         return self._owner(term).read_at(term, target)
 
-    def readout(
-        self,
-        term: str,
-        heads: Any,
-        hidden_states: Float[Array, "B P D"],
-        target: Target,
-        embedding: Float[Array, "V _"],  # Labels have features of another width.
-        inputs: ModelInputs,
-    ) -> Readout:
+    def readout(self, term: str, heads: Any, *args: Any, **kwargs: Any) -> Readout:
         stage = self._owner(term)
         heads = getattr(heads, stage.head_name)
-        return stage.readout(term, heads, hidden_states, target, embedding, inputs)
+        return stage.readout(term, heads, *args, **kwargs)
 
     @property
     def reads_one_pass(self) -> bool:
@@ -147,6 +144,10 @@ class Composed(Objective):
         """That of the stage that has one: what corrupts pairs of segments scores them."""
         found = (stage.scoring() for stage in self.stages)
         return next((scoring for scoring in found if scoring is not None), None)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(note for stage in self.stages for note in stage.notes)
 
     @property
     def attention(self) -> str:

@@ -119,17 +119,16 @@ class PooledClassifier(nnx.Module):
       rngs: source of the kernels' keys.
     """
 
-    def __init__(self, config: BackboneConfig, num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: BackboneConfig, *, num_classes: int, rngs: nnx.Rngs):
         dim = config.emb_dim
         self.dense = Linear(config, dim, dim, rngs, use_bias=True)
         stddev = kernel_stddev(config, dim)
         self.kernel = normal_param(config, (num_classes, dim), stddev, rngs)
         self.bias = nnx.Param(jnp.zeros(num_classes, config.param_dtype))
 
-    def pool(self, hidden_states: Float[Array, "B K D"]) -> Float[Array, "B K D"]:
-        """The pooled states, in (-1, 1)."""
-        return jnp.tanh(self.dense(hidden_states))
-
-    def readout(self, hidden_states: Float[Array, "B K D"]) -> Readout:
+    def readout(
+        self, hidden_states: Float[Array, "B K D"], embedding: Float[Array, "V _"]
+    ) -> Readout:
         """Features, table [C, D] and bias [C] of the positions given (K = 1)."""
-        return self.pool(hidden_states), self.kernel[...], self.bias[...]
+        del embedding
+        return jnp.tanh(self.dense(hidden_states)), self.kernel[...], self.bias[...]

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
-from models.backbone import BackboneConfig
-from models.inputs import ModelInputs
 from objectives.base import row_keys
 from objectives.corruption import rows, selection
-from objectives.heads import MaskedLMHead, Readout
+from objectives.heads import MaskedLMHead
 from objectives.masking import Masking
 from objectives.statistics import Statistic, share, shown
 from objectives.types import Example, Target
 from objectives.validation import check_choice, check_range
 
-UNITS = ("token", "word", "ngram")
-BUDGETS = ("exact", "stochastic", "bernoulli")
 # Pieces selected together when words are: mean square over mean of a word's pieces,
 # generously.
 _WORD_CLUSTER = 4
@@ -45,7 +40,7 @@ class MaskedLM(Masking):
     Special tokens and padding are never selected and never drawn; ``[UNK]`` may be
     selected. The budget counts n, the selectable tokens plus ``[CLS]`` and ``[SEP]`` as
     BERT does, so a row of 126 tokens, framed to 128, gets 19 and one of 510 gets 77.
-    ``[EOD]`` counts nowhere.
+    ``[EOD]`` counts nowhere. A word of more tokens than the budget is cut.
 
     =============  ==================================================================
     budget         tokens selected in a row
@@ -56,24 +51,18 @@ class MaskedLM(Masking):
     'bernoulli'    every unit independently (the collators of transformers)
     =============  ==================================================================
 
-    Attributes:
-      loss_weight: weight of the term 'mlm'.
-      noise_density: share of tokens selected: 0.15; 0.3 (ModernBERT), 0.4 (Wettig et
-        al. 2022).
-      mask_prob: share of the selected tokens replaced by ``[MASK]``.
-      random_prob: share replaced by a random token.
-      replacement: distribution of random tokens: 'uniform' over those that are not
-        special, or 'unigram', the training split's (SpanBERT).
+    Attributes, beside those of Masking (noise_density 0.15; 0.3 in ModernBERT, 0.4 in
+    Wettig et al. 2022):
       replace_per: 'token' draws what happens for each token, 'unit' once for the tokens
         selected together (fairseq's whole words).
       unit: what is selected: a 'token', a whole 'word', or an 'ngram' of 1 to
         `max_ngram` words with p(n) ~ 1/n (ALBERT).
       max_ngram: longest n-gram, in words.
       budget: how many, see the table.
-      isolate_documents: whether documents packed into a row see each other.
     """
 
     name: ClassVar[str] = "masked_lm"
+    head = MaskedLMHead
 
     replace_per: str
     unit: str
@@ -82,18 +71,17 @@ class MaskedLM(Masking):
 
     def __post_init__(self):
         super().__post_init__()
-        name = self.name
-        check_range(name, "max_ngram", self.max_ngram, at_least=1)
-        check_choice(name, "replace_per", self.replace_per, ("token", "unit"))
-        check_choice(name, "unit", self.unit, UNITS)
-        check_choice(name, "budget", self.budget, BUDGETS)
+        check_range(self, "max_ngram", at_least=1)
+        check_choice(self, "replace_per", ("token", "unit"))
+        check_choice(self, "unit", ("token", "word", "ngram"))
+        check_choice(self, "budget", ("exact", "stochastic", "bernoulli"))
         if self.unit == "ngram" and self.budget == "bernoulli":
             raise ValueError(
                 "masked_lm.budget = 'bernoulli' with unit = 'ngram': n-grams are placed "
                 "until a budget is met; choose budget 'exact' or 'stochastic'."
             )
         if self.unit != "token":
-            self.vocabulary.require(name, "is_word_start")
+            self.vocabulary.require(self.name, "is_word_start")
 
     @property
     def num_slots(self) -> int:
@@ -114,13 +102,15 @@ class MaskedLM(Masking):
         example = self.framed(example)
         tokens = example.inputs.tokens
         eligible = rows.eligible(example.inputs, self.vocabulary)
-        units = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
-        if self.unit != "token":
-            units = rows.word_ids(tokens, eligible, self.vocabulary)
         is_frame = (tokens == self.vocabulary.cls_id) | (
             tokens == self.vocabulary.sep_id
         )
         count = (eligible | is_frame).sum(1, dtype=jnp.int32)
+        units = rows.indices(tokens)
+        if self.unit != "token":
+            # A longer unit than the smallest budget would never be selected.
+            longest = jnp.maximum(selection.floor_share(count, self.noise_density), 1)
+            units = rows.word_ids(tokens, eligible, self.vocabulary, longest)
         keys = row_keys(rng, example.row_ids)
         corrupted, positions = jax.vmap(self._corrupt_row)(
             keys, tokens, eligible, units, count
@@ -205,17 +195,3 @@ class MaskedLM(Masking):
                 random_prob=self.random_prob,
             ),
         }
-
-    def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        return MaskedLMHead(config, rngs=rngs)
-
-    def readout(
-        self,
-        term: str,
-        heads: Any,
-        hidden_states: Float[Array, "B K D"],
-        target: Target,
-        embedding: Float[Array, "V E"],
-        inputs: ModelInputs,
-    ) -> Readout:
-        return heads.readout(hidden_states, embedding)

@@ -17,8 +17,6 @@ from objectives.scoring import Scoring, example_of, framed, one_segment
 from objectives.types import Example, Lengths, PromptFrame, Target, Term
 from objectives.validation import check_choice, check_range, check_row_length
 
-REPLACEMENTS = ("uniform", "unigram")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Masking(Objective):
@@ -48,19 +46,20 @@ class Masking(Objective):
     isolate_documents: bool
 
     def __post_init__(self):
-        name = self.name
-        check_row_length(name, self.row_length, 2)
-        check_range(name, "loss_weight", self.loss_weight, above=0)
-        check_range(name, "noise_density", self.noise_density, above=0, below=1)
-        for field in ("mask_prob", "random_prob"):
-            check_range(name, field, getattr(self, field), at_least=0, at_most=1)
+        check_row_length(self, 2)
+        check_range(self, "loss_weight", above=0)
+        check_range(self, "noise_density", above=0, below=1)
+        check_range(self, "mask_prob", "random_prob", at_least=0, at_most=1)
         # 0.8 + 0.2 is a little over 1 in some pairs of floats.
         shares = round(self.mask_prob + self.random_prob, 9)
-        check_range(name, "mask_prob + random_prob", shares, at_most=1)
-        check_choice(name, "replacement", self.replacement, REPLACEMENTS)
-        self.vocabulary.require(name, "cls_id", "sep_id", "mask_id")
+        if shares > 1:
+            raise ValueError(
+                f"{self.name}.mask_prob + random_prob = {shares}: must be <= 1."
+            )
+        check_choice(self, "replacement", ("uniform", "unigram"))
+        self.vocabulary.require(self.name, "cls_id", "sep_id", "mask_id")
         if self.replacement == "unigram":
-            self.vocabulary.require(name, "unigram_counts")
+            self.vocabulary.require(self.name, "unigram_counts")
 
     def following(self, previous: Objective) -> Objective:
         stage = super().following(previous)
@@ -84,9 +83,7 @@ class Masking(Objective):
     def lengths(self) -> Lengths:
         return Lengths(
             inputs=self.row_length + 2,
-            encoder=0,
             targets=dict.fromkeys(self.terms, self.num_slots),
-            tokens=self.row_length,
         )
 
     def framed(self, example: Example) -> Example:

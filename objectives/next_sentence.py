@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from models.backbone import BackboneConfig
-from models.inputs import ModelInputs
 from objectives.base import Objective, row_keys
 from objectives.corruption.matching import choose_half, match_rows
-from objectives.corruption.pairs import Pairs, Segments, cut_rows, frame_pairs
-from objectives.heads import PooledClassifier, Readout
+from objectives.corruption.pairs import (
+    Pairs,
+    Segments,
+    common_lengths,
+    cut_rows,
+    frame_pairs,
+)
+from objectives.heads import PooledClassifier
 from objectives.statistics import Statistic
 from objectives.types import Example, Lengths, Target, Term
 from objectives.validation import check_choice, check_range, check_row_length
-
-NEGATIVES = ("other_document", "swapped")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,24 +35,31 @@ class NextSentence(Objective):
 
         row i     the cat sat . it purred .     A = the cat sat .   B = it purred .
         row j     rain fell . all day it ...    A = rain fell .     B = all day it ...
-        label 0   [CLS] the cat sat . [SEP] it purred . [SEP]   row i, its own B
-        label 1   [CLS] the cat sat . [SEP] all day it  [SEP]   row i, the B of row j
-        types     0     0   0   0   0 0     1   1      1 1
+        label 0   [CLS] the cat sat . [SEP] it purred [SEP]     row i, its own B
+        label 1   [CLS] the cat sat . [SEP] all day   [SEP]     row i, the B of row j
+        types     0     0   0   0   0 0     1   1     1
 
     Rows are matched in pairs of different documents whose B are about equally long.
-    Both B are cut to the shorter one, whatever the label, and a pair swaps them or
-    does not. So the rows that count have exactly half of each label (an odd one goes
-    either way), no text is used twice, and by symmetry neither the lengths nor A
-    alone nor B alone say anything about the label: only whether A and B belong
-    together does. The reference (create_pretraining_data.py) yields 54 to 62% random
-    pairs that are 10 to 22 tokens shorter than true ones.
+    Both B are cut to one length, whatever the label, and a pair swaps them or does
+    not. It is the largest length at which both end alike (with a full stop or not,
+    with a whole word or not, with their text or before its end): an A and a B of the
+    same document have lengths that add up, so whether B was cut would otherwise tell
+    whose it is. So the rows that count have exactly half of each label (an odd one
+    goes either way), no text is used twice, and neither A alone nor B alone nor both
+    lengths and the end of B together say anything about the label (boosted trees on
+    these: 50.2% +- 0.4): only whether A and B belong together does. The reference
+    (create_pretraining_data.py) yields 54 to 62% random pairs that are 10 to 22 tokens
+    shorter than true ones.
 
     With negatives 'swapped' it is sentence-order prediction (Lan et al. 2020, section
-    3.1): two consecutive segments of whole sentences, in order (0) or swapped (1).
-    Sentences that the ends of the row cut are left out, or they would tell the order.
+    3.1): two consecutive segments in order (0) or swapped (1). Both begin with a
+    sentence and are cut to one length at which they end alike, as above: A is followed
+    by text and B perhaps by the end of the document, so uncut ones would tell the
+    order. Cuts near the middle are preferred, to leave out little.
 
-        label 0   [CLS] the cat sat . [SEP] it purred . [SEP]
-        label 1   [CLS] it purred . [SEP] the cat sat . [SEP]
+        row       it rained . the cat sat . it purred and slept .
+        label 0   [CLS] the cat sat [SEP] it purred and [SEP]
+        label 1   [CLS] it purred and [SEP] the cat sat [SEP]
 
     Of the documents in a row the longest that can be cut is used. What cannot be
     done is left out of the loss (weight 0, label 0) and counted in the metrics, each
@@ -59,7 +68,8 @@ class NextSentence(Objective):
     ====================  ==============================================================
     nsp_one_sentence      no document of the row has a sentence end inside: the longest
                           one is [CLS] A [SEP], for a masking stage to use
-    nsp_no_partner        all rows are of one document: every row keeps its own B
+    nsp_no_partner        all rows are of one document, or the partner's B has no end
+                          in common with it: the row keeps its own B
     nsp_unused            share of the row's tokens in neither segment
     ====================  ==============================================================
 
@@ -72,15 +82,16 @@ class NextSentence(Objective):
     architectures: ClassVar[tuple[str, ...]] = ("encoder",)
     produces: ClassVar[str] = "framed"
     row_wise: ClassVar[bool] = False
+    head = functools.partial(PooledClassifier, num_classes=2)
 
     loss_weight: float
     negatives: str
 
     def __post_init__(self):
         # A token for each segment.
-        check_row_length(self.name, self.row_length, 2)
-        check_range(self.name, "loss_weight", self.loss_weight, above=0)
-        check_choice(self.name, "negatives", self.negatives, NEGATIVES)
+        check_row_length(self, 2)
+        check_range(self, "loss_weight", above=0)
+        check_choice(self, "negatives", ("other_document", "swapped"))
         self.vocabulary.require(
             self.name, "cls_id", "sep_id", "eod_id", "is_sentence_end"
         )
@@ -104,9 +115,7 @@ class NextSentence(Objective):
     def lengths(self) -> Lengths:
         return Lengths(
             inputs=self.row_length + 3,
-            encoder=0,
             targets={self.term: 1},
-            tokens=self.row_length,
         )
 
     def corrupt(self, rng: Array, example: Example) -> Example:
@@ -116,9 +125,7 @@ class NextSentence(Objective):
         cut_at = jax.vmap(lambda key: jax.random.uniform(key, (self.row_length,)))
         scores = jax.vmap(jax.random.uniform)(keys[:, 1])
         swapped = self.negatives == "swapped"
-        pairs = cut_rows(
-            cut_at(keys[:, 0]), example, self.vocabulary, whole_sentences=swapped
-        )
+        pairs = cut_rows(cut_at(keys[:, 0]), example, self.vocabulary, halves=swapped)
         build = self._swap if swapped else self._exchange
         first, second, labels, counts = build(batch_rng, scores, pairs)
         used = (first.lengths + second.lengths) / self.row_length
@@ -146,12 +153,16 @@ class NextSentence(Objective):
         """A and B' of every row, the label, and whether it counts."""
         own = jnp.arange(scores.shape[0], dtype=jnp.int32)
         partners = match_rows(pairs.second.lengths, pairs.documents, pairs.exists)
-        counts = partners != own
-        labels = choose_half(rng, scores, partners, counts)
+        others = jax.tree.map(lambda values: values[partners], pairs.second)
         # Cut whatever the label, so that the cut does not give it away.
-        cut = jnp.minimum(pairs.second.lengths, pairs.second.lengths[partners])
-        source = jnp.where(labels, partners, own)
-        second = Segments(rows=source, starts=pairs.second.starts[source], lengths=cut)
+        cut = common_lengths(pairs.ends, pairs.second, others)
+        counts = (partners != own) & (cut > 0)
+        labels = choose_half(rng, scores, partners, counts)
+        second = Segments(
+            rows=jnp.where(labels, others.rows, own),
+            starts=jnp.where(labels, others.starts, pairs.second.starts),
+            lengths=jnp.where(counts, cut, pairs.second.lengths),
+        )
         return pairs.first, second, labels, counts
 
     def _swap(
@@ -159,14 +170,17 @@ class NextSentence(Objective):
     ) -> tuple[Segments, Segments, Bool[Array, " B"], Bool[Array, " B"]]:
         """The two segments in either order, the label, and whether it counts."""
         own = jnp.arange(scores.shape[0], dtype=jnp.int32)
-        labels = choose_half(rng, scores, own, pairs.exists)
+        cut = common_lengths(pairs.ends, pairs.first, pairs.second)
+        counts = pairs.exists & (cut > 0)
+        labels = choose_half(rng, scores, own, counts)
 
-        def pick(yes: Array, no: Array) -> Array:
-            return jnp.where(labels, yes, no)
+        def pick(yes: Segments, no: Segments) -> Segments:
+            chosen = jax.tree.map(lambda y, n: jnp.where(labels, y, n), yes, no)
+            lengths = jnp.where(counts, cut, chosen.lengths)
+            return dataclasses.replace(chosen, lengths=lengths)
 
-        first = jax.tree.map(pick, pairs.second, pairs.first)
-        second = jax.tree.map(pick, pairs.first, pairs.second)
-        return first, second, labels, pairs.exists
+        first = pick(pairs.second, pairs.first)
+        return first, pick(pairs.first, pairs.second), labels, counts
 
     def statistics(self, rng: Array, example: Example) -> dict[str, Statistic]:
         """Labels of the rows that count, and lengths, which must not tell them."""
@@ -189,17 +203,3 @@ class NextSentence(Objective):
                     totals=size * is_class[:, label], counts=is_class[:, label]
                 )
         return result
-
-    def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        return PooledClassifier(config, 2, rngs=rngs)
-
-    def readout(
-        self,
-        term: str,
-        heads: Any,
-        hidden_states: Float[Array, "B K D"],
-        target: Target,
-        embedding: Float[Array, "V _"],
-        inputs: ModelInputs,
-    ) -> Readout:
-        return heads.readout(hidden_states)

@@ -65,9 +65,7 @@ class PrefixLM(SequenceToSequence):
     def __post_init__(self):
         super().__post_init__()
         # A uniform prefix cannot leave more than half of a row on average.
-        check_range(
-            self.name, "noise_density", self.noise_density, above=0, at_most=0.5
-        )
+        check_range(self, "noise_density", above=0, at_most=0.5)
 
     @property
     def stream_lengths(self) -> tuple[int, int]:
@@ -80,9 +78,7 @@ class PrefixLM(SequenceToSequence):
             return super().lengths
         return Lengths(
             inputs=self.row_length,
-            encoder=0,
             targets={self.name: self.row_length},
-            tokens=self.row_length,
         )
 
     def corrupt(self, rng: Array, example: Example) -> Example:
@@ -142,14 +138,20 @@ class PrefixLM(SequenceToSequence):
         return streams.positions_in_segment(segment_ids) < lengths[segment_ids]
 
     def scoring(self) -> Scoring:
-        """Log-likelihood of the text after its first token, which is the prefix."""
+        """Log-likelihood of the text after its first token, which is the prefix.
+
+        encoder-decoder   encoder  the $   decoder  ^ cat      counted: cat, sat
+        decoder           the cat sat, the first read as a prefix
+        """
         return Scoring(kind="exact", arrange=self._arrange_text)
 
     def _arrange_text(
         self, tokens: Array, lengths: Array, hidden: Array | None
     ) -> Example:
         if self.architecture == "encoder_decoder":
-            return self.arrange_text(tokens[:, :1], tokens[:, 1:], lengths - 1, first=0)
+            end = jnp.full_like(tokens[:, :1], self.vocabulary.eos_id)
+            prefix = jnp.concatenate([tokens[:, :1], end], axis=1)
+            return self.arrange_text(prefix, tokens[:, 1:], lengths - 1, first=0)
         index = indices(tokens)
         target = Target(
             values=jnp.roll(tokens, -1, axis=1),

@@ -8,15 +8,13 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from models.backbone import BackboneConfig
 from models.inputs import ModelInputs
 from objectives.base import Objective
 from objectives.corruption import rows, streams
 from objectives.corruption.streams import Stream
-from objectives.heads import LMHead, Readout
+from objectives.heads import LMHead
 from objectives.scoring import example_of, one_segment
 from objectives.types import Example, Lengths, PromptFrame, Target, Term
 from objectives.validation import check_range, check_row_length
@@ -51,6 +49,7 @@ class SequenceToSequence(Objective):
     """
 
     architectures: ClassVar[tuple[str, ...]] = ("encoder_decoder", "decoder")
+    head = LMHead
 
     loss_weight: float
     z_loss: float
@@ -59,10 +58,9 @@ class SequenceToSequence(Objective):
     isolate_documents: bool
 
     def __post_init__(self):
-        check_row_length(self.name, self.row_length, 2)
-        check_range(self.name, "loss_weight", self.loss_weight, above=0)
-        for field in ("z_loss", "loss_normalizing_factor"):
-            check_range(self.name, field, getattr(self, field), at_least=0)
+        check_row_length(self, 2)
+        check_range(self, "loss_weight", above=0)
+        check_range(self, "z_loss", "loss_normalizing_factor", at_least=0)
         self.vocabulary.require(self.name, "pad_id", "eos_id")
         if self.isolate_documents:
             self.vocabulary.require(self.name, "eod_id")
@@ -106,22 +104,7 @@ class SequenceToSequence(Objective):
             inputs=inputs + targets if decoder_only else targets,
             encoder=0 if decoder_only else inputs,
             targets={self.name: targets},
-            tokens=self.row_length,
         )
-
-    def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        return LMHead(config, rngs=rngs)
-
-    def readout(
-        self,
-        term: str,
-        heads: LMHead,
-        hidden_states: Float[Array, "B T D"],
-        target: Target,
-        embedding: Float[Array, "V E"],
-        inputs: ModelInputs,
-    ) -> Readout:
-        return heads.readout(hidden_states, embedding)
 
     def rows(self, example: Example) -> Stream:
         """The clean rows, of one segment each or of one for each document."""
@@ -189,8 +172,8 @@ class SequenceToSequence(Objective):
         blank = example_of(one_segment(inputs, whole), {})
         example = self.arrange(
             blank,
-            _stream(inputs, jnp.ones_like(inputs)),
-            _stream(targets, real),
+            text_stream(inputs, jnp.ones_like(inputs)),
+            text_stream(targets, real),
         )
         target = example.targets[self.name]
         weights = jnp.where(index >= first, target.loss_weights, 0.0)
@@ -241,7 +224,7 @@ class SequenceToSequence(Objective):
         return model_inputs, jnp.concatenate([inputs.document_ids, outside], axis=1)
 
 
-def _stream(tokens: Int[Array, "B L"], segment_ids: Int[Array, "B L"]) -> Stream:
+def text_stream(tokens: Int[Array, "B L"], segment_ids: Int[Array, "B L"]) -> Stream:
     """A stream of texts that belong to no document."""
     return Stream(
         tokens=tokens,

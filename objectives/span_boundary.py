@@ -49,20 +49,13 @@ class SpanBoundary(Masking):
     place `max_pair_targets` on; those tokens remain 'mlm' targets. Both terms are means
     over their targets in the whole batch; the reference divides 'sbo' by one more.
 
-    Attributes:
-      loss_weight: weight of the term 'mlm'.
+    Attributes, beside those of Masking:
       sbo_weight: weight of the term 'sbo'; 0 = span masking alone, without its head.
-      noise_density: share of the eligible tokens masked.
       geometric_p: 1 / mean of the lengths before they are limited.
       max_span_length: longest span drawn, in words.
-      mask_prob: share of the spans replaced by ``[MASK]``.
-      random_prob: share replaced by random tokens, each its own.
-      replacement: distribution of random tokens: the training split's 'unigram', or
-        'uniform'; never a special one.
       replace_per: 'span', or 'token' for a draw of its own for every token.
       max_pair_targets: places of a span that have an 'sbo' target.
       position_dim: width of a place's embedding.
-      isolate_documents: whether documents packed into a row see each other.
     """
 
     name: ClassVar[str] = "span_boundary"
@@ -76,14 +69,12 @@ class SpanBoundary(Masking):
 
     def __post_init__(self):
         super().__post_init__()
-        name = self.name
-        check_range(name, "sbo_weight", self.sbo_weight, at_least=0)
-        check_range(name, "geometric_p", self.geometric_p, above=0, below=1)
-        check_range(name, "max_span_length", self.max_span_length, at_least=1)
-        check_range(name, "max_pair_targets", self.max_pair_targets, at_least=1)
-        check_range(name, "position_dim", self.position_dim, at_least=1)
-        check_choice(name, "replace_per", self.replace_per, ("span", "token"))
-        self.vocabulary.require(name, "is_word_start")
+        check_range(self, "sbo_weight", at_least=0)
+        check_range(self, "geometric_p", above=0, below=1)
+        sizes = ("max_span_length", "max_pair_targets", "position_dim")
+        check_range(self, *sizes, at_least=1)
+        check_choice(self, "replace_per", ("span", "token"))
+        self.vocabulary.require(self.name, "is_word_start")
 
     @property
     def terms(self) -> dict[str, Term]:
@@ -143,7 +134,8 @@ class SpanBoundary(Masking):
         """Spans of a framed example, all fields with a leading axis B."""
         tokens = example.inputs.tokens
         eligible = rows.eligible(example.inputs, self.vocabulary)
-        words = rows.word_ids(tokens, eligible, self.vocabulary)
+        # Spans are cut where the budget ends, so words need not be.
+        words = rows.word_ids(tokens, eligible, self.vocabulary, tokens.shape[1])
         count = eligible.sum(1, dtype=jnp.int32)
         budget = selection.ceil_share(count, self.noise_density)
         pmf = geometric(self.geometric_p, self.max_span_length)

@@ -25,10 +25,10 @@ from objectives.statistics import Statistic, mean, share
 from objectives.types import Example
 from objectives.validation import check_choice, check_range
 
-NOISES = ("spans", "iid")
-MARKERS = ("sentinels", "none")
 # Room for counts that vary, in standard deviations above their mean.
 _MARGIN = 4.0
+# Relative difference of the spans' mean length from the configured one.
+_WORTH_A_NOTE = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,9 +93,9 @@ class SpanCorruption(SequenceToSequence):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choice(self.name, "noise", self.noise, NOISES)
-        check_choice(self.name, "markers", self.markers, MARKERS)
-        check_range(self.name, "noise_density", self.noise_density, above=0, below=1)
+        check_choice(self, "noise", ("spans", "iid"))
+        check_choice(self, "markers", ("sentinels", "none"))
+        check_range(self, "noise_density", above=0, below=1)
         if self.markers == "sentinels":
             self.vocabulary.require(self.name, "sentinel_ids")
         most = self._max_spans
@@ -154,6 +154,27 @@ class SpanCorruption(SequenceToSequence):
             result["spans in a row"] = mean(starts, count)
             result["tokens of a span"] = share(noise, starts, length)
         return result
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if self.noise == "iid":
+            return ()
+        num_noise, num_spans = self._span_counts
+        length, mean = num_noise / num_spans, self.mean_noise_span_length
+        rows = f"rows of {self.row_length} tokens hold {num_noise} noise tokens"
+        notes = []
+        if abs(length / mean - 1) > _WORTH_A_NOTE:
+            notes.append(
+                f"spans have {length:.2f} tokens on average, not mean_noise_span_length "
+                f"= {mean:g}: {rows} in {num_spans} span{'s' * (num_spans > 1)}"
+            )
+        if num_spans == 1:
+            notes.append(
+                f"{rows} in one span, which is always the last of the row: in effect a "
+                f"prefix language model; for more spans lengthen data.row_length, raise "
+                f"noise_density or lower mean_noise_span_length"
+            )
+        return tuple(notes)
 
     def _corrupt_row(
         self, rng: Array, row: Stream

@@ -22,10 +22,9 @@ from objectives.corruption import selection, streams
 from objectives.corruption.streams import Stream
 from objectives.scoring import Scoring, framed
 from objectives.sequence_to_sequence import SequenceToSequence
-from objectives.types import Example
+from objectives.types import Example, PromptFrame
 from objectives.validation import check_choice, check_range
 
-UNITS = ("word", "token")
 # Span lengths rarer than this have no place in the table (the reference's bound).
 _RAREST = 1e-7
 
@@ -40,7 +39,8 @@ class TextInfilling(SequenceToSequence):
         targets   <s>  a  b  c  d  e  f  g  h  </s>
         decoder   </s> <s>  a  b  c  d  e  f  g  h
 
-    1. Budget: ceil(noise_density * words of the row).
+    1. Budget: ceil(noise_density * words of the row), a word of more tokens than this
+       share of a row being cut into several.
     2. Span lengths are drawn from a Poisson distribution until they sum to the budget;
        the last one is cut to fit.
     3. Spans of at least one word begin at different random words. A span that meets
@@ -82,17 +82,10 @@ class TextInfilling(SequenceToSequence):
     def __post_init__(self):
         super().__post_init__()
         name = self.name
-        check_range(name, "noise_density", self.noise_density, above=0, below=1)
-        check_range(
-            name,
-            "mean_noise_span_length",
-            self.mean_noise_span_length,
-            above=0,
-            at_most=self.row_length,
-        )
-        for field in ("random_prob", "permute_sentences"):
-            check_range(name, field, getattr(self, field), at_least=0, at_most=1)
-        check_choice(name, "unit", self.unit, UNITS)
+        check_range(self, "noise_density", above=0, below=1)
+        check_range(self, "mean_noise_span_length", above=0, at_most=self.row_length)
+        check_range(self, "random_prob", "permute_sentences", at_least=0, at_most=1)
+        check_choice(self, "unit", ("word", "token"))
         self.vocabulary.require(name, "bos_id", "mask_id")
         if self.unit == "word":
             self.vocabulary.require(name, "is_word_start")
@@ -120,7 +113,10 @@ class TextInfilling(SequenceToSequence):
         eligible = rows_lib.eligible(inputs, self.vocabulary)
         starts = eligible
         if self.unit == "word":
-            starts = rows_lib.word_starts(text.tokens, eligible, self.vocabulary)
+            longest = selection.ceil_share(self.row_length, self.noise_density)
+            starts = rows_lib.word_starts(
+                text.tokens, eligible, self.vocabulary, longest
+            )
         corrupted = jax.vmap(self._infill)(infill_rngs, text, eligible, starts)
         return self.arrange(example, corrupted, jax.vmap(self._frame)(rows))
 
@@ -253,6 +249,11 @@ class TextInfilling(SequenceToSequence):
             segment_ids=row.segment_ids[source],
             document_ids=jnp.where(inserted, -1, row.document_ids[source]),
         )
+
+    @property
+    def prompt(self) -> PromptFrame:
+        """As in other arrangements, the text behind <s>."""
+        return dataclasses.replace(super().prompt, before=(self.vocabulary.bos_id,))
 
     def scoring(self) -> Scoring:
         """Log-likelihood of the whole text behind one mask."""

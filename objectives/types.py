@@ -135,10 +135,8 @@ class Lengths:
         encoder-decoder).
       encoder: length of ``ModelInputs.encoder.tokens``; 0 without an encoder side.
       targets: K of each term, the number of positions its head reads.
-      tokens: clean tokens a row consumes (row_length).
     """
 
     inputs: int
-    encoder: int
     targets: dict[str, int]
-    tokens: int
+    encoder: int = 0

@@ -36,12 +36,14 @@ class Pairs:
       first, second: consecutive segments of one document.
       documents: its corpus-wide number.
       exists: whether there was a place to cut; if not, `second` is empty.
+      ends: what a segment that ended with the token would look like, as a number.
     """
 
     first: Segments
     second: Segments
     documents: Int[Array, " B"]
     exists: Bool[Array, " B"]
+    ends: Int[Array, "B R"]
 
 
 def cut_rows(
@@ -49,20 +51,21 @@ def cut_rows(
     example: Example,
     vocabulary: Vocabulary,
     *,
-    whole_sentences: bool,
+    halves: bool,
 ) -> Pairs:
     """Cuts each row's longest document that can be cut, after a random sentence.
 
         tokens    sat  .  it  purred  .  [EOD]  rain  fell  .  all
         document  5    5  5   5       5  5      6     6     6  6
         cuts           |      5 tokens: longest                      -> sat . | it ..
-        whole     left out    one sentence      left out             -> none
+        halves    left out    one sentence      no cut               -> none
 
     Args:
       scores: [B, R], uniform; the cut is where its score is highest.
       example: clean rows.
       vocabulary: knows where sentences end.
-      whole_sentences: leave out the sentences that the row's ends may have cut.
+      halves: leave out the sentence that the row's beginning may have cut, and prefer
+        the cuts near the middle.
     """
     tokens = example.inputs.tokens
     length = tokens.shape[1]
@@ -72,11 +75,11 @@ def cut_rows(
     # Of several ends in a row ('?', '!', a line break) only the last is a place to cut.
     cuts = ends & ~jnp.pad(ends[:, 1:], ((0, 0), (0, 1)))
     usable = text
-    if whole_sentences:
-        first_end = jnp.where(cuts, index, length).min(1, keepdims=True)
-        last_end = jnp.where(ends, index, -1).max(1, keepdims=True)
-        usable = text & (index > first_end) & (index <= last_end)
+    if halves:
+        usable = text & (index > jnp.where(cuts, index, length).min(1, keepdims=True))
     start, end = runs(usable)
+    if halves:
+        scores = scores * jnp.minimum(index + 1 - start, end - 1 - index)
     size = jnp.where(usable & cuts & (index < end - 1), end - start, 0)
     longest = size.max(1, keepdims=True)
     exists = longest[:, 0] > 0
@@ -100,7 +103,45 @@ def cut_rows(
         second=Segments(rows=own, starts=middle, lengths=stops - middle),
         documents=choose(example.document_ids, example.document_ids),
         exists=exists,
+        ends=_kinds_of_ends(tokens, text, vocabulary),
     )
+
+
+def _kinds_of_ends(
+    tokens: Int[Array, "B R"], text: Bool[Array, "B R"], vocabulary: Vocabulary
+) -> Int[Array, "B R"]:
+    """1 for a full stop, 2 at the end of a word, 4 of a text and 8 of the row, added.
+
+    tokens  it  stop  ##ped  .  [EOD]  no  .  but
+    kinds   2   0     2      7  -      2   3  14
+    """
+    is_stop = jnp.asarray(vocabulary.is_sentence_end)[tokens].astype(jnp.int32)
+    ends_text = jnp.pad(~text[:, 1:], ((0, 0), (0, 1)), constant_values=True)
+    ends_word = jnp.zeros_like(text)
+    if vocabulary.is_word_start is not None:
+        starts = jnp.asarray(vocabulary.is_word_start)[tokens]
+        ends_word = jnp.pad(starts[:, 1:], ((0, 0), (0, 1))) | ends_text
+    ends_row = jnp.arange(tokens.shape[1])[None] == tokens.shape[1] - 1
+    return is_stop + 2 * ends_word + 4 * ends_text + 8 * ends_row
+
+
+def common_lengths(
+    ends: Int[Array, "B R"], some: Segments, others: Segments
+) -> Int[Array, " B"]:
+    """The largest length at which two segments would end alike; 0 if there is none.
+
+    some    it  purred  .            ends  2  2  7
+    others  all  day  it  fell  .    ends  2  2  2  2  7     ->   2
+    """
+    index = jnp.arange(ends.shape[1], dtype=jnp.int32)[None]
+
+    def ends_of(segments: Segments) -> Array:
+        column = jnp.minimum(segments.starts[:, None] + index, ends.shape[1] - 1)
+        return ends[segments.rows[:, None], column]
+
+    inside = index < jnp.minimum(some.lengths, others.lengths)[:, None]
+    alike = inside & (ends_of(some) == ends_of(others))
+    return jnp.where(alike, index + 1, 0).max(1)
 
 
 def frame_pairs(

@@ -167,16 +167,18 @@ def word_ids(
     tokens: Int[Array, "B L"],
     eligible: Bool[Array, "B L"],
     vocabulary: Vocabulary,
+    longest: int | Int[Array, " B"],
 ) -> Int[Array, "B L"]:
     """Number of the word in its row, 0, 1, ..; -1 where a token is not eligible.
 
     A word begins at a word start and after anything ineligible, so that the rest of a
-    word at the beginning of a row is a word.
+    word at the beginning of a row is a word. One of more than `longest` tokens (a URL,
+    a text without spaces) is cut into several.
 
         tokens    [CLS]  ##ing  play  ##ed  [EOD]  game  [SEP]
         word_ids  -1     0      1     1     -1     2     -1
     """
-    starts = word_starts(tokens, eligible, vocabulary)
+    starts = word_starts(tokens, eligible, vocabulary, longest)
     numbers = jnp.cumsum(starts, axis=1, dtype=jnp.int32) - 1
     return jnp.where(eligible, numbers, -1)
 
@@ -185,10 +187,14 @@ def word_starts(
     tokens: Int[Array, "B L"],
     eligible: Bool[Array, "B L"],
     vocabulary: Vocabulary,
+    longest: int | Int[Array, " B"],
 ) -> Bool[Array, "B L"]:
     """Eligible tokens that begin a word; see `word_ids`."""
     starts = jnp.asarray(vocabulary.is_word_start)[tokens]
-    return eligible & (starts | ~_shift_right(eligible, fill=False))
+    starts = eligible & (starts | ~_shift_right(eligible, fill=False))
+    index = indices(tokens)
+    inside = index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+    return eligible & (inside % jnp.reshape(longest, (-1, 1)) == 0)
 
 
 def sentence_ends(

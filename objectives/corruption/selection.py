@@ -36,6 +36,12 @@ def round_share(n, rate: float):
     return q + ((2 * r > denominator) | ((2 * r == denominator) & (q % 2 == 1)))
 
 
+def floor_share(n, rate: float):
+    """floor(rate * n), for Python ints and integer arrays alike."""
+    numerator, denominator = fraction(rate)
+    return n * numerator // denominator
+
+
 def ceil_share(n, rate: float):
     """ceil(rate * n), for Python ints and integer arrays alike."""
     numerator, denominator = fraction(rate)

@@ -27,9 +27,9 @@ from models.dropout import DropoutRngs, dropout, fold
 from models.inputs import ModelInputs
 from models.layers import Linear
 from models.pytree import pytree
-from objectives.base import Networks, WeightedSum, dropout_rngs
+from objectives.base import Networks
 from objectives.finetuning.labelled import Labelled
-from objectives.types import AnyArray, Example, Target, Term
+from objectives.types import AnyArray, Target, Term
 
 READOUTS = ("cls", "mean", "last")
 # The head's dropout site, beside the sites that backbones number from 0.
@@ -172,32 +172,14 @@ class Classification(Labelled):
         )
         return networks["heads"](features, rngs=rngs)
 
-    def losses(
-        self,
-        networks: Networks,
-        example: Example,
-        *,
-        rng: Array | None = None,
-        deterministic: bool = True,
-    ) -> tuple[dict[str, WeightedSum], dict[str, WeightedSum]]:
-        """Cross-entropy, or squared error, of each row."""
-        rngs = dropout_rngs(rng, example.row_ids, deterministic)
-        logits = self.logits(networks, example.inputs, rngs=rngs)
-        target = example.targets["label"]
-        assert isinstance(target, LabelTarget)
-        labels, weights = target.values[:, 0], target.loss_weights[:, 0]
-        losses = label_losses(logits, labels, target.num_classes)
-        # Filler rows may hold anything.
-        total = jnp.where(weights > 0, losses * weights, 0.0).sum()
-        terms = {"label": (total, target.denominators().sum())}
-        if not deterministic:
-            return terms, {}
-        is_class = target.num_classes > 1
-        masked = mask_classes(logits, target.num_classes)
-        correct = masked.argmax(-1) == labels.astype(jnp.int32)
-        counted = jnp.where(is_class, weights, 0.0)
-        accuracy = ((correct * counted).sum(), counted.sum())
-        return terms, {"label_accuracy": accuracy}
+    def judged(
+        self, term: str, logits: Float[Array, "B C"], target: Any
+    ) -> tuple[Array, Array, Array]:
+        """Cross-entropy, or squared error; a score is neither right nor wrong."""
+        labels, num_classes = target.values[:, 0], target.num_classes
+        best = mask_classes(logits, num_classes).argmax(-1)
+        losses = label_losses(logits, labels, num_classes)
+        return losses, best == labels.astype(jnp.int32), num_classes > 1
 
 
 def read_position(inputs: ModelInputs, readout: str) -> Int[Array, "B 1"] | None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from models.inputs import ModelInputs
-from objectives.base import Networks, Objective
+from objectives.base import Networks, Objective, WeightedSum, dropout_rngs
 from objectives.corruption.rows import read_both_ways
 from objectives.types import Example, Lengths, Target
 
@@ -37,7 +37,6 @@ class Labelled(Objective):
             inputs=self.row_length,
             encoder=encoder,
             targets=dict.fromkeys(self.terms, 1),
-            tokens=self.row_length,
         )
 
     def targets(self, batch: Any) -> dict[str, Target]:
@@ -81,6 +80,33 @@ class Labelled(Objective):
     ) -> Any:
         """What the head makes of a row; without `rngs` there is no dropout."""
         raise NotImplementedError
+
+    def judged(self, term: str, logits: Any, target: Any) -> tuple[Array, Array, Array]:
+        """Each row's loss, whether its highest logit is right, and whether that counts."""
+        raise NotImplementedError
+
+    def losses(
+        self,
+        networks: Networks,
+        example: Example,
+        *,
+        rng: Array | None = None,
+        deterministic: bool = True,
+    ) -> tuple[dict[str, WeightedSum], dict[str, WeightedSum]]:
+        """Losses and accuracies of the terms; rows that fill up the batch have none."""
+        rngs = dropout_rngs(rng, example.row_ids, deterministic)
+        logits = self.logits(networks, example.inputs, rngs=rngs)
+        terms, metrics = {}, {}
+        for term, target in example.targets.items():
+            losses, correct, counts = self.judged(term, logits, target)
+            weights = target.loss_weights[:, 0]
+            # Rows without a weight may hold anything.
+            total = jnp.where(weights > 0, losses * weights, 0.0).sum()
+            terms[term] = (total, target.denominators().sum())
+            if deterministic:
+                counted = jnp.where(counts, weights, 0.0)
+                metrics[f"{term}_accuracy"] = ((correct * counted).sum(), counted.sum())
+        return terms, metrics
 
     def outputs(self, networks: Networks, batch: Any) -> Any:
         """Logits of a batch, without dropout."""

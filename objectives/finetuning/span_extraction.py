@@ -24,9 +24,9 @@ from models.dropout import DropoutRngs
 from models.inputs import ModelInputs
 from models.layers import Linear
 from models.pytree import pytree
-from objectives.base import Networks, WeightedSum, dropout_rngs
+from objectives.base import Networks
 from objectives.finetuning.labelled import Labelled
-from objectives.types import AnyArray, Example, Target, Term
+from objectives.types import AnyArray, Target, Term
 
 # Logit of padding; finite, so that no gradient is NaN.
 _PADDING = -1e9
@@ -97,26 +97,10 @@ class SpanExtraction(Labelled):
         scores = networks["heads"](hidden_states)
         return jnp.where((inputs.segment_ids > 0)[..., None], scores, _PADDING)
 
-    def losses(
-        self,
-        networks: Networks,
-        example: Example,
-        *,
-        rng: Array | None = None,
-        deterministic: bool = True,
-    ) -> tuple[dict[str, WeightedSum], dict[str, WeightedSum]]:
-        """Cross-entropy of each end over the positions of its row."""
-        rngs = dropout_rngs(rng, example.row_ids, deterministic)
-        logits = self.logits(networks, example.inputs, rngs=rngs)
-        log_probs = jax.nn.log_softmax(logits, axis=1)
-        terms, metrics = {}, {}
-        for index, term in enumerate(("start", "end")):
-            target = example.targets[term]
-            weights = target.loss_weights[:, 0]
-            chosen = jnp.take_along_axis(log_probs[..., index], target.values, axis=1)
-            losses = jnp.where(weights > 0, -chosen[:, 0] * weights, 0.0)
-            terms[term] = (losses.sum(), target.denominators().sum())
-            if deterministic:
-                correct = logits[..., index].argmax(1) == target.values[:, 0]
-                metrics[f"{term}_accuracy"] = ((correct * weights).sum(), weights.sum())
-        return terms, metrics
+    def judged(
+        self, term: str, logits: Float[Array, "B L 2"], target: Any
+    ) -> tuple[Array, Array, Array]:
+        """Cross-entropy over the positions of each row."""
+        scores, place = logits[..., ("start", "end").index(term)], target.values
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(scores), place, axis=1)[:, 0]
+        return -chosen, scores.argmax(1) == place[:, 0], jnp.ones_like(chosen, bool)

@@ -18,11 +18,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from models.inputs import ModelInputs
 from models.pytree import pytree
 from objectives.base import Networks
-from objectives.corruption.streams import Stream
-from objectives.sequence_to_sequence import SequenceToSequence
+from objectives.scoring import example_of, one_segment
+from objectives.sequence_to_sequence import SequenceToSequence, text_stream
 from objectives.types import AnyArray, Example
 
 # Log-probability of a choice that the task does not have.
@@ -92,26 +91,13 @@ class TextToText(SequenceToSequence):
         targets: Int[Array, "B T"],
         target_segment_ids: Int[Array, "B T"],
     ) -> Example:
-        outside = jnp.full_like(batch.tokens, -1)
-        blank = Example(
-            inputs=ModelInputs(
-                tokens=batch.tokens,
-                segment_ids=batch.segment_ids,
-                positions=jnp.zeros_like(batch.tokens),
-            ),
-            targets={},
-            row_ids=batch.row_ids,
-            document_ids=outside,
+        lengths = batch.segment_ids.sum(-1)
+        blank = example_of(one_segment(batch.tokens, lengths), {})
+        return self.arrange(
+            blank.replace(row_ids=batch.row_ids),
+            text_stream(batch.tokens, batch.segment_ids),
+            text_stream(targets, target_segment_ids),
         )
-        inputs = Stream(
-            tokens=batch.tokens, segment_ids=batch.segment_ids, document_ids=outside
-        )
-        answer = Stream(
-            tokens=targets,
-            segment_ids=target_segment_ids,
-            document_ids=jnp.full_like(targets, -1),
-        )
-        return self.arrange(blank, inputs, answer)
 
     def outputs(self, networks: Networks, batch: Any) -> Array:
         """Log-probabilities [B, C] of the choices; or decoded ids [B, T] if free."""

@@ -242,7 +242,7 @@ def length_problems(model: BackboneConfig, objective: Objective) -> list[str]:
     if model.max_length is None or longest <= model.max_length:
         return []
     problem = (
-        f"config.data.row_length = {lengths.tokens} makes sequences of {longest} "
+        f"config.data.row_length = {objective.row_length} makes sequences of {longest} "
         f"tokens, longer than config.model.max_seq_len = {model.max_length}: shorten "
         f"the rows or raise max_seq_len to {longest}."
     )

@@ -159,6 +159,7 @@ def _title(objective: Objective, component: str = "") -> Text:
     return Text.assemble(
         (heading, "bold"),
         f" for architecture {objective.architecture!r}\n"
-        f"{lengths.tokens} clean tokens a row -> {encoder}{lengths.inputs} inputs\n"
+        f"{objective.row_length} clean tokens a row -> {encoder}{lengths.inputs} inputs\n"
         f"loss = {terms}\n",
+        *(f"note: {note}\n" for note in objective.notes),
     )

@@ -16,6 +16,9 @@ from research.training import metrics
 from research.training.guards import SpikeDetector
 from research.training.step import StepMetrics
 
+# Share of rows without any target of a term from which on the run says so.
+MANY_WITHOUT_TARGETS = 0.25
+
 
 class NonFinite(UserError):
     """Loss or gradients were not finite more often than the config allows."""
@@ -72,6 +75,7 @@ class Monitor:
         self._waited = 0.0
         self._paused = 0.0
         self.values: dict[str, float] = {}
+        self._warned: set[str] = set()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -176,6 +180,7 @@ class Monitor:
         if "loss" not in values:  # Every step since the last line was skipped.
             return
         self.values = values
+        self._warn_of_rows_without_targets(step)
         if self._writer is not None:
             self._writer.write(step, "train", values)
         total = self._train.num_train_steps
@@ -185,6 +190,17 @@ class Monitor:
                 step, total, values, self._terms, seconds * (total - step)
             )
         )
+
+    def _warn_of_rows_without_targets(self, step: int) -> None:
+        for name, share in self.values.items():
+            many = name.endswith("_no_targets") and share > MANY_WITHOUT_TARGETS
+            if many and name not in self._warned:
+                self._warned.add(name)
+                self._say(
+                    f"step {step}  warning: {share:.0%} of the rows have no target of "
+                    f"{name.removesuffix('_no_targets')} and teach it nothing; "
+                    f"research.preview shows some"
+                )
 
     def _speed(self, step: int) -> dict[str, float]:
         now = time.perf_counter()

@@ -44,6 +44,8 @@ def opening(program: Program, data: Data, first_step: int) -> str:
             f"config.optimizer.warmup_steps = {config.optimizer.warmup_steps} is more "
             f"than this run has: it warms up for {warmup} steps"
         )
+    for name, part, _ in program.objective.parts():
+        lines += [f"note: {name}{': ' * bool(name)}{note}" for note in part.notes]
     if first_step:
         lines.append(f"going on from the checkpoint of step {first_step}")
     return "\n".join(lines)

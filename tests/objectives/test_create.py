@@ -56,7 +56,7 @@ def test_bert_frames_pairs_and_masks_them():
     assert bert.name == "next_sentence+masked_lm"
     assert {n: t.weight for n, t in bert.terms.items()} == {"nsp": 0.5, "mlm": 1.0}
     assert bert.lengths == objectives.Lengths(
-        inputs=65, encoder=0, targets={"nsp": 1, "mlm": 10}, tokens=62
+        inputs=65, encoder=0, targets={"nsp": 1, "mlm": 10}
     )
     batch = toy_batch(8, 62, vocabulary=VOCABULARY)
     example = quick_jit(bert.corrupt)(jax.random.key(0), batch)

@@ -215,6 +215,26 @@ def reference_whole_words(rng, words, budget):
     return masked
 
 
+@pytest.mark.parametrize("unit", ["word", "ngram"])
+@pytest.mark.parametrize("budget", ["exact", "stochastic"])
+def test_a_text_without_spaces_has_targets(unit, budget):
+    # The table is known, but no token of the text begins a word.
+    starts = np.arange(512) == EOD
+    vocabulary = dataclasses.replace(VOCABULARY, is_word_start=starts)
+    objective = masked_lm(126, vocabulary, unit=unit, budget=budget)
+    example = corrupt(objective, plain_rows(8, 126))
+    counts = selected_counts(example)
+    # One piece of the row's only word, or the shorter one at its end.
+    assert ((counts >= 12) & (counts <= objective.lengths.targets["mlm"])).all()
+    assert not np.asarray(example.metrics["mlm_no_targets"]).any()
+    ended = TokenBatch(
+        tokens=jnp.full((8, 126), EOD, jnp.int32),
+        row_ids=jnp.arange(8),
+        first_document=jnp.zeros(8, jnp.int32),
+    )
+    assert np.asarray(corrupt(objective, ended).metrics["mlm_no_targets"]).all()
+
+
 def test_whole_words_agree_with_the_reference_by_position():
     tokens = np.random.default_rng(0).choice(np.flatnonzero(~VOCABULARY.is_special), 30)
     batch = TokenBatch(

@@ -67,14 +67,13 @@ ROWS_568 = rows(1024, 568)
 def test_568_tokens_are_512_inputs_and_114_targets(architecture):
     objective = create(568, architecture)
     lengths = objective.lengths
-    assert lengths.tokens == 568
     assert lengths.targets == {"span_corruption": 114}
     decoder = (626, 0) if architecture == "decoder" else (114, 512)
     assert (lengths.inputs, lengths.encoder) == decoder
     example = shapes(objective, ROWS_568)
     assert example.inputs.tokens.shape == (1024, lengths.inputs)
     assert example.targets["span_corruption"].values.shape == (1024, 114)
-    assert example.metrics == {}
+    assert set(example.metrics) == {"span_corruption_no_targets"}
 
 
 def test_inputs_and_targets_hold_the_whole_row_without_padding():
@@ -452,6 +451,14 @@ def test_an_encoder_and_a_vocabulary_without_eos_are_refused():
     create(64, vocabulary=without)
     with pytest.raises(ValueError, match="needs eod_id"):
         create(64, vocabulary=without, isolate_documents=True)
+
+
+def test_notes_say_what_few_spans_amount_to():
+    assert create(568).notes == ()
+    several, only = create(128, mean_noise_span_length=32.0).notes
+    assert several.startswith("spans have 19.00 tokens on average, not mean_noise_span")
+    assert "19 noise tokens in one span, which is always the last of the row" in only
+    assert create(128, mean_noise_span_length=32.0, noise="iid").notes == ()
 
 
 def test_presets_hold_the_published_settings():

@@ -112,8 +112,11 @@ def test_words_begin_at_word_starts_and_after_anything_ineligible():
     tokens = [CLS, INSIDE, START, INSIDE, INSIDE, EOD, INSIDE, START, SEP]
     inputs = clean(tokens).inputs
     eligible = rows.eligible(inputs, VOCABULARY)
-    words = rows.word_ids(inputs.tokens, eligible, VOCABULARY)
+    words = rows.word_ids(inputs.tokens, eligible, VOCABULARY, 9)
     assert words.tolist() == [[-1, 0, 1, 1, 1, -1, 2, 3, -1]]
+    # Words of more than two tokens are cut.
+    words = rows.word_ids(inputs.tokens, eligible, VOCABULARY, jnp.array([2]))
+    assert words.tolist() == [[-1, 0, 1, 1, 2, -1, 3, 4, -1]]
 
 
 def test_sentences_end_before_a_word_and_with_their_document():
@@ -133,7 +136,7 @@ def test_all_functions_are_the_same_under_jit():
         framed = rows.frame(isolated, VOCABULARY)
         tokens = framed.inputs.tokens
         eligible = rows.eligible(framed.inputs, VOCABULARY)
-        words = rows.word_ids(tokens, eligible, VOCABULARY)
+        words = rows.word_ids(tokens, eligible, VOCABULARY, 9)
         return framed, words, rows.sentence_ends(tokens, VOCABULARY)
 
     batch = jax.tree.map(jnp.asarray, batch)

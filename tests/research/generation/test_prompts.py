@@ -44,6 +44,9 @@ def create(name, architecture, **changes):
         ("causal_lm", "decoder", (), ()),
         ("prefix_lm", "decoder", (), ()),
         ("span_corruption", "decoder", (), (EOS, None)),
+        ("deshuffling", "encoder_decoder", (), (EOS,)),
+        ("text_infilling", "encoder_decoder", (VOCABULARY.bos_id,), (EOS,)),
+        ("text_infilling", "decoder", (VOCABULARY.bos_id,), (EOS, EOS)),
     ],
 )
 def test_frames(name, architecture, before, after):

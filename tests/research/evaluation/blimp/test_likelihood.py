@@ -188,7 +188,9 @@ def test_prefix_lm_scores_all_but_the_first_token(architecture):
             if not read:
                 assert value == 0.0
                 continue
-            decoder = inputs_of(read, encoder=inputs_of(row[:1]))
+            # As every training row's, the encoder's prefix ends in EOS.
+            encoder = inputs_of([row[0], VOCABULARY.eos_id])
+            decoder = inputs_of(read, encoder=encoder)
             scores = log_probs(model, heads, decoder)
         expected = sum(scores[i, token] for i, token in enumerate(row[1:]))
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
