@@ -46,8 +46,7 @@ class FillInTheMiddle(CausalLM):
 
     def __post_init__(self):
         super().__post_init__()
-        for field in ("fim_rate", "spm_rate"):
-            check_range(self.name, field, getattr(self, field), at_least=0, at_most=1)
+        check_range(self, "fim_rate", "spm_rate", at_least=0, at_most=1)
         if len(self.vocabulary.sentinel_ids) < 3:
             raise ValueError(
                 f"Objective {self.name!r} marks three parts with sentinels, and the "

@@ -22,7 +22,6 @@ from objectives.validation import check_choice, check_range, check_row_length
 
 # Mean share of masked tokens, for previews.
 SCHEDULES = {"uniform": 0.5, "cosine": 1 - 2 / jnp.pi}
-WEIGHTINGS = ("bound", "none")
 # Passes that estimate the bound of a text.
 _NUM_SAMPLES = 32
 _GOLDEN = 0.6180339887
@@ -77,12 +76,11 @@ class MaskedDiffusion(Objective):
     isolate_documents: bool
 
     def __post_init__(self):
-        name = self.name
-        check_row_length(name, self.row_length, 2)
-        check_range(name, "loss_weight", self.loss_weight, above=0)
-        check_choice(name, "schedule", self.schedule, tuple(SCHEDULES))
-        check_choice(name, "weighting", self.weighting, WEIGHTINGS)
-        self.vocabulary.require(name, "cls_id", "sep_id", "mask_id")
+        check_row_length(self, 2)
+        check_range(self, "loss_weight", above=0)
+        check_choice(self, "schedule", tuple(SCHEDULES))
+        check_choice(self, "weighting", ("bound", "none"))
+        self.vocabulary.require(self.name, "cls_id", "sep_id", "mask_id")
 
     @property
     def terms(self) -> dict[str, Term]:
@@ -95,12 +93,7 @@ class MaskedDiffusion(Objective):
     @property
     def lengths(self) -> Lengths:
         length = self.row_length + 2
-        return Lengths(
-            inputs=length,
-            encoder=0,
-            targets={"diffusion": length},
-            tokens=self.row_length,
-        )
+        return Lengths(inputs=length, targets={"diffusion": length})
 
     def corrupt(self, rng: Array, example: Example) -> Example:
         """Masks any share of each row; frames the row first if it is not framed."""

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
-from models.backbone import BackboneConfig
-from models.inputs import ModelInputs
 from objectives.base import row_keys
 from objectives.corruption import rows, selection
-from objectives.heads import LMHead, Readout
+from objectives.heads import LMHead
 from objectives.masking import Masking
 from objectives.statistics import Statistic, share, shown
 from objectives.types import Example, PromptFrame, Target
@@ -48,12 +45,13 @@ class MaskedNextToken(Masking):
     """
 
     name: ClassVar[str] = "masked_next_token"
+    head = LMHead
 
     max_span_length: int
 
     def __post_init__(self):
         super().__post_init__()
-        check_range(self.name, "max_span_length", self.max_span_length, at_least=1)
+        check_range(self, "max_span_length", at_least=1)
 
     @property
     def head_name(self) -> str:
@@ -119,20 +117,6 @@ class MaskedNextToken(Masking):
                 random_prob=self.random_prob,
             ),
         }
-
-    def init_heads(self, config: BackboneConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-        return LMHead(config, rngs=rngs)
-
-    def readout(
-        self,
-        term: str,
-        heads: Any,
-        hidden_states: Float[Array, "B K D"],
-        target: Target,
-        embedding: Float[Array, "V E"],
-        inputs: ModelInputs,
-    ) -> Readout:
-        return heads.readout(hidden_states, embedding)
 
     def _arrange_text(
         self, tokens: Array, lengths: Array, hidden: Array | None

@@ -163,7 +163,7 @@ class Masking(Objective):
         return example_of(inputs, {"mlm": target})
 
     @property
-    def prompt(self) -> PromptFrame:
+    def prompt(self) -> PromptFrame | None:
         """``[CLS] text [SEP]``, whose ``[MASK]`` tokens are predicted."""
         vocabulary = self.vocabulary
         return PromptFrame(

@@ -18,8 +18,6 @@ from objectives.heads import Heads, LMHead, Readout
 from objectives.types import Example, Lengths, Target, Term
 from objectives.validation import check_choice
 
-HEADS = ("shared", "own")
-
 
 class FutureHead(nnx.Module):
     """h + W2 act(W1 h) before the table that all offsets share (Cai et al. 2024).
@@ -68,7 +66,7 @@ class MultiToken(CausalLM):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choice(self.name, "heads", self.heads, HEADS)
+        check_choice(self, "heads", ("shared", "own"))
         if not self.future_weights or min(self.future_weights) <= 0:
             raise ValueError(
                 f"multi_token.future_weights = {self.future_weights}: give a weight "

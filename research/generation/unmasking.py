@@ -85,13 +85,14 @@ def unmask(
             reveals = jax.random.uniform(order_rng, tokens.shape) * left < 1.0
         else:
             if one_a_step:
-                score, count = jax.random.uniform(order_rng, tokens.shape), 1
+                score = jax.random.uniform(order_rng, tokens.shape)
+                count = jnp.ones_like(num_masks)
             else:
                 chosen = jnp.take_along_axis(logits, drawn[..., None], -1)[..., 0]
                 score = chosen - jax.nn.logsumexp(logits, axis=-1)
                 rest = index < num_masks % settings.num_steps
-                count = (num_masks // settings.num_steps + rest)[:, None]
-            reveals = _rank(jnp.where(masked, score, -jnp.inf)) < count
+                count = num_masks // settings.num_steps + rest
+            reveals = _rank(jnp.where(masked, score, -jnp.inf)) < count[:, None]
         return jnp.where(masked & reveals, drawn, tokens)
 
     return jax.lax.fori_loop(0, num_steps, step, tokens)

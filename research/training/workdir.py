@@ -269,7 +269,8 @@ def trim_metrics(
             with writing(workdir / name):
                 text = "".join(json.dumps(line) + "\n" for line in lines)
                 checksums.write(workdir / name, text)
-    last = unlogged[-1] if unlogged else {"seconds": 0.0, "sums": {}}
+    nothing: dict[str, Any] = {"seconds": 0.0, "sums": {}}
+    last = unlogged[-1] if unlogged else nothing
     seconds = [last["seconds"], *(line.get("seconds", 0.0) for line in kept)]
     return max(seconds), last["sums"]
 
