@@ -8,11 +8,11 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 WORKDIR ?= runs/quickstart
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-.PHONY: quickstart test test-all lint format fuzz bench clean
+.PHONY: quickstart test test-all lint format fuzz docs readme bench clean
 
 # The report that the README shows: three objectives on an embedded corpus.
 quickstart: .venv
-	$(BIN)/python -m research.compare --config=experiments/quickstart.py --workdir=$(WORKDIR)
+	$(BIN)/python -m research.compare --config=quickstart --workdir=$(WORKDIR)
 
 # What a person runs before a commit: at most 5 minutes on 2 cores.
 test: .venv/dev
@@ -39,6 +39,17 @@ format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The site in build/site. The tutorial is executed; a warning or a broken link fails.
+docs: .venv/docs
+	$(BIN)/jupytext --to notebook --output build/tutorial.ipynb docs/tutorial.py
+	$(BIN)/jupyter nbconvert --log-level=ERROR --execute --to markdown \
+		--output-dir docs --output tutorial.md build/tutorial.ipynb
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build
+
+# The README's commands in order, shrunk, in a fresh folder outside of the clone.
+readme: .venv/dev
+	$(BIN)/python -m tests.readme
+
 bench: .venv/dev .venv/peers
 	$(BIN)/python -m research.benchmark --suite=cpu
 
@@ -51,6 +62,10 @@ bench: .venv/dev .venv/peers
 
 .venv/dev: .venv/base
 	$(PIP_INSTALL) --editable ".[dev]"
+	touch $@
+
+.venv/docs: .venv/base
+	$(PIP_INSTALL) --editable ".[docs]"
 	touch $@
 
 .venv/peers: .venv/base

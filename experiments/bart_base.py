@@ -5,7 +5,7 @@ are those its authors gave for BART large (fairseq issue 1899): 30% of the words
 of 3.5 on average (the paper says 3), a tenth of the masks random, all sentences permuted.
 
 Command:
-    python -m research.pretrain --config=experiments/bart_base.py --workdir=runs/bart
+    python -m research.pretrain --config=bart_base --workdir=runs/bart
     ... --config.data.tokenizer.kind=file --config.data.tokenizer.path=GPT2_FOLDER
     ... --config.data.source=FOLDER    # the paper adds books, news, web text, stories
     ... --config.train.num_microbatches=100    # for less memory

@@ -5,8 +5,8 @@ segments first, then 80/10/10 masking of the pairs. Exactly half of the rows of 
 have a random second segment. The model has two sentence types; BERT's own is bert_base.
 
 Command:
-    python -m research.pretrain --config=experiments/bert.py --workdir=runs/bert
-    python -m research.preview --config=experiments/bert.py --rows=2
+    python -m research.pretrain --config=bert --workdir=runs/bert
+    python -m research.preview --config=bert --rows=2
 
 Time: 1000 steps of 32 rows take 30 minutes (9.4e13 FLOPs).
 Expected: starts at ln 8192 + 256 * 0.02^2 / 2 + ln 2 = 9.75 nats. A sentence pair is one

@@ -6,7 +6,7 @@ nine tenths of its steps on sequences of 128 tokens: do the same by two runs, th
 with --config.train.init_from and the first with row_length=125.
 
 Command:
-    python -m research.pretrain --config=experiments/bert_base.py --workdir=runs/bert_base
+    python -m research.pretrain --config=bert_base --workdir=runs/bert_base
     ... --config.data.source=FOLDER    # the paper adds BooksCorpus
     ... --config.data.tokenizer.kind=file --config.data.tokenizer.path=VOCAB_TXT
 

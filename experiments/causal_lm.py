@@ -5,7 +5,7 @@ it, over rows cut from one stream of documents with an end-of-document token bet
 GPT-2's own model is gpt2_small.
 
 Command:
-    python -m research.pretrain --config=experiments/causal_lm.py --workdir=runs/clm
+    python -m research.pretrain --config=causal_lm --workdir=runs/clm
     ... --config.objective.causal_lm.isolate_documents=True   # no attention across [EOD]
     ... --config.objective.causal_lm.z_loss=1e-4              # PaLM's
     ... --config.optimizer.name=muon                          # Jordan et al. 2024

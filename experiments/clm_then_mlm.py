@@ -8,7 +8,7 @@ directions, at 30% masks. One learning-rate schedule runs over both. The masked 
 begins at the switch; it is there from step 0 and is left alone until then.
 
 Command:
-    python -m research.pretrain --config=experiments/clm_then_mlm.py --workdir=runs/p
+    python -m research.pretrain --config=clm_then_mlm --workdir=runs/p
     ... --config.objective.ends="(0.25, 1.0)"                 # switch after a quarter
     ... --config.objective.mlm.masked_lm.noise_density=0.15
 

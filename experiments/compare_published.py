@@ -5,9 +5,9 @@ published and measured differences with intervals, whether or not they agree. An
 is still on its unigram plateau makes its contrasts "not testable at this budget".
 
 Command:
-    python -m research.compare --config=experiments/compare_published.py:cpu \
+    python -m research.compare --config=compare_published:cpu \
         --workdir=runs/published
-    python -m research.compare --config=experiments/compare_published.py:gpu \
+    python -m research.compare --config=compare_published:gpu \
         --workdir=runs/published-gpu --config.shared.data.source=CORPUS \
         --config.evaluations.glue.glue.source=FOLDER \
         --config.evaluations.squad.squad.train_file=... \

@@ -6,8 +6,8 @@ taken in the middle and at the end of the budget. The encoder-decoder learns pre
 span corruption is still on its plateau after so few steps.
 
 Command:
-    python -m research.compare --config=experiments/compare_small.py --workdir=runs/c
-    ... --config=experiments/compare_small.py:blimp adds minimal pairs, with
+    python -m research.compare --config=compare_small --workdir=runs/c
+    ... --config=compare_small:blimp adds minimal pairs, with
     --config.evaluations.blimp.source=FOLDER or from TFDS
 
 Hardware: a CPU with two cores and 4 GB.

@@ -4,7 +4,7 @@ Paper: Raffel et al. 2020 (T5, arXiv:1910.10683), section 3.3.1: the tokens of a
 shuffled, the model puts them back into order.
 
 Command:
-    python -m research.pretrain --config=experiments/deshuffling.py --workdir=runs/d
+    python -m research.pretrain --config=deshuffling --workdir=runs/d
     ... --config.objective.deshuffling.isolate_documents=True
 
 Time: 1000 steps of 32 rows take 85 minutes (2.5e14 FLOPs).

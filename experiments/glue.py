@@ -1,6 +1,6 @@
 r"""Fine-tunes a pretrained run on GLUE and scores it.
 
-    python -m research.glue --config=experiments/glue.py --checkpoint=runs/mlm \
+    python -m research.glue --config=glue --checkpoint=runs/mlm \
         --workdir=runs/mlm-glue --config.source=FOLDER_OF_THE_OFFICIAL_TSVS \
         [--tasks=cola,mrpc,rte] [--config.protocol=bert]
 """

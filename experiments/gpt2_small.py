@@ -5,7 +5,7 @@ not state its schedule; here it is that of GPT-3's model of this size (Brown et 
 table 2.1 and appendix B): 6e-4 with a cosine to a tenth of it, beta2 = 0.95, decay 0.1.
 
 Command:
-    python -m research.pretrain --config=experiments/gpt2_small.py --workdir=runs/gpt2
+    python -m research.pretrain --config=gpt2_small --workdir=runs/gpt2
     ... --config.data.source=FOLDER    # e.g. OpenWebText as JSONL files
     ... --config.data.tokenizer.kind=file --config.data.tokenizer.path=GPT2_FOLDER
 

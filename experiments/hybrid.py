@@ -9,7 +9,7 @@ Half of the rows are read from left to right, half in both directions. The stack
 rotary positions, which mean the same in either direction.
 
 Command:
-    python -m research.pretrain --config=experiments/hybrid.py --workdir=runs/h
+    python -m research.pretrain --config=hybrid --workdir=runs/h
     ... --config.objective.shares="(3, 1)"
     ... --config.objective.masked.masked_lm.noise_density=0.3
 

@@ -8,7 +8,7 @@ A row of 128 tokens becomes 130 with [CLS] and [SEP] and gives 20 targets. BERT 
 bert and bert_base, RoBERTa roberta_base, higher rates masked_lm_40.
 
 Command:
-    python -m research.pretrain --config=experiments/masked_lm.py --workdir=runs/mlm
+    python -m research.pretrain --config=masked_lm --workdir=runs/mlm
     ... --config.objective.masked_lm.unit=word             # whole words
     ... --config.objective.masked_lm.unit=ngram            # ALBERT's n-grams of words
     ... --config.objective.masked_lm.replacement=unigram   # random tokens by frequency

@@ -8,7 +8,7 @@ A row of 128 tokens gives 52 targets where masked_lm has 20. Losses at different
 are not comparable with each other: compare what the models have learnt.
 
 Command:
-    python -m research.pretrain --config=experiments/masked_lm_40.py --workdir=runs/mlm40
+    python -m research.pretrain --config=masked_lm_40 --workdir=runs/mlm40
     ... --config.objective.masked_lm.noise_density=0.3 \
         --config.objective.masked_lm.mask_prob=0.8 \
         --config.objective.masked_lm.random_prob=0.1       # ModernBERT's

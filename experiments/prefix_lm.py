@@ -5,7 +5,7 @@ Paper: Raffel et al. 2020 (T5, arXiv:1910.10683), sections 3.2.1 (the architectu
 is predicted.
 
 Command:
-    python -m research.pretrain --config=experiments/prefix_lm.py --workdir=runs/prefix
+    python -m research.pretrain --config=prefix_lm --workdir=runs/prefix
     ... --config.model.architecture=encoder_decoder    # T5's arrangement
 
 Time: 1000 steps of 32 rows take 45 minutes (1.4e14 FLOPs).

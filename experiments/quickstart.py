@@ -5,7 +5,7 @@ spans, on the same rows of the embedded corpus. Then each is fine-tuned to tell 
 sentences from copies with shuffled words, from its pretrained and from random parameters.
 
 Command:
-    python -m research.compare --config=experiments/quickstart.py --workdir=runs/quickstart
+    python -m research.compare --config=quickstart --workdir=runs/quickstart
 
 Hardware: a CPU with two cores and 4 GB.
 Time: 5 to 6 minutes on 2 cores.

@@ -6,7 +6,7 @@ floor(0.15 n + u), u uniform. Unlike the reference, [CLS] and [SEP] (its <s> and
 never masked.
 
 Command:
-    python -m research.pretrain --config=experiments/roberta_base.py --workdir=runs/roberta
+    python -m research.pretrain --config=roberta_base --workdir=runs/roberta
     ... --config.data.source=FOLDER    # the paper's 160 GB of text
     ... --config.data.tokenizer.kind=file --config.data.tokenizer.path=GPT2_FOLDER
 

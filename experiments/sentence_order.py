@@ -6,8 +6,8 @@ one to three words are masked, p(n) ~ 1 / n. The model has two sentence types an
 factorised embedding, but not ALBERT's shared layers.
 
 Command:
-    python -m research.pretrain --config=experiments/sentence_order.py --workdir=runs/so
-    python -m research.preview --config=experiments/sentence_order.py --rows=2
+    python -m research.pretrain --config=sentence_order --workdir=runs/so
+    python -m research.preview --config=sentence_order --rows=2
 
 Time: 1000 steps of 32 rows take 30 minutes (9e13 FLOPs).
 Expected: starts at ln 8192 + 128 * 0.02^2 / 2 + ln 2 = 9.73 nats. Both segments are about

@@ -4,8 +4,8 @@ Paper: Joshi et al. 2020 (arXiv:1907.10529), section 3. Single sequences without
 next-sentence prediction, as the paper recommends. SpanBERT's own model is spanbert_base.
 
 Command:
-    python -m research.pretrain --config=experiments/spanbert.py --workdir=runs/spanbert
-    python -m research.preview --config=experiments/spanbert.py --rows=2
+    python -m research.pretrain --config=spanbert --workdir=runs/spanbert
+    python -m research.preview --config=spanbert --rows=2
     ... --config.objective.span_boundary.sbo_weight=0    # span masking alone
 
 Time: 1000 steps of 32 rows take 35 minutes (1.0e14 FLOPs).

@@ -7,7 +7,7 @@ other. The paper trains on full sequences of 512 throughout. What is not given h
 in bert_base.
 
 Command:
-    python -m research.pretrain --config=experiments/spanbert_base.py --workdir=runs/sb
+    python -m research.pretrain --config=spanbert_base --workdir=runs/sb
     ... --config.data.source=FOLDER    # the paper adds BooksCorpus
     ... --config.data.tokenizer.kind=file --config.data.tokenizer.path=VOCAB_TXT
 

@@ -1,6 +1,6 @@
 r"""Fine-tunes a pretrained run on SQuAD (Devlin et al. 2019, sections 4.2 and 4.3).
 
-    python -m research.squad --config=experiments/squad.py --checkpoint=runs/mlm \
+    python -m research.squad --config=squad --checkpoint=runs/mlm \
         --workdir=runs/mlm-squad --config.train_file=train-v1.1.json \
         --config.dev_file=dev-v1.1.json
 

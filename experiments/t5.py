@@ -8,7 +8,7 @@ noise tokens, 6 sentinels, EOS) without padding. T5's own models are t5_small, t
 and t5_1_1_base.
 
 Command:
-    python -m research.pretrain --config=experiments/t5.py --workdir=runs/t5
+    python -m research.pretrain --config=t5 --workdir=runs/t5
     ... --config.model.architecture=decoder       # the same over one sequence
     ... --config.data.row_length=141              # 128 inputs, 29 targets
 

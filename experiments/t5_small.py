@@ -8,7 +8,7 @@ merged without a boundary in the paper and with [EOD] here, an ordinary token; z
 step for 10^6 steps, in a mixture with supervised tasks.
 
 Command:
-    python -m research.pretrain --config=experiments/t5_small.py --workdir=runs/t5_small
+    python -m research.pretrain --config=t5_small --workdir=runs/t5_small
     ... --config.data.tokenizer.kind=file --config.data.tokenizer.path=spiece.model
     ... --config.data.source=FOLDER    # C4 as JSONL files
 

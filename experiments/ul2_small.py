@@ -12,8 +12,8 @@ The paper's mode tokens, which say which denoiser a row is of, are not in this m
 Rows of 128 tokens hold one span of 64; the paper's have 512 tokens.
 
 Command:
-    python -m research.pretrain --config=experiments/ul2_small.py --workdir=runs/ul2
-    python -m research.preview --config=experiments/ul2_small.py --rows=2
+    python -m research.pretrain --config=ul2_small --workdir=runs/ul2
+    python -m research.preview --config=ul2_small --rows=2
 
 Time: 1000 steps of 56 rows take 75 minutes (2.2e14 FLOPs).
 Expected: every term starts at 9.06 nats; those with many sentinels fall first.

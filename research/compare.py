@@ -1,6 +1,6 @@
 """Compares pretraining objectives: arms, seeds and a budget to a report.
 
-    python -m research.compare --config=experiments/quickstart.py --workdir=runs/q
+    python -m research.compare --config=quickstart --workdir=runs/q
 
 The same command goes on where it stopped. Started several times over a shared workdir,
 on one machine or many, it divides the work.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import pathlib
 
 from absl import flags
-from ml_collections import config_flags
 
 from research.comparison import runner
 from research.config import command_line
@@ -20,13 +19,13 @@ from research.machine import host_memory
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    config_flags.DEFINE_config_file("config", None, "experiments/NAME.py")
+    command_line.define_config()
     flags.DEFINE_string("workdir", None, "folder of the comparison")
 
 
 def main(given: flags.FlagValues) -> int:
     """Compares as the flags say; returns the exit code."""
-    command_line.require(given, config="experiments/NAME.py", workdir="FOLDER")
+    command_line.require(given, config="NAME", workdir="FOLDER")
     host_memory.keep_freed()
     return runner.run(given.config, pathlib.Path(given.workdir))
 

@@ -1,6 +1,6 @@
 r"""Fine-tunes a pretrained run on GLUE and scores it.
 
-    python -m research.glue --config=experiments/glue.py --checkpoint=runs/mlm \
+    python -m research.glue --config=glue --checkpoint=runs/mlm \
         --workdir=runs/mlm-glue --config.source=FOLDER_OF_THE_OFFICIAL_TSVS \
         [--tasks=cola,mrpc,rte] [--config.protocol=bert]
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import pathlib
 
 from absl import flags
-from ml_collections import config_flags
 
 from research.config import command_line
 from research.evaluation.glue import evaluate
@@ -23,7 +22,7 @@ from research.machine import host_memory
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    config_flags.DEFINE_config_file("config", None, "experiments/glue.py")
+    command_line.define_config()
     flags.DEFINE_string("checkpoint", None, "workdir of a pretraining run")
     flags.DEFINE_string("workdir", None, "where results go")
     flags.DEFINE_list("tasks", [*TASKS, DIAGNOSTIC.name], "tasks to run")
@@ -33,7 +32,7 @@ def main(given: flags.FlagValues) -> None:
     """Evaluates as the flags say."""
     command_line.require(
         given,
-        config="experiments/glue.py",
+        config="glue",
         checkpoint="WORKDIR_OF_A_RUN",
         workdir="FOLDER_FOR_RESULTS",
     )

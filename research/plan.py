@@ -1,6 +1,6 @@
 r"""Says what a run will need, before it is run.
 
-    python -m research.plan --config=experiments/bert_base.py --device=h200 \
+    python -m research.plan --config=bert_base --device=h200 \
         [--devices=8] [--compile] [--config.parallel.fsdp=8]
 
 Parameters, memory per device by kind, FLOPs, expected time and the largest batch that
@@ -12,7 +12,6 @@ allocates.
 from __future__ import annotations
 
 from absl import flags
-from ml_collections import config_flags
 
 from research.config import command_line, parse
 from research.planning import show
@@ -20,7 +19,7 @@ from research.planning import show
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    config_flags.DEFINE_config_file("config", None, "experiments/NAME.py")
+    command_line.define_config()
     flags.DEFINE_string(
         "device", None, "a100, h100, h200, tpu-v4, ..., cpu; default: this machine's"
     )
@@ -35,7 +34,7 @@ def define_flags() -> None:
 
 def main(given: flags.FlagValues) -> None:
     """Prints the plan of a config."""
-    command_line.require(given, config="experiments/NAME.py")
+    command_line.require(given, config="NAME")
     show.plan_and_show(
         parse.parse(given.config),
         device=given.device,

@@ -1,6 +1,6 @@
 r"""Pretrains one model.
 
-    python -m research.pretrain --config=experiments/masked_lm.py --workdir=runs/mlm \
+    python -m research.pretrain --config=masked_lm --workdir=runs/mlm \
         [--config.optimizer.learning_rate=3e-4] [--profile_steps=10:15]
 
 The same command goes on where the run stopped. Several hosts run it together under
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from research.config import command_line
 from research.config.parse import parse
@@ -24,7 +23,7 @@ from research.training import pretraining
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    config_flags.DEFINE_config_file("config", None, "experiments/NAME.py")
+    command_line.define_config()
     flags.DEFINE_string("workdir", None, "folder of the run")
     flags.DEFINE_string(
         "profile_steps",
@@ -38,7 +37,7 @@ def define_flags() -> None:
 
 def main(given: flags.FlagValues) -> int:
     """Pretrains as the flags say; returns the exit code."""
-    command_line.require(given, config="experiments/NAME.py", workdir="FOLDER")
+    command_line.require(given, config="NAME", workdir="FOLDER")
     host_memory.keep_freed()
     hosts.initialise(given.coordinator, given.num_processes, given.process_id)
     steps = _parse_steps(given.profile_steps)

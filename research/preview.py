@@ -1,6 +1,6 @@
 """Shows what an objective does to text.
 
-    python -m research.preview --config=experiments/bert.py --rows=2
+    python -m research.preview --config=bert --rows=2
 
 Rows are those of a training step, corrupted as the step will: clean text beside the
 inputs, then token by token what is predicted where. Statistics over more rows stand
@@ -10,7 +10,6 @@ beside their nominal values.
 from __future__ import annotations
 
 from absl import flags
-from ml_collections import config_flags
 
 from research.config import command_line, parse
 from research.previewing import preview
@@ -18,7 +17,7 @@ from research.previewing import preview
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    config_flags.DEFINE_config_file("config", None, "experiments/NAME.py")
+    command_line.define_config()
     flags.DEFINE_integer("rows", 2, "rows to show", lower_bound=0)
     flags.DEFINE_integer("step", 0, "training step they are of", lower_bound=0)
     flags.DEFINE_integer(
@@ -28,7 +27,7 @@ def define_flags() -> None:
 
 def main(given: flags.FlagValues) -> None:
     """Prints the preview of a config."""
-    command_line.require(given, config="experiments/NAME.py")
+    command_line.require(given, config="NAME")
     preview.preview(
         parse.parse(given.config),
         step=given.step,

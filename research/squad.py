@@ -1,6 +1,6 @@
 r"""Fine-tunes a pretrained run on SQuAD and answers a dev set.
 
-    python -m research.squad --config=experiments/squad.py --checkpoint=runs/mlm \
+    python -m research.squad --config=squad --checkpoint=runs/mlm \
         --workdir=runs/mlm-squad --config.train_file=train.json --config.dev_file=dev.json
 
 The workdir gets results.jsonl (one line a run), results.md, predictions-SEED.json and
@@ -12,7 +12,6 @@ from __future__ import annotations
 import pathlib
 
 from absl import flags
-from ml_collections import config_flags
 
 from research.config import command_line
 from research.evaluation.squad import evaluate
@@ -21,7 +20,7 @@ from research.machine import host_memory
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    config_flags.DEFINE_config_file("config", None, "experiments/squad.py")
+    command_line.define_config()
     flags.DEFINE_string("checkpoint", None, "workdir of a pretraining run")
     flags.DEFINE_string("workdir", None, "where results go")
 
@@ -30,7 +29,7 @@ def main(given: flags.FlagValues) -> None:
     """Evaluates as the flags say."""
     command_line.require(
         given,
-        config="experiments/squad.py",
+        config="squad",
         checkpoint="WORKDIR_OF_A_RUN",
         workdir="FOLDER_FOR_RESULTS",
     )

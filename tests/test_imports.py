@@ -36,7 +36,7 @@ LEVELS = {name: level for level, names in enumerate(ORDER) for name in names}
 ENTRY_POINTS = sorted(
     path.stem
     for path in (ROOT / "research").glob("*.py")
-    if path.stem not in ("__init__", "errors")
+    if path.stem not in ("__init__", "__main__", "errors")
 )
 
 
@@ -137,6 +137,12 @@ def test_top_level_layout():
         "pyproject.toml",
         "Makefile",
         "README.md",
+        "LICENSE",
+        "CITATION.cff",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "docs",
+        "mkdocs.yml",
         "research",
         "objectives",
         "models",

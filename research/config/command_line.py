@@ -9,15 +9,16 @@ Mistakes in flags, configs and data print one message and exit with code 2;
 from __future__ import annotations
 
 import functools
+import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
-from research.config import overrides
-from research.config.experiments import load_config
+from research.config import experiments, overrides
 from research.errors import USAGE_ERROR, UserError
 
 CONFIG_FLAG = "config"
@@ -25,8 +26,26 @@ CONFIG_FLAG = "config"
 Main: TypeAlias = Callable[[flags.FlagValues], int | None]
 
 
+# A flag that is defined here is one of the command that has it defined, in its --help.
+flags.disclaim_key_flags()
+
+
+def define_config() -> None:
+    """Defines --config, and the flags that show what it may be and what it is."""
+    config_flags.DEFINE_config_file(
+        CONFIG_FLAG, None, "an experiment: its name, or a file; NAME:OPTION"
+    )
+    flags.DEFINE_bool("list", False, "list the experiments, and stop")
+    flags.DEFINE_bool("print_config", False, "print the config as JSON, and stop")
+
+
 def run(main: Main, define_flags: Callable[[], None]) -> None:
     """Defines and parses the flags, calls `main` with them and exits with its code."""
+    try:
+        # ml_collections reads flag files where its flag is defined, outside of any guard.
+        sys.argv[1:] = flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False)
+    except (flags.Error, UnicodeDecodeError) as error:
+        _fail(error)
     define_flags()
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
 
@@ -39,7 +58,8 @@ def _guarded(main: Main, argv: Sequence[str]) -> None:
                 f"unknown arguments: {' '.join(argv[1:])}. All arguments are flags, "
                 f"--NAME=VALUE; --help lists them."
             )
-        sys.exit(main(flags.FLAGS) or 0)
+        if not _show(flags.FLAGS):
+            sys.exit(main(flags.FLAGS) or 0)
     except UserError as error:
         _fail(error)
     except OSError as error:
@@ -48,6 +68,18 @@ def _guarded(main: Main, argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _show(given: flags.FlagValues) -> bool:
+    """Prints what --list or --print_config ask for; False if neither is given."""
+    if "list" not in given:
+        return False
+    if given.list:
+        print(experiments.listing())
+    elif given.print_config:
+        require(given, config="NAME")
+        print(json.dumps(given.config.to_dict(), indent=2, default=list))
+    return bool(given.list or given.print_config)
 
 
 def _fail(error: BaseException) -> None:
@@ -94,28 +126,31 @@ def _without_late_writes(hook: Callable[[Any], None], unraisable: Any) -> None:
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
+    if {"--help", "-help", "-h"} & set(argv):
+        app.usage(shorthelp=True, writeto_stdout=True)
+        sys.exit(0)
     try:
-        _check_config_flags(argv)
-        return flags.FLAGS(argv)
+        return flags.FLAGS(_checked_config_flags(argv))
     except (UserError, flags.Error, AttributeError, KeyError, TypeError) as error:
         _fail(error)
         raise  # Not reached; for the type checker.
 
 
-def _check_config_flags(argv: Sequence[str]) -> None:
-    path = _flag_value(argv, CONFIG_FLAG)
-    if path is None or CONFIG_FLAG not in flags.FLAGS:
-        return
-    problems = overrides.problems(load_config(path), argv, CONFIG_FLAG)
-    if problems:
-        raise UserError("\n       ".join(problems))
-
-
-def _flag_value(argv: Sequence[str], flag: str) -> str | None:
+def _checked_config_flags(argv: Sequence[str]) -> list[str]:
+    """The arguments with the experiment as a path, which is all ml_collections takes."""
+    argv = list(argv)
+    if CONFIG_FLAG not in flags.FLAGS:
+        return argv
     for index, argument in enumerate(argv):
         name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == flag:
-            if equals:
-                return value
-            return argv[index + 1] if index + 1 < len(argv) else None
-    return None
+        if not argument.startswith("-") or name != CONFIG_FLAG:
+            continue
+        if not equals:
+            value = "".join(argv[index + 1 : index + 2])
+        problems = overrides.problems(experiments.load_config(value), argv, CONFIG_FLAG)
+        if problems:
+            raise UserError("\n       ".join(problems))
+        argv[index : index + (1 if equals else 2)] = [
+            f"--{CONFIG_FLAG}={experiments.resolve(value)}"
+        ]
+    return argv

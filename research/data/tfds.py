@@ -1,14 +1,16 @@
-"""Corpora by the name of a TensorFlow dataset, read without TensorFlow.
+"""Corpora that are TensorFlow datasets, by name or folder, read without TensorFlow.
 
 Datasets are prepared as ArrayRecord files, which TFDS writes and reads in plain Python.
-The first use of a dataset downloads it.
+The first use of a dataset downloads it into TFDS_DATA_DIR, ~/tensorflow_datasets by
+default.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import socket
+import pathlib
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
@@ -22,7 +24,7 @@ DOWNLOAD_HOST = "storage.googleapis.com"
 
 
 def open_parts(name: str, text_field: str):
-    """(name, origin, parts) of a dataset NAME[/CONFIG][:VERSION], see `corpora`."""
+    """(name, origin, parts) of NAME[/CONFIG][:VERSION] or a folder, see `corpora`."""
     builder = _builder(name)
     features = list(builder.info.features or ())
     if text_field not in features:
@@ -65,14 +67,18 @@ def records(name: str):
 
 
 def _builder(name: str):
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError:
-        raise DataError(
-            f"data.source=tfds:{name} needs the package tensorflow-datasets, which is "
-            "not installed: pip install -e '.[tfds]' (TensorFlow itself is not needed). "
-            "Or give the path of a file or folder of text, JSONL or Parquet."
-        ) from None
+    import tensorflow_datasets as tfds  # Takes a second, which few runs need.
+
+    folder = pathlib.Path(name).expanduser()
+    if folder.is_dir():
+        try:
+            return tfds.builder_from_directory(folder)
+        except Exception as error:  # TFDS has a class of its own for every reason.
+            raise DataError(
+                f"tfds:{name} is a folder, but not that of a prepared dataset: "
+                f"{_first_line(error)}. Give the folder with dataset_info.json, such "
+                f"as ~/tensorflow_datasets/NAME/1.0.0."
+            ) from error
     for group in GROUPS:
         # A group that needs something else only lacks its names.
         with contextlib.suppress(ImportError):
@@ -90,25 +96,42 @@ def _builder(name: str):
 
 
 def _data_source(builder, name: str):
-    advice = (
-        "The first use of a dataset downloads it. Without a network, prepare it "
-        f"elsewhere and copy it to {str(builder.data_dir)!r}, or give the path of a "
-        "file or folder of text, JSONL or Parquet as data.source."
+    prepare(
+        builder,
+        name,
+        instead="a file or folder of text, JSONL or Parquet as data.source",
     )
-    if not builder.is_prepared() and not _has_network():
+    splits = list(builder.info.splits or ())
+    if SPLIT not in splits:
         raise DataError(
-            f"TFDS dataset {name!r} is not prepared and there is no network. {advice}"
+            f"TFDS dataset {name!r} has no split {SPLIT!r}; it has {splits}. "
+            "Export the split you want to JSONL and give its path as data.source."
+        )
+    return builder.as_data_source(split=SPLIT)
+
+
+def prepare(builder, name: str, *, instead: str) -> None:
+    """Downloads and writes a dataset, if it is not there already.
+
+    Raises:
+      DataError: at once without a network, naming where the dataset was looked for, and
+        what may be given `instead`.
+    """
+    if builder.is_prepared():
+        return
+    advice = (
+        f"It was looked for in {str(builder.data_dir)!r}. Prepare it where there is a "
+        f"network and copy it there, set TFDS_DATA_DIR to the folder that holds it, "
+        f"give tfds:FOLDER, or give {instead}."
+    )
+    if not _has_network():
+        raise DataError(
+            f"TFDS dataset {name!r} is not prepared, and there is no network to download "
+            f"it. {advice}"
         )
     try:
         builder.download_and_prepare()
-        return builder.as_data_source(split=SPLIT)
     except Exception as error:  # Every cause has a class of its own.
-        splits = list(builder.info.splits or ())
-        if splits and SPLIT not in splits:
-            raise DataError(
-                f"TFDS dataset {name!r} has no split {SPLIT!r}; it has {splits}. "
-                "Export the split you want to JSONL and give its path as data.source."
-            ) from error
         raise DataError(
             f"TFDS dataset {name!r} cannot be prepared: {_first_line(error)}. {advice}"
         ) from error
@@ -116,10 +139,10 @@ def _data_source(builder, name: str):
 
 def _has_network() -> bool:
     """Whether a download is worth trying: TFDS itself would try for minutes."""
-    if urllib.request.getproxies():
-        return True
     try:
-        socket.getaddrinfo(DOWNLOAD_HOST, 443)
+        urllib.request.urlopen(f"https://{DOWNLOAD_HOST}", timeout=10).close()
+    except urllib.error.HTTPError:
+        return True  # It answered.
     except OSError:
         return False
     return True

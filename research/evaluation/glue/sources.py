@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from research.data import tfds
 from research.errors import UserError
 from research.evaluation.finetuning.data import Split, TaskData
 from research.evaluation.finetuning.task import Task
@@ -170,26 +171,12 @@ def _size_notes(task: Task, splits: dict[str, Split]) -> list[str]:
 
 def _from_tfds(task: Task, data_dir: str | None) -> TaskData:
     """One task from TensorFlow Datasets, without importing TensorFlow."""
-    try:
-        from tensorflow_datasets.text import glue
-    except ImportError as error:
-        raise UserError(
-            "source = 'tfds' needs the packages tensorflow-datasets and "
-            "importlib_resources: pip install -e '.[tfds]'. Or give a folder with the "
-            "official GLUE downloads instead."
-        ) from error
-    try:
-        builder = glue.Glue(
-            config=task.name, file_format="array_record", data_dir=data_dir
-        )
-        builder.download_and_prepare()
-    except Exception as error:  # Every client library has its own network error.
-        raise UserError(
-            f"TFDS could not prepare glue/{task.name} in "
-            f"{data_dir or '~/tensorflow_datasets'} ({type(error).__name__}: {error}). "
-            f"Without a network, give a data_dir that already holds it "
-            f"(source='tfds:FOLDER') or a folder with the official TSVs."
-        ) from error
+    from tensorflow_datasets.text import glue  # Takes a second, which few runs need.
+
+    builder = glue.Glue(config=task.name, file_format="array_record", data_dir=data_dir)
+    tfds.prepare(
+        builder, f"glue/{task.name}", instead="a folder of the official TSVs as source"
+    )
     return from_examples(task, builder.as_data_source)
 
 

@@ -1,5 +1,7 @@
 """Mistakes on the command line: one message, no traceback, before any work."""
 
+import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -11,12 +13,11 @@ from research.errors import USAGE_ERROR, UserError
 
 ROOT = pathlib.Path(__file__).parents[3]
 PROGRAM = """
-from ml_collections import config_flags
 from research.config import command_line
 from research.errors import UserError
 
 def define_flags():
-    config_flags.DEFINE_config_file("config")
+    command_line.define_config()
 
 def main(given):
     seed = given.config.train.seed
@@ -95,6 +96,7 @@ MISTAKES = {
         "there is no experiment 'experiments/sapnbert.py'. Did you mean spanbert",
     ),
     "a mistake of the user's": ([BASE, "--config.train.seed=7"], "seven is not"),
+    "a flag file that is not there": (["--flagfile=none"], "No such file or directory"),
     "a full disk": ([BASE, "--config.train.seed=8"], "No space left on device"),
 }
 
@@ -123,8 +125,10 @@ def test_verbosity_shows_the_traceback_of_a_mistake():
     assert "error: seven is not allowed" in result.stderr
 
 
-def test_overrides_arrive():
-    result = run(BASE, "--config.train.seed=3", "--config.optimizer.learning_rate=0.5")
+def test_overrides_arrive(tmp_path):
+    more = tmp_path / "flags"
+    more.write_text("--config=masked_lm\n--config.train.seed=3\n")
+    result = run(f"--flagfile={more}", "--config.optimizer.learning_rate=0.5")
     assert result.returncode == 0, result.stderr
     assert result.stdout == "seed 3 rate 0.5\n"
 
@@ -181,26 +185,81 @@ def test_a_whole_section_may_be_given_as_a_dict():
     assert overrides.problems(config, argv, "config") == []
 
 
-def command(name: str, *arguments: str) -> subprocess.CompletedProcess:
+def command(name: str, *arguments: str, cwd=ROOT) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", f"research.{name}", *arguments],
+        [sys.executable, "-m", f"research{name}", *arguments],
         check=False,
-        cwd=ROOT,
+        cwd=cwd,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,
     )
 
 
+def test_experiments_go_by_name_and_a_file_of_the_users_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = str(experiments.FOLDER / "masked_lm.py")
+    for name in ("masked_lm", "masked_lm.py", "experiments/masked_lm.py"):
+        assert experiments.resolve(name) == shipped
+    assert experiments.resolve("compare_small:blimp").endswith("compare_small.py:blimp")
+    assert experiments.resolve("nothing") == "nothing"
+    own = tmp_path / "experiments" / "masked_lm.py"
+    own.parent.mkdir()
+    own.write_text("def get_config(): pass")
+    for name in ("masked_lm", "experiments/masked_lm.py"):
+        assert experiments.resolve(name) == "experiments/masked_lm.py"
+    (tmp_path / "masked_lm.py").write_text("def get_config(): pass")
+    assert experiments.resolve("masked_lm") == "masked_lm.py"
+    (tmp_path / "causal_lm").mkdir()  # a workdir, perhaps
+    assert experiments.resolve("causal_lm") == str(experiments.FOLDER / "causal_lm.py")
+
+
+def test_folders_of_the_users_hide_none_of_ours(tmp_path):
+    for name in ("models", "experiments"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / "experiments/mine.py").write_text(
+        '"""My own run."""\n'
+        "from experiments import causal_lm\n"
+        "def get_config():\n    return causal_lm.get_config()\n"
+    )
+    shown = command("", "preview", "--config=mine", "--print_config", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["model"]["architecture"] == "decoder"
+    listed = command(".preview", "--list", cwd=tmp_path).stdout
+    assert "  mine               My own run." in listed
+    assert "  compare_small  " in listed
+    refused = command(".preview", "--config=min", cwd=tmp_path)
+    assert "Did you mean mine? Available in experiments: mine." in refused.stderr
+    assert "bert_base" in refused.stderr
+
+
+def test_the_index_names_every_command():
+    entry_points = {p.stem for p in (ROOT / "research").glob("[a-z]*.py")} - {"errors"}
+    for arguments in ((), ("--help",)):
+        shown = command("", *arguments)
+        assert shown.returncode == 0
+        named = {
+            line.split()[0] for line in shown.stdout.splitlines() if line[:2] == "  "
+        }
+        assert named == entry_points
+    refused = command("", "pretrian")
+    assert (
+        refused.returncode == USAGE_ERROR and "Did you mean pretrain" in refused.stderr
+    )
+
+
 def test_flags_that_a_command_needs_are_named_together():
-    result = command("squad", "--config=experiments/squad.py")
+    result = command(".squad", "--config=experiments/squad.py")
     assert result.returncode == USAGE_ERROR
     assert (
-        "error: give --config=experiments/squad.py, --checkpoint=WORKDIR_OF_A_RUN and "
+        "error: give --config=squad, --checkpoint=WORKDIR_OF_A_RUN and "
         "--workdir=FOLDER_FOR_RESULTS." in result.stderr
     )
 
 
 def test_a_command_lists_its_own_flags_and_none_of_others():
-    shown = command("compare", "--help").stdout
-    assert "--config:" in shown and "--workdir:" in shown
-    assert "profile_steps" not in shown
+    result = command(".compare", "--help")
+    assert result.returncode == 0
+    assert "--config:" in result.stdout and "--workdir:" in result.stdout
+    assert "profile_steps" not in result.stdout

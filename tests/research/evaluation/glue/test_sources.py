@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from research.data import tfds
 from research.errors import UserError
 from research.evaluation.finetuning.data import Split, TaskData, cut, head, swapped_too
 from research.evaluation.glue import sources, tsv
@@ -201,11 +202,16 @@ def test_tfds_examples_come_back_in_the_official_order():
 
 
 def test_tfds_without_a_network_says_what_to_give(tmp_path, monkeypatch):
-    glue = pytest.importorskip("tensorflow_datasets.text.glue")
+    from tensorflow_datasets.text import glue
+
+    monkeypatch.setattr(tfds, "_has_network", lambda: False)
+    with pytest.raises(UserError, match=r"no network.*TFDS_DATA_DIR.*official TSVs"):
+        sources.load("tfds", [TASKS["rte"]])
 
     def offline(self, **kwargs):
         raise OSError("Network is unreachable")
 
+    monkeypatch.setattr(tfds, "_has_network", lambda: True)
     monkeypatch.setattr(glue.Glue, "download_and_prepare", offline)
     with pytest.raises(UserError, match=r"official TSVs") as error:
         sources.load(f"tfds:{tmp_path}", [TASKS["rte"]])
@@ -213,14 +219,14 @@ def test_tfds_without_a_network_says_what_to_give(tmp_path, monkeypatch):
 
 
 def test_tfds_writes_and_reads_the_same_rows(made_up_glue, tmp_path, monkeypatch):
-    pytest.importorskip("tensorflow_datasets.text.glue")
-    import tensorflow_datasets as tfds
+    import tensorflow_datasets
 
     def downloaded(self, urls):
         folder = str(made_up_glue)
         return folder if isinstance(urls, str) else dict.fromkeys(urls, folder)
 
-    manager = tfds.download.DownloadManager
+    monkeypatch.setattr(tfds, "_has_network", lambda: True)
+    manager = tensorflow_datasets.download.DownloadManager
     monkeypatch.setattr(manager, "download_and_extract", downloaded)
     for name in ("rte", "stsb"):
         ours = sources.load(str(made_up_glue), [TASKS[name]]).tasks[name].splits
