@@ -21,6 +21,7 @@ EXPERIMENTS = {
     "DistilBertForMaskedLM": masked_lm,
     "ElectraModel": masked_lm,
     "ElectraForMaskedLM": masked_lm,
+    "ElectraForPreTraining": masked_lm,
     "GPT2LMHeadModel": causal_lm,
     "LlamaForCausalLM": causal_lm,
     "T5ForConditionalGeneration": t5,

@@ -240,6 +240,19 @@ OBJECTIVES: dict[str, dict] = {
         # 'swapped' (ALBERT's sentence order prediction)
         "negatives": "other_document",
     },
+    "replaced_token": {
+        "loss_weight": 1.0,  # of the generator
+        "rtd_weight": 50.0,
+        "noise_density": 0.15,
+        "mask_prob": 0.85,
+        "draws": "without_replacement",  # or 'with_replacement'
+        # embedding tables of generator and model: 'shared' (ELECTRA), 'separate',
+        # 'disentangled' (DeBERTaV3: the model learns the difference)
+        "sharing": "shared",
+        "generator_width": 0.25,  # share of the model's widths
+        "generator_depth": 1.0,  # share of the model's layers
+        "isolate_documents": False,
+    },
     "span_boundary": {
         "loss_weight": 1.0,
         "sbo_weight": 1.0,  # 0 = span masking alone

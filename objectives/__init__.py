@@ -29,6 +29,7 @@ from objectives.multi_token import MultiToken
 from objectives.next_sentence import NextSentence
 from objectives.phases import Phases
 from objectives.prefix_lm import PrefixLM
+from objectives.replaced_token import ReplacedToken
 from objectives.span_boundary import SpanBoundary
 from objectives.span_corruption import SpanCorruption
 from objectives.text_infilling import TextInfilling
@@ -39,6 +40,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "causal_lm": CausalLM,
     "masked_lm": MaskedLM,
     "next_sentence": NextSentence,
+    "replaced_token": ReplacedToken,
     "span_boundary": SpanBoundary,
     "span_corruption": SpanCorruption,
     "prefix_lm": PrefixLM,

@@ -116,6 +116,18 @@ class Objective:
             "heads": self.init_heads(config, rngs=rngs),
         }
 
+    @property
+    def trains_whole_model(self) -> bool:
+        """Whether the model's own parameters are all that it reads in training."""
+        return True
+
+    def complete(self, weights: dict[str, Any]) -> dict[str, Any]:
+        """Weights with which the model stands alone, from those of a checkpoint.
+
+        Themselves if `trains_whole_model`. Done twice it gives the same as once.
+        """
+        return weights
+
     def read_at(self, term: str, target: Target) -> Int[Array, "B P"] | None:
         """Positions whose hidden states the term's readout needs; None = all."""
         del term

@@ -85,6 +85,14 @@ class Components(Objective):
                 f"{ {n: c.exported for n, c in self.components} }."
             )
 
+        whole = {name: c.trains_whole_model for name, c in self.components}
+        if len(set(whole.values())) > 1:
+            raise ValueError(
+                f"{self.kind}: {', '.join(n for n in whole if not whole[n])} trains a "
+                f"model that reads tables of another network, the other components one "
+                f"that has its own. Share the tables in another way, or train it alone."
+            )
+
     @property
     def kind(self) -> str:
         """'mixture' or 'phases'."""
@@ -150,6 +158,15 @@ class Components(Objective):
             assert isinstance(found, Heads), "combinators name their heads"
             _unite(heads, found.by_name(), f"heads of {name!r}")
         return Heads(heads)
+
+    @property
+    def trains_whole_model(self) -> bool:
+        return all(component.trains_whole_model for _, component in self.components)
+
+    def complete(self, weights: dict[str, Any]) -> dict[str, Any]:
+        for _, component in self.components:
+            weights = component.complete(weights)
+        return weights
 
     @property
     def has_own_networks(self) -> bool:

@@ -97,6 +97,17 @@ class Composed(Objective):
         return {**networks, "heads": Heads({stage.head_name: networks["heads"]})}
 
     @property
+    def trains_whole_model(self) -> bool:
+        return self.stages[-1].trains_whole_model
+
+    def complete(self, weights: dict[str, Any]) -> dict[str, Any]:
+        return self.stages[-1].complete(weights)
+
+    @property
+    def token_term(self) -> str | None:
+        return next(filter(None, (stage.token_term for stage in self.stages)), None)
+
+    @property
     def has_own_networks(self) -> bool:
         return any(stage.has_own_networks for stage in self.stages)
 

@@ -28,7 +28,8 @@ KINDS = [
     (name, architecture)
     for name, kind in objectives.OBJECTIVES.items()
     for architecture in kind.architectures
-    if name != "next_sentence"  # It predicts no tokens.
+    # Their models predict no tokens.
+    if name not in ("next_sentence", "replaced_token")
 ]
 LENGTHS = (9, 4)
 

@@ -6,10 +6,12 @@ message. Functions elsewhere take dataclasses, and no field has a default.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
+from flax import nnx
 
 import models
 from research.config import checks, kinds, objective_section, strict
@@ -114,11 +116,15 @@ def _refuse(problems: list[str]) -> None:
 def _objective_problems(run: RunConfig) -> list[str]:
     """Builds the objective over a vocabulary like the configured one.
 
-    Finds the wrong backbone, hyperparameters out of range, too few sentinels and
-    sequences that are too long before any text is read.
+    Finds the wrong backbone, hyperparameters out of range, networks that do not fit,
+    too few sentinels and sequences that are too long before any text is read.
     """
     try:
         objective = objective_section.provisional(run)
+        if objective.has_own_networks:
+            size = run.model.vocab_size or objective.vocabulary.vocab_size
+            model = dataclasses.replace(run.model, vocab_size=size)
+            nnx.eval_shape(lambda: objective.networks(model, rngs=nnx.Rngs(0)))
     except (ValueError, TypeError) as error:
         return [f"config.objective: {error}"]
     return checks.length_problems(run.model, objective)

@@ -203,6 +203,7 @@ def export_workdir(
     else:
         params, step = streamed.open_params(source / "checkpoints", which)
     objective = objective_section.create(run, vocabulary)
+    params = objective.complete(params)
     came = origin.load(source)
     if came is None:
         model_config, params = exporter.with_their_positions(

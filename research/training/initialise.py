@@ -143,8 +143,9 @@ def run_weights(folder: pathlib.Path, which: str = "last") -> tuple[Params, int]
     """
     params, step = checkpoints.load_params(folder / "checkpoints", which)
     config = config_lib.parse(workdir.load_config(folder))
+    complete = objective_section.provisional(config).complete
     if not has_constants(config):
-        return params, step
+        return complete(params), step
     with user_errors():
         vocabulary = tokenizer_files.load(folder / "tokenizer").vocabulary()
     parts = program_lib.create(
@@ -159,7 +160,7 @@ def run_weights(folder: pathlib.Path, which: str = "last") -> tuple[Params, int]
         ) from error
     constants = parts.constants_of(begun)
     check_constants(folder, constants, has_begun=True)
-    return adaptation.join(params, constants, jnp.int32(0)), step
+    return complete(adaptation.join(params, constants, jnp.int32(0))), step
 
 
 def has_constants(config: RunConfig) -> bool:

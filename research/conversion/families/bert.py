@@ -260,10 +260,21 @@ ELECTRA = Family(
             "generator_predictions.LayerNorm",
             "generator_lm_head.bias",
         ),
+        Head(
+            "replaced tokens",
+            (
+                *linear("dense", "discriminator_predictions.dense"),
+                *linear("score", "discriminator_predictions.dense_prediction"),
+            ),
+        ),
     ),
-    classes={("masked LM",): "ElectraForMaskedLM", (): "ElectraModel"},
+    classes={
+        ("masked LM",): "ElectraForMaskedLM",
+        ("replaced tokens",): "ElectraForPreTraining",
+        (): "ElectraModel",
+    },
     repeats={r"generator_lm_head\.weight": _TABLE},
     ignored=(r".*embeddings\.position_ids",),
-    # No objective here has the discriminator's head.
+    # A checkpoint has no generator to go on with: it becomes a run of another objective.
     carried={"ElectraForPreTraining": (r"discriminator_predictions\..*",)},
 )

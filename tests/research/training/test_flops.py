@@ -33,7 +33,8 @@ def compiled_flops(config, objective) -> float:
 
         def loss(params):
             networks = modules.merge(params)
-            terms, _ = objective.losses(networks, example, deterministic=True)
+            rng = jax.random.key(0)
+            terms, _ = objective.losses(networks, example, rng=rng, deterministic=True)
             return sum(value / weight for value, weight in terms.values())
 
         return jax.grad(loss)(params)
