@@ -15,7 +15,7 @@ Command:
     ... --config.objective.replaced_token.sharing=shared     # ELECTRA's sharing
     ... --config.objective.replaced_token.sharing=separate   # tables of their own
 
-TIME
+Time: 1000 steps of 32 rows take 45 minutes (1.3e14 FLOPs).
 Expected: the loss starts at ln 8192 + 256 * 0.02^2 / 2 + 50 ln 2 = 43.7 nats. 'rtd' falls at
 once to what the share of replaced tokens says, about 0.4.
 """

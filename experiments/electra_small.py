@@ -13,7 +13,7 @@ Command:
     ... --config.objective.replaced_token.draws=with_replacement   # as in ELECTRA's code
     ... --config.objective.replaced_token.sharing=separate         # tables of their own
 
-TIME
+Time: 1000 steps of 32 rows take 35 minutes (9.9e13 FLOPs).
 Expected: the loss starts at ln 8192 + 128 * 0.02^2 / 2 + 50 ln 2 = 43.7 nats. 'rtd' falls at
 once to what the share of replaced tokens says, about 0.4, and further when the generator
 leaves its plateau.

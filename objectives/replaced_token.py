@@ -236,9 +236,8 @@ class ReplacedToken(Objective):
         after = self.corrupt(rng, example)
         target = after.targets["mlm"]
         live = target.loss_weights > 0
-        again = jnp.pad(live[:, 1:], ((0, 0), (1, 0))) & jnp.pad(
-            target.positions[:, 1:] == target.positions[:, :-1], ((0, 0), (1, 0))
-        )
+        places = target.positions
+        again = live[:, 1:] & (places[:, 1:] == places[:, :-1])
         # [EOD] does not count; a tokenizer may use it for [SEP] too.
         tokens = after.inputs.tokens
         counted = tokens != self.vocabulary.eod_id

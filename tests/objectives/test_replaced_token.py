@@ -294,4 +294,4 @@ def test_it_predicts_no_tokens():
     assert objective.scoring() is None and objective.prompt is None
     assert objective.token_term is None and objective.exported == "model"
     with pytest.raises(ValueError, match="draws tokens in its losses: give rng"):
-        objective.losses({}, setting("separate")[-1])
+        objective.stages[0].losses({}, setting("separate")[-1])

@@ -10,6 +10,8 @@ from research.generation import language_model
 from research.training import checkpoints, pretraining, state, trained_run
 from tests.research.training import tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
