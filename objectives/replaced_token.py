@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any, ClassVar
 
 import jax
@@ -25,7 +24,7 @@ from objectives.validation import check_choice, check_range, check_row_length
 
 DRAWS = ("without_replacement", "with_replacement")
 SHARING = ("shared", "separate", "disentangled")
-Path = tuple[str | int, ...]
+Path = tuple[Any, ...]  # Names, and numbers of layers.
 Tables = dict[Path, Any]  # Arrays, or their shapes.
 
 
@@ -44,7 +43,9 @@ class Generator(nnx.Module):
         self.head = MaskedLMHead(config, rngs=rngs)
         if not has_tables:
             for path in tables_of(self.backbone):
-                owner = functools.reduce(getattr, path[:-1], self.backbone)
+                owner: Any = self.backbone
+                for name in path[:-1]:
+                    owner = getattr(owner, name)
                 setattr(owner, path[-1], None)
 
 
@@ -72,6 +73,7 @@ class Detector(nnx.Module):
         del embedding
         features = ACTIVATIONS[self.activation](self.dense(hidden_states))
         table = jnp.pad(self.score.kernel[...].T, ((1, 0), (0, 0)))
+        assert self.score.bias is not None, "asked for"
         return features, table, jnp.pad(self.score.bias[...], (1, 0))
 
 
@@ -236,7 +238,7 @@ class ReplacedToken(Objective):
         after = self.corrupt(rng, example)
         target = after.targets["mlm"]
         live = target.loss_weights > 0
-        places = target.positions
+        places: Any = target.positions
         again = live[:, 1:] & (places[:, 1:] == places[:, :-1])
         # [EOD] does not count; a tokenizer may use it for [SEP] too.
         tokens = after.inputs.tokens
@@ -447,6 +449,7 @@ def _draw(
     """
     features, table, bias = jax.lax.stop_gradient(readout)
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))
+    assert target.positions is not None, "as `corrupt` makes it"
     keys = fold(keys, target.positions)
 
     def draw(slot):
@@ -472,7 +475,8 @@ def _replaced(
     tokens   the [MASK] sat on [MASK]    targets  cat, mat    drawn  dog, mat
     ->       the dog    sat on mat       and      0 1 0 0 0
     """
-    positions = jnp.where(target.loss_weights > 0, target.positions, tokens.shape[1])
+    places: Any = target.positions
+    positions = jnp.where(target.loss_weights > 0, places, tokens.shape[1])
 
     def put(row, at, new):
         return row.at[at].set(new, mode="drop")

@@ -85,16 +85,20 @@ def weights(program: Program, *, say: Callable[[str], None]) -> Params:
     """
     drawn = program.init_weights()
     source = program.config.train.init_from
-    return from_run(pathlib.Path(source), drawn, say=say) if source else drawn
+    if not source:
+        return drawn
+    whole = program.objective.trains_whole_model
+    return from_run(pathlib.Path(source), drawn, whole=whole, say=say)
 
 
 def from_run(
-    source: pathlib.Path, drawn: Params, *, say: Callable[[str], None]
+    source: pathlib.Path, drawn: Params, *, whole: bool, say: Callable[[str], None]
 ) -> Params:
     """Freshly drawn weights with those of another run in their place.
 
     Tables with a row a token take the rows they had; rows of appended tokens stay as
-    drawn. Heads and further networks that the other run did not have stay as drawn.
+    drawn. Heads and further networks that the other run did not have stay as drawn,
+    networks only if the model is `whole` without them (`trains_whole_model`).
 
     Raises:
       UserError: if the models differ.
@@ -105,6 +109,7 @@ def from_run(
     old_size = old["model/token_embedding"].shape[0]
     new_size = new["model/token_embedding"].shape[0]
     problems, fresh, values = [], [], {}
+    may_be_fresh = tuple(f"{n}/" for n in drawn if n != "model") if whole else "heads/"
     for name, value in new.items():
         found = old.get(name)
         extended = None
@@ -112,7 +117,7 @@ def from_run(
             extended = _extended(np.asarray(found), value, old_size, new_size)
         if extended is not None:
             values[name] = _put(extended, value)
-        elif not name.startswith("model/") and found is None:
+        elif found is None and name.startswith(may_be_fresh):
             fresh.append(name)
             values[name] = value
         else:

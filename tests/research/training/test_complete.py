@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import presets
+from research.errors import UserError
 from research.generation import language_model
 from research.training import checkpoints, pretraining, state, trained_run
 from tests.research.training import tiny
@@ -59,3 +60,15 @@ def test_another_run_begins_with_complete_tables(run):
         table(before.params, "model", "token_embedding"),
         table(after.params, "model", "token_embedding"),
     )
+
+
+def test_a_run_without_the_other_network_is_no_beginning(run):
+    """The model's own tables are idle: those of the other run would go unused."""
+    config, folder = run
+    plain = config.copy_and_resolve_references()
+    plain.objective = presets.objective("masked_lm")
+    pretraining.pretrain(plain, folder / "plain", say=lambda line: None)
+    config = config.copy_and_resolve_references()
+    config.train.init_from = str(folder / "plain")
+    with pytest.raises(UserError, match="generator/backbone.*: missing there"):
+        pretraining.pretrain(config, folder / "refused", say=lambda line: None)
