@@ -121,9 +121,9 @@ def rows_of(seed: int = 0) -> TokenBatch:
 
 def networks_of(case: Case, objective, **settings):
     """Backbone, heads and whatever else the objective has."""
-    return objective.networks(
-        tiny_config(case.architecture, **settings), rngs=nnx.Rngs(0)
-    )
+    config = tiny_config(case.architecture, **settings)
+    networks = objective.networks(config, rngs=nnx.Rngs(0))
+    return {**networks, "heads": objective.init_heads(config, rngs=nnx.Rngs(1))}
 
 
 @functools.cache
