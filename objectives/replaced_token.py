@@ -177,7 +177,6 @@ class ReplacedToken(Objective):
             inputs=length,
             encoder=0,
             targets={"mlm": self.num_slots, "rtd": length},
-            tokens=self.row_length,
         )
 
     @property
