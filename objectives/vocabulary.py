@@ -67,6 +67,14 @@ class Vocabulary:
     def __hash__(self) -> int:
         return hash(self._digest)
 
+    @property
+    def unknown_share(self) -> float:
+        """Share of ``[UNK]`` among the tokens of the training split."""
+        total = self.unigram_counts.sum()
+        if self.unk_id < 0 or total == 0:
+            return 0.0
+        return float(self.unigram_counts[self.unk_id] / total)
+
     def require(self, objective: str, *names: str) -> None:
         """Refuses a vocabulary that lacks one of the named ids or tables.
 

@@ -81,22 +81,23 @@ class Corpus:
     def sample(self, max_characters: int) -> list[str]:
         """Documents of about `max_characters` in all, the same ones every time.
 
-        Evenly spaced parts give equal shares, each from its beginning, so the cost
-        does not grow with the corpus; one that is small enough is given whole.
+        They are spread over the whole of at most MAX_SAMPLED_PARTS evenly spaced parts,
+        because a file may be ordered by language or source. A corpus that is small
+        enough is given whole; of a longer document than the sample, the beginning.
         """
         count = min(len(self.parts), MAX_SAMPLED_PARTS)
         chosen = [self.parts[i * len(self.parts) // count] for i in range(count)]
+        total = sum(part.size for part in chosen)
         texts: list[str] = []
-        left = max_characters
-        for number, part in enumerate(chosen):
-            share = left // (count - number)
-            for text, _ in part.read():
-                if share <= 0:
-                    break
-                if text.strip():
-                    texts.append(_valid(text[:share]))
-                    share -= len(texts[-1])
-                    left -= len(texts[-1])
+        taken, before = 0, 0
+        for part in chosen:
+            for text, extent in part.read():
+                # Behind what this place of the corpus is due, so the document is taken.
+                due = max_characters * (before + extent) / max(total, 1)
+                if text.strip() and taken <= due and taken < max_characters:
+                    texts.append(_valid(text[: max_characters - taken]))
+                    taken += len(texts[-1])
+            before += part.size
         return texts
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import unicodedata
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 WORD_MARK = "▁"  # sentencepiece's space
 CLOSERS = "\"'”’»)]}*_`"
+# Beginnings of the names of characters in scripts without spaces.
+UNSPACED = ("CJK ", "HIRAGANA", "KATAKANA", "THAI ", "LAO ", "KHMER ", "MYANMAR ")
+_CJK_BYTES = [bytes([byte]) for byte in range(0xE3, 0xEA)]
 STOPS = (".", "!", "?", "…", "。", "！", "？")
 
 
@@ -18,8 +22,9 @@ class PieceTexts:
     """Tables over the vocabulary; the entries of special tokens have no meaning.
 
     Attributes:
-      is_word_start: bool [V], the piece begins with white space, or carries no
-        continuation mark; None if pieces have no such marks.
+      is_word_start: bool [V], the piece begins with white space, carries no
+        continuation mark, or begins with a character of a script that is written
+        without spaces; None if pieces have no such marks.
       is_sentence_end: bool [V], the piece ends with a full stop, exclamation or
         question mark, closing quotes and brackets aside, or with a line break.
       num_bytes: int32 [V], UTF-8 bytes of text that the piece stands for; white space
@@ -40,7 +45,7 @@ def texts(definition: str, vocabulary: Sequence[str]) -> PieceTexts:
     """
     kind = _kind(json.loads(definition), vocabulary)
     found = [READERS[kind](piece) for piece in vocabulary]
-    starts = np.array([start for _, start in found])
+    starts = np.array([start or _is_unspaced(text) for text, start in found])
     return PieceTexts(
         is_word_start=None if kind == "plain" else starts,
         is_sentence_end=np.array([ends_sentence(text) for text, _ in found]),
@@ -58,6 +63,18 @@ def ends_sentence(text: bytes) -> bool:
     stripped = string.rstrip()
     line_ends = "\n" in string[len(stripped) :]
     return line_ends or stripped.rstrip(CLOSERS).endswith(STOPS)
+
+
+def _is_unspaced(text: bytes) -> bool:
+    """Whether text begins in a script whose words no spaces divide.
+
+    Words are then characters, or the pieces that a tokenizer has for several of them.
+    A first byte of E3 to E9 alone begins a Chinese or Japanese character.
+    """
+    first = text.decode("utf-8", "ignore")[:1]
+    if not first or first == "\ufffd":
+        return text[:1] in _CJK_BYTES
+    return unicodedata.name(first, "").startswith(UNSPACED)
 
 
 def _kind(definition: dict, vocabulary: Sequence[str]) -> str:

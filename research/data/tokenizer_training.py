@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import collections
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +19,11 @@ from research.data.roles import NAMES, sentinels
 from research.data.tokenizer import Tokenizer
 
 SPECIALS = [names[0] for names in NAMES.values()]
+# As trainers take them. A mask stands for a word and the space before it.
+_SPECIALS = [
+    tokenizers.AddedToken(name, lstrip=name == NAMES["mask"][0], special=True)
+    for name in SPECIALS
+]
 UNK = NAMES["unk"][0]
 
 # How many characters of text to train on. Unigram's training time is that of 10 times
@@ -26,7 +33,10 @@ SAMPLE_CHARACTERS = {"bpe": 16_000_000, "wordpiece": 16_000_000, "unigram": 2_00
 # Smallest number of pieces besides special tokens: all bytes, or a few characters.
 MIN_PIECES = {"bpe": 256, "wordpiece": 64, "unigram": 64}
 
-MAX_CHARACTERS = 1000  # of a WordPiece vocabulary; the others are unknown
+# Of a WordPiece vocabulary. More where the text needs them: characters that make up
+# this share of it are in, and further ones where the words leave room.
+USUAL_CHARACTERS = 1000
+COVERAGE = 0.9999
 
 
 def check(config: TokenizerConfig) -> None:
@@ -68,7 +78,12 @@ def train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
             f"data.tokenizer.vocab_size={config.vocab_size} has room for; raise it."
         )
     backend.add_special_tokens([f"[unused{i}]" for i in range(num_trained - learned)])
-    backend.add_special_tokens(sentinels(config.num_sentinels))
+    backend.add_special_tokens(
+        [
+            tokenizers.AddedToken(name, lstrip=True, special=True)
+            for name in sentinels(config.num_sentinels)
+        ]
+    )
     return Tokenizer.of(backend.to_str())
 
 
@@ -81,7 +96,7 @@ def _bpe(texts: list[str], vocab_size: int, lowercase: bool) -> tokenizers.Token
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=SPECIALS,
+        special_tokens=_SPECIALS,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -105,12 +120,14 @@ def _wordpiece(
     for text in texts:
         counts.update(backend.normalizer.normalize_str(text))
     ranked = sorted(counts, key=lambda character: (-counts[character], character))
-    limit = min(MAX_CHARACTERS, (vocab_size - len(SPECIALS)) // 4)
-    alphabet = sorted([c for c in ranked if not c.isspace()][:limit])
+    ranked = [character for character in ranked if not character.isspace()]
+    room = vocab_size - len(SPECIALS)
+    limit = min(_num_characters(ranked, counts, room), room // 2)
+    alphabet = sorted(ranked[:limit])
     continuations = [f"##{character}" for character in alphabet]
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
-        special_tokens=SPECIALS + continuations,
+        special_tokens=_SPECIALS + continuations,
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
         show_progress=False,
@@ -118,7 +135,20 @@ def _wordpiece(
     backend.train_from_iterator(texts, trainer)
     definition = json.loads(backend.to_str())
     definition["added_tokens"] = definition["added_tokens"][: len(SPECIALS)]
+    pieces = definition["model"]["vocab"]
+    for character in ranked[limit : limit + (vocab_size - len(pieces)) // 2]:
+        pieces |= {character: len(pieces), f"##{character}": len(pieces) + 1}
     return tokenizers.Tokenizer.from_str(json.dumps(definition))
+
+
+def _num_characters(
+    ranked: list[str], counts: collections.Counter[str], room: int
+) -> int:
+    """The usual number of characters, or as many as COVERAGE of the text takes."""
+    usual = min(USUAL_CHARACTERS, room // 4)
+    covered = list(itertools.accumulate(counts[character] for character in ranked))
+    needed = bisect.bisect_left(covered, COVERAGE * covered[-1]) + 1 if covered else 0
+    return max(usual, needed)
 
 
 def _unigram(
@@ -138,7 +168,7 @@ def _unigram(
     backend.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size,
-        special_tokens=SPECIALS,
+        special_tokens=_SPECIALS,
         unk_token=UNK,
         show_progress=False,
     )

@@ -14,6 +14,14 @@ from research.training.loop import Result
 from research.training.program import Program
 from research.training.state import count_params
 
+# Share of [UNK] that is warned of, and how.
+MAX_UNKNOWN = 1e-3
+UNKNOWN_WARNING = (
+    ": this text is not what the tokenizer was made for. Train one on it with "
+    "data.tokenizer.kind=bpe, which knows every character, or raise "
+    "data.tokenizer.vocab_size"
+)
+
 
 def opening(program: Program, data: Data, first_step: int) -> str:
     """Model, objective, data and devices in a few lines."""
@@ -46,6 +54,12 @@ def opening(program: Program, data: Data, first_step: int) -> str:
         )
     for name, part, _ in program.objective.parts():
         lines += [f"note: {name}{': ' * bool(name)}{note}" for note in part.notes]
+    unknown = data.vocabulary.unknown_share
+    if unknown > 0:
+        lines.append(
+            f"[UNK] makes up {unknown:.2%} of the training tokens"
+            + UNKNOWN_WARNING * (unknown > MAX_UNKNOWN)
+        )
     if first_step:
         lines.append(f"going on from the checkpoint of step {first_step}")
     return "\n".join(lines)

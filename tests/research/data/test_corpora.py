@@ -107,6 +107,17 @@ def test_sample_takes_from_every_part(tmp_path):
     assert corpus.sample(10**6) == list(corpus.documents())
 
 
+def test_sample_is_spread_over_a_file_that_is_ordered(tmp_path):
+    documents = [
+        f"{language} {i} {'x' * 80}" for language in "abcd" for i in range(250)
+    ]
+    (tmp_path / "a.txt").write_bytes(plain_text(documents))
+    sample = corpora.open_corpus(str(tmp_path), text_field="text").sample(9_000)
+    counts = [sum(text.startswith(language) for text in sample) for language in "abcd"]
+    assert max(counts) - min(counts) <= 2 and set(sample[:-1]) <= set(documents)
+    assert sum(map(len, sample)) == 9_000
+
+
 def test_lone_surrogates_are_replaced(tmp_path):
     path = tmp_path / "corpus.jsonl"
     path.write_text('{"text": "a \\ud800 b"}\n')

@@ -323,3 +323,44 @@ def test_objectives_find_sentences_in_byte_level_tokens(trained):
         "Is given (a file).",
         "done",
     ]
+
+
+CHINESE = [chr(0x4E00 + i) for i in range(3000)]
+
+
+def characters(number: int, rng: np.random.Generator) -> str:
+    return "".join(rng.choice(CHINESE, number))
+
+
+def test_wordpiece_knows_as_many_characters_as_fit():
+    rng = np.random.default_rng(0)
+    texts = [characters(300, rng) for _ in range(200)]
+    config = helpers.tokenizer_config("wordpiece", vocab_size=8192)
+    tokenizer = tokenizer_training.train(texts, config)
+    unknown = tokenizer.vocabulary().unk_id
+    assert not np.isin(unknown, np.concatenate(tokenizer.encode_batch(texts)))
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
+def test_masks_and_sentinels_take_the_space_before_them(trained, kind):
+    tokenizer = trained[kind]
+    spaced, bare = tokenizer.encode_batch(
+        [
+            "one of the [MASK] in <extra_id_0> town",
+            "one of the[MASK] in<extra_id_0> town",
+        ],
+        parse_specials=True,
+    )
+    assert list(spaced) == list(bare)
+
+
+def test_characters_of_unspaced_scripts_are_words():
+    tokenizer = tokenizer_training.train(
+        ["一二三四五 and สวัสดี one two 一二 三四"] * 20,
+        helpers.tokenizer_config("wordpiece", vocab_size=700),
+    )
+    (ids,) = tokenizer.encode_batch(["一二三 ones"])
+    starts = tokenizer.vocabulary().is_word_start[np.asarray(ids)]
+    found = [tokenizer.token(int(i)) for i in ids]
+    assert starts[:3].all() and found[0] == "一"
+    assert not starts[4:].any()  # The rest of "ones".
