@@ -146,17 +146,15 @@ class ReplacedToken(Objective):
     isolate_documents: bool
 
     def __post_init__(self):
-        name = self.name
-        check_row_length(name, self.row_length, 2)
-        check_range(name, "loss_weight", self.loss_weight, above=0)
-        check_range(name, "rtd_weight", self.rtd_weight, above=0)
-        check_range(name, "noise_density", self.noise_density, above=0, below=1)
-        check_range(name, "mask_prob", self.mask_prob, above=0, at_most=1)
-        check_range(name, "generator_width", self.generator_width, above=0, at_most=1)
-        check_range(name, "generator_depth", self.generator_depth, above=0, at_most=1)
-        check_choice(name, "draws", self.draws, DRAWS)
-        check_choice(name, "sharing", self.sharing, SHARING)
-        self.vocabulary.require(name, "cls_id", "sep_id", "mask_id")
+        check_row_length(self, 2)
+        check_range(self, "loss_weight", "rtd_weight", above=0)
+        check_range(self, "noise_density", above=0, below=1)
+        check_range(
+            self, "mask_prob", "generator_width", "generator_depth", above=0, at_most=1
+        )
+        check_choice(self, "draws", DRAWS)
+        check_choice(self, "sharing", SHARING)
+        self.vocabulary.require(self.name, "cls_id", "sep_id", "mask_id")
 
     @property
     def terms(self) -> dict[str, Term]:
@@ -175,7 +173,6 @@ class ReplacedToken(Objective):
         length = self.row_length + 2
         return Lengths(
             inputs=length,
-            encoder=0,
             targets={"mlm": self.num_slots, "rtd": length},
         )
 

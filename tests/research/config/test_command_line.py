@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -227,7 +228,7 @@ def test_folders_of_the_users_hide_none_of_ours(tmp_path):
     assert shown.returncode == 0, shown.stderr
     assert json.loads(shown.stdout)["model"]["architecture"] == "decoder"
     listed = command(".preview", "--list", cwd=tmp_path).stdout
-    assert "  mine               My own run." in listed
+    assert re.search(r"^  mine +My own run\.$", listed, re.MULTILINE)
     assert "  compare_small  " in listed
     refused = command(".preview", "--config=min", cwd=tmp_path)
     assert "Did you mean mine? Available in experiments: mine." in refused.stderr

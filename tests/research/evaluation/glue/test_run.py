@@ -391,7 +391,7 @@ def test_bad_configs():
     for changes, message in (
         ({"schedule": "polynomial"}, "schedule = 'polynomial'"),
         ({"num_epoch": 3}, "no field 'num_epoch'. Did you mean num_epochs"),
-        ({"weight_decay": float("nan")}, "weight_decay = nan: must be >= 0"),
+        ({"weight_decay": float("nan")}, "weight_decay = nan: must be finite"),
         ({"learning_rate": 1e-3}, "set learning_rates instead"),
     ):
         with pytest.raises(UserError, match=message):
