@@ -12,7 +12,7 @@ Command:
     python -m research.pretrain --config=experiments/dual.py --workdir=runs/dual
     ... --config.objective.shares="(1, 15)"       # causal rows : diffusion rows
 
-Time: 1000 steps of 32 rows take 40 minutes (1.2e14 FLOPs).
+Cost: 1.4e14 FLOPs for 1000 steps of 32 rows.
 Expected: both losses start at 9.06 nats; diffusion's is an upper bound.
 """
 

@@ -73,7 +73,8 @@ def _write(config: Any) -> Settings:
     rope = {"rope_type": "default", "rope_theta": config.rope_theta}
     return {
         "layer_types": [_GLOBAL] * config.num_layers,
-        "rope_parameters": {_GLOBAL: rope, _LOCAL: rope},
+        # Its own default for layers with local windows, of which there are none.
+        "rope_parameters": {_GLOBAL: rope, _LOCAL: {**rope, "rope_theta": 10000.0}},
         # Before transformers 5.
         "global_attn_every_n_layers": 1,
         "global_rope_theta": config.rope_theta,
