@@ -19,7 +19,7 @@ from research.comparison.statistics import Scores
 from research.config import saved
 from research.errors import UserError
 from research.evaluation.interface import Metric, Result
-from research.machine import files
+from research.machine import checksums, files
 from research.training import workdir as workdir_lib
 from research.training.workdir import CONFIG, METRICS, written_by
 
@@ -182,17 +182,19 @@ def load(workdir: pathlib.Path) -> Results:
 
 def _outcome(folder: pathlib.Path) -> tuple[str, dict[str, Any], str]:
     """State of a job, what it recorded, and what is known if it is not done."""
-    if outcomes.is_done(folder):
-        try:
+    value: dict[str, Any] = {}
+    try:
+        if outcomes.is_done(folder):
             value = outcomes.read(folder / outcomes.DONE)
             _check_metrics(folder, value)
-            return "done", value, ""
-        except outcomes.DamagedError as error:
-            return "damaged", {}, str(error)
-    try:
+        checksums.check(folder)
+        if (folder / CONFIG).exists():
+            files.read_json(folder / CONFIG, data=dict)
         workdir_lib.read_metrics(folder)
-    except UserError as error:
+    except (outcomes.DamagedError, UserError) as error:
         return "damaged", {}, str(error)
+    if value:
+        return "done", value, ""
     failures = outcomes.failures(folder)
     if not failures:
         return "unfinished" if folder.exists() else "missing", {}, ""
@@ -230,11 +232,12 @@ def _check_metrics(folder: pathlib.Path, value: Mapping[str, Any]) -> None:
 def _read_run(
     folder: pathlib.Path, job: Job, state: str, value: Mapping[str, Any]
 ) -> Run:
-    config = {}
-    # Absent before the run starts, and shown by the report only.
-    with contextlib.suppress(OSError, files.Damaged):
-        config = files.read_json(folder / CONFIG, data=dict)
-    lines = [] if state == "damaged" else workdir_lib.read_metrics(folder)
+    config, lines = {}, []
+    if state != "damaged":
+        lines = workdir_lib.read_metrics(folder)
+        # Absent before the run starts.
+        with contextlib.suppress(OSError):
+            config = files.read_json(folder / CONFIG, data=dict)
     return Run(
         job=job,
         state=state,

@@ -18,6 +18,7 @@ import pyarrow.parquet
 import tokenizers
 
 from research.conversion import safetensors
+from research.machine import checksums
 from tests.fuzz import damage
 from tests.research.comparison import fixtures
 from tests.research.training import tiny
@@ -83,6 +84,8 @@ def prepare(base: pathlib.Path) -> list[Attempt]:
     tiny.write_corpus(base / "corpus", 100)
     write_llama(base / "llama")
     fixtures.fill(base / "comparison", fixtures.parsed(seeds=(0, 1)))
+    for path in (base / "comparison").rglob("config.json"):
+        checksums.record(path.parent, path.name)
     runs = []
     for name in OBJECTIVES:
         config = write_experiment(base / f"run_{name}", values_of(base, name))
