@@ -23,6 +23,7 @@ from research.conversion.family import (
     layers_of,
     matches,
 )
+from research.machine import files
 from research.training.streamed import Deferred
 
 # Names of norms in checkpoints that came from TensorFlow (bert-base-uncased).
@@ -75,7 +76,7 @@ def read(folder: pathlib.Path) -> Checkpoint:
             f"{folder} has no config.json: give a folder with config.json, "
             f"model.safetensors and the tokenizer's files."
         )
-    hf_config = safetensors.read_json(path)
+    hf_config = files.read_json(path)
     for file in (path, folder / origin.GENERATION):
         if file.exists():
             _check_ids(file)
@@ -107,7 +108,7 @@ def read(folder: pathlib.Path) -> Checkpoint:
 
 def _check_ids(path: pathlib.Path) -> None:
     """Refuses special tokens that are no ids; generation stops at some of them."""
-    for field, value in safetensors.read_json(path).items():
+    for field, value in files.read_json(path).items():
         ids = value if isinstance(value, list) else [value]
         is_right = all(number is None or type(number) is int for number in ids)
         if field.endswith("_token_id") and not is_right:

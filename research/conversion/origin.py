@@ -55,7 +55,7 @@ class Origin:
     def values(self, name: str) -> dict[str, Any]:
         """What a JSON file that came with it holds; nothing if it had none."""
         path = self.folder / name
-        return safetensors.read_json(path) if path.exists() else {}
+        return files.read_json(path) if path.exists() else {}
 
 
 def save(
@@ -85,7 +85,7 @@ def save(
         specs = {name: (tensor.dtype, tensor.shape) for name, tensor in carried.items()}
         safetensors.write(target / _CARRIED, specs, carried.__getitem__)
     # RoBERTa's classes have a first layer of their own, and no use for its pooler.
-    is_bert = json.loads((target / _CONFIG).read_text())["model_type"] == "bert"
+    is_bert = files.read_json(target / _CONFIG)["model_type"] == "bert"
     if is_bert and "pooler.dense.weight" in carried:
         weight, bias = (carried[f"pooler.dense.{x}"] for x in ("weight", "bias"))
         dense = {"kernel": weight.T, "bias": bias}
@@ -98,12 +98,12 @@ def load(workdir: pathlib.Path) -> Origin | None:
     folder = workdir / IMPORTED
     if not (folder / _ORIGIN).exists():
         return None
-    values = safetensors.read_json(folder / _ORIGIN)
+    values = files.read_json(folder / _ORIGIN)
     carried = folder / _CARRIED
     return Origin(
         source=values["source"],
         folder=folder,
-        hf_config=safetensors.read_json(folder / _CONFIG),
+        hf_config=files.read_json(folder / _CONFIG),
         heads=tuple(values["stages"]),
         dtypes={n: safetensors.DTYPES[d] for n, d in values["dtypes"].items()},
         carried=safetensors.Tensors([carried]) if carried.exists() else {},

@@ -130,13 +130,10 @@ def open_folder(folder: pathlib.Path) -> Tensors:
 
 
 def _open_shards(folder: pathlib.Path, index: pathlib.Path) -> Tensors:
-    values = read_json(index)
-    files = values.get("weight_map")
-    if not isinstance(files, dict) or not all(
-        isinstance(f, str) for f in files.values()
-    ):
+    weight_map = files.read_json(index, weight_map=dict)["weight_map"]
+    if not all(isinstance(name, str) for name in weight_map.values()):
         raise ValueError(f"{index}: weight_map must give the file of every tensor.")
-    names = sorted(set(files.values()))
+    names = sorted(set(weight_map.values()))
     outside = [name for name in names if pathlib.PurePath(name).name != name]
     if outside:
         raise ValueError(
@@ -147,28 +144,13 @@ def _open_shards(folder: pathlib.Path, index: pathlib.Path) -> Tensors:
     if lost:
         raise ValueError(f"{folder} lacks {', '.join(lost)}, named in {_INDEX}.")
     tensors = Tensors(folder / name for name in names)
-    absent = sorted(set(files) - set(tensors))
+    absent = sorted(set(weight_map) - set(tensors))
     if absent:
         raise ValueError(
             f"{_INDEX} names tensors that its files do not hold: "
             f"{', '.join(absent[:8])}. Fetch the checkpoint again."
         )
     return tensors
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-      ValueError: if it holds anything else.
-    """
-    try:
-        values = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
-    if isinstance(values, dict):
-        return values
-    raise ValueError(f"{path} holds no JSON object.")
 
 
 def write(

@@ -30,6 +30,7 @@ from research.data.roles import (
 )
 from research.data.tokenizer import Tokenizer
 from research.machine import checksums
+from research.machine.files import read_json
 
 CONFIG_FILE = "tokenizer_config.json"
 VOCABULARY_FILES = ("encoder.json", "vocab.json")
@@ -109,8 +110,7 @@ def _settings(folder: pathlib.Path) -> dict[str, Any]:
     for name in (CONFIG_FILE, SPECIALS_FILE):
         file = folder / name
         if file.is_file():
-            with _reading(file):
-                settings |= json.loads(file.read_text(encoding="utf-8"))
+            settings |= read_json(file)
     return settings
 
 

@@ -166,9 +166,7 @@ def imported_ends(workdir: pathlib.Path) -> tuple[int, ...]:
     """Ids that end a text, as the files say that an imported run came with."""
     for name in ("generation_config.json", "config.json"):
         path = workdir / IMPORTED / name
-        ends = (
-            json.loads(path.read_text()).get("eos_token_id") if path.exists() else None
-        )
+        ends = files.read_json(path).get("eos_token_id") if path.exists() else None
         if ends is not None:
             return tuple(ends) if isinstance(ends, list) else (ends,)
     return ()
