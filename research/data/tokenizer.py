@@ -61,6 +61,9 @@ class Tokenizer:
         """
         # The library changes the last digits of numbers whenever it reads and writes.
         values = json.loads(definition) | {"truncation": None, "padding": None}
+        # BPE dropout (Provilkov et al. 2020) would give a text other tokens each time.
+        if values["model"].get("dropout"):
+            values["model"]["dropout"] = None
         definition = json.dumps(values, ensure_ascii=False)
         backend = tokenizers.Tokenizer.from_str(definition)
         vocabulary = backend.get_vocab(with_added_tokens=True)

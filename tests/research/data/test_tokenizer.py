@@ -364,3 +364,11 @@ def test_characters_of_unspaced_scripts_are_words():
     found = [tokenizer.token(int(i)) for i in ids]
     assert starts[:3].all() and found[0] == "一"
     assert not starts[4:].any()  # The rest of "ones".
+
+
+def test_a_text_has_the_same_tokens_every_time(trained):
+    values = json.loads(trained["bpe"].definition)
+    values["model"]["dropout"] = 0.5
+    tokenizer = Tokenizer.of(json.dumps(values))
+    right = trained["bpe"].encode_batch(TEXTS)
+    assert [*map(list, tokenizer.encode_batch(TEXTS))] == [*map(list, right)]
