@@ -22,6 +22,9 @@ from research.config import experiments, overrides
 from research.errors import USAGE_ERROR, UserError
 
 CONFIG_FLAG = "config"
+# What absl, ml_collections and the system raise for flags and paths that are none.
+_MISTAKES: tuple[type[Exception], ...] = (UserError, flags.Error, OSError)
+_MISTAKES += (AttributeError, KeyError, TypeError, ValueError)
 # Takes the values of the flags and returns the exit code; None = 0.
 Main: TypeAlias = Callable[[flags.FlagValues], int | None]
 
@@ -131,7 +134,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         sys.exit(0)
     try:
         return flags.FLAGS(_checked_config_flags(argv))
-    except (UserError, flags.Error, AttributeError, KeyError, TypeError) as error:
+    except _MISTAKES as error:
         _fail(error)
         raise  # Not reached; for the type checker.
 

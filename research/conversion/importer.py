@@ -29,6 +29,9 @@ from research.training.streamed import Deferred
 # Names of norms in checkpoints that came from TensorFlow (bert-base-uncased).
 _OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
 
+# Dtypes of weights. Integers would be converted without a word.
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
@@ -173,6 +176,7 @@ def params_from(checkpoint: Checkpoint, abstract: Any) -> tuple[Any, dict[str, A
     rows = {row.ours: row for row in family.rows}
     for our_name, head in heads.items():
         rows |= {f"heads/{our_name}/{r.ours}": r for r in (*head.rows, *head.optional)}
+    dtypes = checkpoint.tensors.dtypes()
     missing, wrong, used, leaves = [], [], set(), []
     for path, leaf in flatten(abstract).items():
         pattern, layer = layers_of(path)
@@ -185,6 +189,10 @@ def params_from(checkpoint: Checkpoint, abstract: Any) -> tuple[Any, dict[str, A
         shape, expected = checkpoint.tensors.shape(name), row.their_shape(leaf.shape)
         if shape != expected:
             wrong.append(f"{name}: {shape}, expected {expected} (for {path})")
+        if dtypes[name] not in _FLOATS:
+            wrong.append(
+                f"{name}: {dtypes[name]}, expected one of {', '.join(_FLOATS)}"
+            )
         leaves.append(_deferred(checkpoint, row, name, leaf.shape))
     left = [name for name in checkpoint.tensors if name not in used]
     patterns = [p for of_class in family.carried.values() for p in of_class]
@@ -248,7 +256,7 @@ def _deferred(
 def _refuse(**problems: list[str]) -> None:
     titles = {
         "missing": "missing tensors",
-        "wrong": "tensors of another shape than config.json says",
+        "wrong": "tensors of another shape than config.json says, or no floats",
         "extra": "tensors that no module here has",
         "nonzero": "tensors that must be zero",
         "differing": "tensors that must repeat another one",
