@@ -41,6 +41,7 @@ format: .venv/dev
 
 # The site in build/site. The tutorial is executed; a warning or a broken link fails.
 docs: .venv/docs
+	mkdir -p build
 	$(BIN)/jupytext --to notebook --output build/tutorial.ipynb docs/tutorial.py
 	$(BIN)/jupyter nbconvert --log-level=ERROR --execute --to markdown \
 		--output-dir docs --output tutorial.md build/tutorial.ipynb
