@@ -150,8 +150,9 @@ def _check_splits(
     if train == 0 or (heldout == 0 and heldout_fraction > 0):
         raise DataError(
             f"Corpus {corpus.name!r} has {train + heldout} document(s), too few to hold "
-            f"out a share of {heldout_fraction}. Set data.heldout_fraction=0, or divide "
-            "the text: blank lines separate the documents of a .txt file."
+            f"out a share of {heldout_fraction} and train on the rest. Divide the text "
+            "(blank lines separate the documents of a .txt file), or raise "
+            "data.heldout_fraction where there are several."
         )
 
 
