@@ -5,7 +5,9 @@
     .parquet             one row a document, in one of the columns
 
 `.txt` and `.jsonl` may be compressed (``.gz``, ``.zst``). A folder stands for all such
-files in it and its subfolders, in the order of their names; so does a glob.
+files in it and its subfolders, hidden ones left out, in the order of their names; so does
+a glob. Links are followed, the name of a link tells the format, and a file that several
+links lead to is read once. What holds no text (an empty file, a null) is skipped.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ HEAD_BYTES = 1 << 16
 def open_parts(source: str, text_field: str):
     """(name, origin, parts) of the files that `source` stands for, see `corpora`."""
     paths = find(source)
+    if not any(path.stat().st_size for path in paths):
+        raise DataError(f"{source}: empty, and so is every file in it.")
     for path in paths:
         _check(path, text_field)
     stats = [path.stat() for path in paths]
@@ -61,7 +65,7 @@ def find(source: str) -> list[pathlib.Path]:
     if path.is_file():
         found = [path]
     elif path.is_dir():
-        found = [p for p in path.rglob("*") if p.is_file() and _format(p)]
+        found = [p for p in _walk(path) if _format(p)]
         if not found:
             held = sorted(p.name for p in path.iterdir())[:5]
             raise DataError(
@@ -81,7 +85,24 @@ def find(source: str) -> list[pathlib.Path]:
     for file in found:
         if not _format(file):
             raise DataError(f"{file}: not a kind of corpus known here ({_kinds()}).")
-    return sorted(file.resolve() for file in found)
+    once: dict[pathlib.Path, pathlib.Path] = {}
+    for file in sorted(pathlib.Path(os.path.abspath(file)) for file in found):
+        once.setdefault(file.resolve(), file)
+    return list(once.values())
+
+
+def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Files below a folder. Links to folders are followed, each folder once."""
+    seen = set()
+    for where, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (pathlib.Path(where, name) for name in names if name[0] != ".")
+        yield from (path for path in paths if path.is_file())
 
 
 def read_text(path: pathlib.Path, text_field: str) -> Documents:
@@ -104,14 +125,9 @@ def read_json_lines(path: pathlib.Path, text_field: str) -> Documents:
     for number, line, position in _lines(path):
         if not line.strip():
             continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}, line {number}: not a JSON object ({error}). The line may be "
-                "cut short: fetch the file again, or drop the line."
-            ) from None
-        yield _field(value, text_field, f"{path}, line {number}"), position
+        text = _field(line, text_field, f"{path}, line {number}")
+        if text is not None:
+            yield text, position
 
 
 def read_parquet(path: pathlib.Path, text_field: str) -> Documents:
@@ -159,10 +175,10 @@ def _format(path: pathlib.Path) -> str:
 
 
 def _check(path: pathlib.Path, text_field: str) -> None:
-    """Refuses a file that is empty, of another format, or lacks the field."""
+    """Refuses a file of another format, or one that lacks the field."""
     try:
         if path.stat().st_size == 0:
-            raise DataError(f"{path}: the file is empty.")
+            return
         if _format(path) == ".parquet":
             _open_parquet(path, text_field)
             return
@@ -177,24 +193,22 @@ def _check(path: pathlib.Path, text_field: str) -> None:
     if b"\0" in head:
         raise DataError(f"{path}: a binary file, not text (it has zero bytes).")
     if _format(path) == ".jsonl":
-        first, _, rest = head.lstrip().removeprefix(b"\xef\xbb\xbf").partition(b"\n")
+        first, _, rest = head.lstrip().partition(b"\n")
         if rest or len(head) < HEAD_BYTES:
-            _check_first_line(path, first, text_field)
+            _field(first.decode(errors="replace"), text_field, f"{path}, line 1")
 
 
-def _check_first_line(path: pathlib.Path, line: bytes, text_field: str) -> None:
+def _field(line: str, text_field: str, where: str) -> str | None:
+    """The document in a line that is a JSON object; None where it is null."""
     try:
-        value = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        # Files that were joined have byte order marks inside.
+        value = json.loads(line.removeprefix("\ufeff"))
+    except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{path}, line 1: not a JSON object ({error}). A .jsonl file has one JSON "
-            "object a line; name plain text .txt."
+            f"{where}: not a JSON object that can be read ({error}). A .jsonl file has "
+            "one JSON object a line, and plain text is named .txt. If the line is cut "
+            "short, fetch the file again, or drop the line."
         ) from None
-    _field(value, text_field, f"{path}, line 1")
-
-
-def _field(value: Any, text_field: str, where: str) -> str:
-    """The document in a JSON object."""
     if not isinstance(value, dict):
         raise DataError(f"{where}: a JSON {type(value).__name__}, not an object.")
     if text_field not in value:
@@ -203,7 +217,7 @@ def _field(value: Any, text_field: str, where: str) -> str:
             "data.text_field to the one that holds the text."
         )
     text = value[text_field]
-    if not isinstance(text, str):
+    if text is not None and not isinstance(text, str):
         raise DataError(
             f"{where}: field {text_field!r} holds {type(text).__name__}, not a string. "
             f"The fields are {sorted(value)}; set data.text_field."
@@ -228,7 +242,9 @@ def _open_parquet(path: pathlib.Path, text_field: str):
             "data.text_field to the one that holds the text."
         )
     kind = schema.field(text_field).type
-    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+    values = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+    types = (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view())
+    if values not in types:
         raise DataError(
             f"{path}: column {text_field!r} holds {kind}, not strings. The columns are "
             f"{schema.names}; set data.text_field."

@@ -302,3 +302,43 @@ def test_unknown_and_unreachable_tfds_names(tmp_path, monkeypatch):
         read("tfds:lm1")
     with pytest.raises(DataError, match="no network.*TFDS_DATA_DIR.*folder of text"):
         read("tfds:lm1b")
+
+
+def test_what_holds_no_text_is_skipped_in_every_format(tmp_path):
+    lines = json_lines(["one", None]) + b"\xef\xbb\xbf" + json_lines(["two"])
+    (tmp_path / "a.jsonl").write_bytes(lines)
+    (tmp_path / "b.txt").write_bytes(b"")
+    for name, texts in (
+        ("c", pa.array(["three", None, "three"]).dictionary_encode()),
+        ("d", pa.array(["four"], pa.string_view())),
+    ):
+        pyarrow.parquet.write_table(
+            pa.table({"text": texts}), tmp_path / f"{name}.parquet"
+        )
+    assert read(tmp_path) == ["one", "two", "three", "three", "four"]
+
+
+def test_links_are_read_once_by_the_name_of_the_link(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs/0abc").write_bytes(json_lines(["one"]))
+    source = tmp_path / "snapshot"
+    (source / ".ipynb_checkpoints").mkdir(parents=True)
+    (source / ".ipynb_checkpoints/a.txt").write_text("an old copy")
+    for name in ("a.jsonl", "b.jsonl"):
+        (source / name).symlink_to("../blobs/0abc")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/c.txt").write_text("two")
+    (source / "linked").symlink_to("../more")
+    (source / "more_again").symlink_to("../snapshot")
+    assert read(source) == ["one", "two"]
+    assert read(source / "b.jsonl") == ["one"]
+
+
+@pytest.mark.parametrize("number", [b"9" * 5000, b"[" * 10_000 + b"]" * 10_000])
+def test_json_that_cannot_be_read_names_its_line(tmp_path, number):
+    bad = b'{"text": "two", "n": ' + number + b"}\n"
+    (tmp_path / "a.jsonl").write_bytes(json_lines(["one"]) + bad)
+    with pytest.raises(
+        DataError, match=r"a\.jsonl, line 2: not a JSON object that can"
+    ):
+        read(tmp_path)
