@@ -27,8 +27,9 @@ test-all: .venv/dev .venv/peers
 # Random bad input to the real commands, two minutes of it; a person may take hours.
 SECONDS ?= 120
 SEED ?= 0
+INPUTS ?= 1000000
 fuzz: .venv/dev
-	$(BIN)/python -m tests.fuzz --seconds=$(SECONDS) --seed=$(SEED)
+	$(BIN)/python -m tests.fuzz --seconds=$(SECONDS) --inputs=$(INPUTS) --seed=$(SEED)
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .

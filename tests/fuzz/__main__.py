@@ -139,6 +139,7 @@ def reaped(running: dict[int, tuple], *, block: bool) -> list[tuple]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--inputs", type=int, default=10**9, help="at most so many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", choices=list(kinds.KINDS))
     parser.add_argument("--number", type=int, help="of one input, run alone and kept")
@@ -173,7 +174,9 @@ def main() -> int:
     while running or not is_over:
         while not is_over and len(running) < given.processes:
             case = next(todo, None)
-            if case is None or time.monotonic() - began > given.seconds:
+            count = counts.total() + len(running)
+            is_late = time.monotonic() - began > given.seconds
+            if case is None or is_late or count >= given.inputs:
                 is_over = True
                 break
             name, number = case
